@@ -1,0 +1,72 @@
+"""ResNet-18 for Keras 3: builders, training that survives, exports that are proved."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from keras_resnet18.export.saved_model import export_saved_model
+    from keras_resnet18.export.tflite import export_tflite
+    from keras_resnet18.fit.precision import recommended_policy
+    from keras_resnet18.model.blocks import conv_block, identity_block
+    from keras_resnet18.model.describe import describe
+    from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
+    from keras_resnet18.model.resnet import (
+        build_plain18,
+        build_plain34,
+        build_resnet18,
+        build_resnet34,
+    )
+    from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
+
+__all__ = [
+    "AdaptiveAveragePooling2D",
+    "Preprocess",
+    "__version__",
+    "build_plain18",
+    "build_plain34",
+    "build_resnet18",
+    "build_resnet34",
+    "conv_block",
+    "decode_predictions",
+    "describe",
+    "export_saved_model",
+    "export_tflite",
+    "identity_block",
+    "preprocess_input",
+    "recommended_policy",
+]
+
+# Where each public name lives. It is imported at first use, so that `import keras_resnet18`, and
+# with it the command line's --help, waits for no framework.
+_HOMES = {
+    "AdaptiveAveragePooling2D": "model.pooling",
+    "Preprocess": "preprocess",
+    "build_plain18": "model.resnet",
+    "build_plain34": "model.resnet",
+    "build_resnet18": "model.resnet",
+    "build_resnet34": "model.resnet",
+    "conv_block": "model.blocks",
+    "decode_predictions": "preprocess",
+    "describe": "model.describe",
+    "export_saved_model": "export.saved_model",
+    "export_tflite": "export.tflite",
+    "identity_block": "model.blocks",
+    "preprocess_input": "preprocess",
+    "recommended_policy": "fit.precision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

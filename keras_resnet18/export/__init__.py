@@ -1,0 +1,1 @@
+"""From a `keras.Model` to what ships, each file proved before it takes its name."""

@@ -1,0 +1,41 @@
+"""A file or folder that appears under its final name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from keras_resnet18.errors import InputError
+
+
+def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str) -> None:
+    """Raises InputError unless `path` is free, or is something that an export may replace."""
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir():
+        raise InputError(
+            f"an export needs a folder to be written to. Received: {path}, below the file {ancestor}"
+        )
+    if path.exists() and not replaceable(path):
+        raise InputError(
+            f"{path} exists and is no {what}, so it is not replaced: give another path"
+        )
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there at the end is moved to `path`.
+
+    When the body raises, nothing is left of it, and what was at `path` before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
+        yield new
+        if path.is_dir():  # a folder cannot be replaced in one step: move the old one away first
+            os.replace(path, old)
+        os.replace(new, path)
+        shutil.rmtree(old, ignore_errors=True)

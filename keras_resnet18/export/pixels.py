@@ -1,0 +1,96 @@
+"""Whatever images a caller has at hand, as batches of pixels for calibration and proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet18.errors import InputError
+
+# (n, height, width, channels) uint8, and class numbers (n,) where the caller gave labels
+Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
+
+_BATCH_SIZE = 32
+_NOISE_IMAGES = 16
+
+
+def pixel_batches(
+    data: Any, shape: tuple[int | None, ...], *, argument: str, limit: int | None = None
+) -> Iterator[Batch]:
+    """Batches of pixels, and of class numbers where `data` has them.
+
+    Args:
+        data: A `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
+            (images, labels). Pixels are 0 to 255, of any dtype; labels class numbers or one-hot.
+        shape: (height, width, channels) that the images must have.
+        argument: What the caller calls `data`; the errors say it.
+        limit: How many images to take at the most.
+
+    Raises:
+        InputError: If `data` is something else, is empty or has no end.
+    """
+    count = 0
+    for element in _dataset(data, argument, limit):
+        images, labels = element if isinstance(element, tuple) else (element, None)
+        if tuple(images.shape[1:]) != tuple(shape):
+            raise InputError(
+                f"{argument} needs images of the model's input shape {tuple(shape)}. "
+                f"Received: {tuple(images.shape[1:])}"
+            )
+        count += len(images)
+        yield _as_pixels(images, argument), None if labels is None else _class_numbers(labels)
+    if not count:
+        raise InputError(f"{argument} needs at least one image. Received: none")
+
+
+def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
+    """Images that show whether arithmetic is equal, though not how good the classes are."""
+    rng = np.random.default_rng(0)
+    yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
+
+
+def _dataset(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
+    if not isinstance(data, tf.data.Dataset):
+        try:
+            data = tf.data.Dataset.from_tensor_slices(data)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{argument} must be a tf.data.Dataset or arrays, of images or (images, labels). "
+                f"Received: {type(data).__name__}"
+            ) from None
+    spec = data.element_spec
+    if isinstance(spec, tuple) and len(spec) == 3:  # sample weights have no say here
+        data, spec = data.map(lambda image, label, _: (image, label)), spec[:2]
+    image = spec[0] if isinstance(spec, tuple) and len(spec) == 2 else spec
+    rank = getattr(getattr(image, "shape", None), "rank", None)
+    if rank not in (3, 4):
+        raise InputError(
+            f"{argument} must hold images (height, width, channels), batched or not, alone or as "
+            f"(image, label). Received: {spec}"
+        )
+    if rank == 4:
+        data = data.unbatch()
+    if limit is not None:
+        data = data.take(limit)
+    elif data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise InputError(f"{argument} must come to an end: use .take(n). Received: endless data")
+    return iter(data.batch(_BATCH_SIZE).as_numpy_iterator())
+
+
+def _as_pixels(images: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, Any]:
+    if images.dtype == np.uint8:
+        return images
+    if images.min() < 0 or images.max() > 255 or (0 < images.max() <= 1):
+        raise InputError(
+            f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalised ones. "
+            f"Received: {images.dtype} values from {images.min():.3g} to {images.max():.3g}"
+        )
+    return np.rint(images).astype(np.uint8)
+
+
+def _class_numbers(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    one_hot = labels.ndim == 2 and labels.shape[1] > 1
+    return labels.argmax(1) if one_hot else labels.reshape(-1)

@@ -1,0 +1,154 @@
+"""A model as a .tflite file for phones, run and compared with the model before it has a name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export import convert, serving, verify
+from keras_resnet18.export.destination import check_destination, staged
+from keras_resnet18.export.flatbuffer import append_labels, keep_softmax_float
+from keras_resnet18.export.pixels import noise, pixel_batches
+from keras_resnet18.export.report import ExportReport
+
+# Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
+CALIBRATION_IMAGES = 300
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    quantize: str | None = None,
+    calibration: Any = None,
+    check: Any = None,
+    min_agreement: float = 0.98,
+) -> ExportReport:
+    """Writes a .tflite file that takes pixels and gives probabilities, and proves it.
+
+    The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
+    `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
+    policy the model was trained under. It is run by LiteRT and compared with the model, and gets
+    its name only if it gives the model's answers.
+
+    Args:
+        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or logits.
+        path: The file to write; one that exists is replaced.
+        labels: The classes' names in the order of the model's output, to pack into the file.
+        quantize: `None` for float32, `"int8"` for full-integer weights and activations.
+        calibration: Images like those of training, for `"int8"`: a `tf.data.Dataset` or arrays, of
+            images or (image, label), batched or not. The first 300 are used.
+        check: Held-out images of the same kinds, to compare on; with labels, top-1 accuracy is
+            measured too. Without, the calibration images serve, and without those noise does.
+        min_agreement: The part of the images, 0 to 1, that must get the class the model gives.
+
+    Returns:
+        Size, agreement, accuracy, latency: `print` it.
+
+    Raises:
+        InputError: If an argument cannot be used; the message says which and why.
+        ExportError: If the file does not give the model's answers. Nothing is written then.
+    """
+    path = Path(path)
+    _check_arguments(model, labels, quantize, calibration, min_agreement)
+    check_destination(path, Path.is_file, "file")
+    shape = model.input_shape[1:]
+    twin = serving.float32_twin(model)
+
+    with staged(path) as new:
+        images = None
+        if quantize == "int8":
+            images = _calibration_images(calibration, shape)
+        _convert(twin, new, images)
+        if quantize == "int8":
+            keep_softmax_float(new)
+        if labels is not None:
+            append_labels(new, labels)
+        operators = verify.check_graph(new, twin)
+
+        file = verify.TFLiteFile(new)
+        if check is not None:
+            batches = pixel_batches(check, shape, argument="check")
+        elif calibration is not None:
+            batches = pixel_batches(
+                calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
+            )
+        else:
+            batches, model, min_agreement = noise(shape), twin, 0.0
+        comparison = verify.compare(file, model, batches)
+        verify.gate(
+            comparison,
+            min_agreement=min_agreement,
+            max_difference=verify.FLOAT32_TOLERANCE if quantize is None else None,
+        )
+        size = new.stat().st_size
+    return ExportReport(
+        path=path,
+        format="tflite" if quantize is None else f"tflite-{quantize}",
+        size_bytes=size,
+        comparison=comparison,
+        latency_ms=file.latency_ms,
+        operators=operators,
+    )
+
+
+def _check_arguments(
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    quantize: str | None,
+    calibration: Any,
+    min_agreement: float,
+) -> None:
+    serving.check_model(model, labels)
+    if None in model.input_shape[1:]:
+        raise InputError(
+            "a .tflite file takes pictures of one size: build the model with a fixed input_shape. "
+            f"Received: input shape {model.input_shape}"
+        )
+    if quantize not in (None, "int8"):
+        raise InputError(f"quantize must be None or 'int8'. Received: quantize={quantize!r}")
+    if quantize == "int8" and calibration is None:
+        raise InputError(
+            "quantize='int8' needs calibration images, such as the training dataset. "
+            "Received: calibration=None"
+        )
+    if not isinstance(min_agreement, int | float) or not 0 <= min_agreement <= 1:
+        raise InputError(
+            f"min_agreement must be from 0 to 1. Received: min_agreement={min_agreement!r}"
+        )
+
+
+def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    batches = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+    images = np.concatenate([pixels for pixels, _ in batches])
+    # The range of the input must be 0 to 255, so that uint8 pixels are their own quantised values;
+    # two corner pixels see to that where no image happens to have them.
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    return images
+
+
+def _convert(model: keras.Model, path: Path, calibration: np.ndarray[Any, Any] | None) -> None:
+    saved_model = path.with_name("saved_model")
+    # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
+    dtype = "uint8" if calibration is None else "float32"
+    serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
+    # -P: this folder's own modules must not stand in for installed ones of the same names
+    command = [sys.executable, "-P", convert.__file__, str(saved_model), str(path)]
+    if calibration is not None:
+        images = path.with_name("calibration.npy")
+        np.save(images, calibration)
+        command.append(str(images))
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not path.is_file():
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"TensorFlow's converter failed ({done.returncode}): {last_line}")

@@ -1,0 +1,185 @@
+"""Whether an exported file gives the model's answers, found by running it with its real runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_resnet18.errors import ExportError
+from keras_resnet18.export import serving
+from keras_resnet18.export.flatbuffer import op_histogram
+from keras_resnet18.export.pixels import Batch
+
+# What float32 arithmetic in another order may change in a probability; 100 times what is seen.
+FLOAT32_TOLERANCE = 1e-3
+
+Predict = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A model and its export on the same images.
+
+    Attributes:
+        images: How many.
+        agreement: Part of them that both give the same class, 0 to 1.
+        max_difference: Largest difference of any probability from the float32 model's.
+        accuracy: Top-1 accuracy of the export, 0 to 1; None if the images had no labels.
+        model_accuracy: The same of the model.
+        mass_error: How far the export's probabilities are from summing to 1, at most.
+    """
+
+    images: int
+    agreement: float
+    max_difference: float
+    accuracy: float | None
+    model_accuracy: float | None
+    mass_error: float
+
+
+def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> Comparison:
+    """Runs both on the same pixels.
+
+    Args:
+        exported: From uint8 pixels (n, height, width, channels) to probabilities (n, classes).
+        model: The Keras model as it was trained. Its classes are compared with the export's;
+            probabilities are compared with its float32 twin's, because the rounding of mixed
+            precision is no fault of the export.
+        batches: Images, with labels or without.
+    """
+    twin = serving.float32_twin(model)
+    predict_twin = serving.predictor(twin)
+    predict_model = predict_twin if twin is model else serving.predictor(model)
+    count = agreeing = labelled = right = model_right = 0
+    difference = mass_error = 0.0
+    for pixels, labels in batches:
+        got, exact = exported(pixels), predict_twin(pixels)
+        top = got.argmax(1)
+        model_top = (exact if twin is model else predict_model(pixels)).argmax(1)
+        count += len(pixels)
+        agreeing += int((top == model_top).sum())
+        # NaN is no number to agree with: it counts as the largest difference there is
+        difference = max(difference, float(np.nan_to_num(abs(got - exact), nan=np.inf).max()))
+        mass_error = max(mass_error, float(abs(got.sum(1) - 1).max()))
+        if labels is not None:
+            labelled += len(labels)
+            right += int((top == labels).sum())
+            model_right += int((model_top == labels).sum())
+    return Comparison(
+        images=count,
+        agreement=agreeing / count,
+        max_difference=difference,
+        accuracy=right / labelled if labelled else None,
+        model_accuracy=model_right / labelled if labelled else None,
+        mass_error=mass_error,
+    )
+
+
+class TFLiteFile:
+    """A .tflite file of ours, run with the LiteRT interpreter on all of this machine's cores.
+
+    Attributes:
+        milliseconds: What each image so far took, without the copying in and out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            first_line = str(error).splitlines()[0]
+            raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+        (self.input,) = self._interpreter.get_input_details()
+        (self.output,) = self._interpreter.get_output_details()
+        self.milliseconds: list[float] = []
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        return np.concatenate([self._one(pixels[i : i + 1]) for i in range(len(pixels))])
+
+    def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self._interpreter.set_tensor(self.input["index"], image)
+        start = time.perf_counter()
+        self._interpreter.invoke()
+        self.milliseconds.append(1000 * (time.perf_counter() - start))
+        probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
+        return probabilities
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of one image, in milliseconds."""
+        return statistics.median(self.milliseconds)
+
+
+def check_graph(path: Path, model: keras.Model) -> dict[str, int]:
+    """The file's op histogram, after a look at what the converter may get wrong in silence.
+
+    Raises:
+        ExportError: If layers are missing or an operator is not built in, or if the file does not
+            take uint8 pixels as they are and give float32.
+    """
+    operators = op_histogram(path)
+    leaves = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in leaves)
+    found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
+    if found < convolutions:
+        raise ExportError(
+            f"the converted graph has {found} convolutions, the model {convolutions}: the converter "
+            f"left some out. Its operators: {operators}"
+        )
+    if "CUSTOM" in operators:
+        raise ExportError(
+            "the converted graph needs operators that are not built into LiteRT. "
+            f"Its operators: {operators}"
+        )
+    file = TFLiteFile(path)
+    scale, zero_point = file.input["quantization"]
+    if file.input["dtype"] != np.uint8 or (scale, zero_point) not in ((0.0, 0), (1.0, 0)):
+        raise ExportError(
+            "the converted graph must take pixels of 0 to 255 as they are. "
+            f"Its input: {file.input['dtype'].__name__}, scale {scale}, zero point {zero_point}"
+        )
+    if file.output["dtype"] != np.float32:
+        raise ExportError(
+            "the converted graph must give float32 probabilities. "
+            f"Its output: {file.output['dtype'].__name__}"
+        )
+    return operators
+
+
+def gate(
+    comparison: Comparison, *, min_agreement: float, max_difference: float | None = None
+) -> None:
+    """Lets an export pass, or says why not.
+
+    Raises:
+        ExportError: If its outputs are no probabilities, if it agrees with the model on fewer
+            images than `min_agreement`, or if a probability differs by more than `max_difference`.
+    """
+    where = f"on {comparison.images} images"
+    if not comparison.mass_error < 0.01:
+        raise ExportError(
+            f"the export's outputs do not sum to 1 {where}, so they are no probabilities; the model "
+            "must end in a softmax, or give logits (classifier_activation=None)"
+        )
+    if comparison.agreement < min_agreement:
+        raise ExportError(
+            f"the export gives the model's class for {comparison.agreement:.2%} {where}, below "
+            f"min_agreement={min_agreement:.2%}; nothing was written. Calibrate with images like "
+            "those of training, or lower min_agreement"
+        )
+    if max_difference is not None and comparison.max_difference > max_difference:
+        raise ExportError(
+            f"the export's probabilities differ from the model's by up to "
+            f"{comparison.max_difference:.2g} {where}, more than {max_difference:g}; nothing was "
+            "written"
+        )

@@ -1,0 +1,105 @@
+"""Which dtype policy trains fastest on this machine without losing accuracy."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import keras
+
+from keras_resnet18.errors import InputError
+
+# Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
+_FIRST_TENSOR_CORES = (7, 0)
+
+# As Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+class Recommendation(str):
+    """The name of a Keras dtype policy, such as `"mixed_float16"`, with the reason for it.
+
+    Attributes:
+        reason: What was found on this machine, in a few words.
+    """
+
+    reason: str
+
+    def __new__(cls, policy: str, reason: str) -> Recommendation:
+        self = super().__new__(cls, policy)
+        self.reason = reason
+        return self
+
+
+def recommended_policy() -> Recommendation:
+    """The dtype policy to train with on this machine.
+
+    It only advises: `keras.config.set_dtype_policy(recommended_policy())` is the user's line.
+
+    Returns:
+        `"mixed_float16"` on a GPU with tensor cores (compute capability 7.0 and up),
+        `"mixed_bfloat16"` on a TPU or on a CPU with AVX512_BF16 or AMX, else `"float32"`. It is a
+        string whose `reason` says why.
+    """
+    kind, capability = _accelerator(keras.config.backend())
+    if kind == "tpu":
+        return Recommendation("mixed_bfloat16", "a TPU multiplies bfloat16")
+    if kind == "gpu":
+        version = ".".join(map(str, capability)) if capability else "unknown"
+        if capability and capability >= _FIRST_TENSOR_CORES:
+            return Recommendation(
+                "mixed_float16", f"the GPU has tensor cores (compute capability {version})"
+            )
+        return Recommendation(
+            "float32", f"the GPU has no tensor cores (compute capability {version})"
+        )
+    flags = cpu_flags()
+    if flags is None:
+        return Recommendation("float32", f"the CPU's features are not known on {sys.platform}")
+    for flag in _BFLOAT16_FLAGS:
+        if flag in flags:
+            return Recommendation("mixed_bfloat16", f"the CPU multiplies bfloat16 ({flag})")
+    return Recommendation("float32", "the CPU has neither AVX512_BF16 nor AMX, and there is no GPU")
+
+
+def cpu_flags(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """The instruction sets that Linux sees on this x86 CPU; None where it does not say."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return frozenset(value.split())
+    return None
+
+
+def _accelerator(backend: str) -> tuple[str, tuple[int, int] | None]:
+    """The kind of device that the Keras backend computes on, and a GPU's compute capability."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_logical_devices("TPU"):
+            return "tpu", None
+        if gpus := tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpus[0])
+            return "gpu", details.get("compute_capability")
+        return "cpu", None
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform in ("gpu", "cuda", "rocm"):
+            major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
+            return "gpu", (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+        return device.platform, None
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return "gpu", torch.cuda.get_device_capability(0)
+        return "cpu", None
+    raise InputError(
+        f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"
+    )

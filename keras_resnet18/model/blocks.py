@@ -1,0 +1,121 @@
+"""The building blocks of He et al. 2015, "Deep Residual Learning" (arXiv 1512.03385), figure 2.
+
+    x ──┬── 3×3 conv ── BN ── ReLU ── 3×3 conv ── BN ──(+)── ReLU ──▶
+        └───────────────── shortcut ───────────────────┘
+
+The shortcut adds a block's input to what its two convolutions make of it, *before* the last ReLU.
+Where the shape stays the same the shortcut is the input itself (`identity_block`); where it changes,
+a 1×1 convolution brings the input to the new shape (`conv_block`). `plain_block` is the same block
+without a shortcut, the net that the paper compares with.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from keras_resnet18.errors import InputError
+
+
+def identity_block(x: keras.KerasTensor, filters: int, *, name: str) -> keras.KerasTensor:
+    """A residual block that keeps its input's shape: the shortcut is the input.
+
+    Args:
+        x: Shape (batch, height, width, filters).
+        filters: Of both convolutions.
+        name: What the names of the block's layers begin with.
+
+    Returns:
+        Same shape as `x`.
+
+    Raises:
+        InputError: If `x` does not have `filters` channels.
+    """
+    if x.shape[-1] != filters:
+        raise InputError(
+            f"an identity block keeps the number of channels, so filters must be {x.shape[-1]} here "
+            f"(conv_block changes it). Received: filters={filters}"
+        )
+    return _add(x, _residual(x, filters, stride=1, name=name), name=name)
+
+
+def conv_block(
+    x: keras.KerasTensor, filters: int, *, stride: int = 2, name: str
+) -> keras.KerasTensor:
+    """A residual block that changes the shape: the shortcut is a 1×1 convolution and BN.
+
+    Args:
+        x: Shape (batch, height, width, channels).
+        filters: Of all three convolutions.
+        stride: Of the first 3×3 convolution and of the shortcut's.
+        name: What the names of the block's layers begin with.
+
+    Returns:
+        Shape (batch, ⌈height / stride⌉, ⌈width / stride⌉, filters).
+    """
+    shortcut = convolution(x, filters, 1, stride=stride, name=f"{name}_shortcut_conv")
+    shortcut = batch_norm(shortcut, name=f"{name}_shortcut_bn")
+    return _add(shortcut, _residual(x, filters, stride=stride, name=name), name=name)
+
+
+def plain_block(
+    x: keras.KerasTensor, filters: int, *, stride: int = 1, name: str
+) -> keras.KerasTensor:
+    """The same two convolutions without a shortcut.
+
+    Args:
+        x: Shape (batch, height, width, channels).
+        filters: Of both convolutions.
+        stride: Of the first convolution.
+        name: What the names of the block's layers begin with.
+
+    Returns:
+        Shape (batch, ⌈height / stride⌉, ⌈width / stride⌉, filters).
+    """
+    return layers.ReLU(name=f"{name}_out")(_residual(x, filters, stride=stride, name=name))
+
+
+def _residual(x: keras.KerasTensor, filters: int, *, stride: int, name: str) -> keras.KerasTensor:
+    """What the block learns to add to its shortcut."""
+    x = convolution(x, filters, 3, stride=stride, name=f"{name}_conv1")
+    x = batch_norm(x, name=f"{name}_bn1")
+    x = layers.ReLU(name=f"{name}_relu1")(x)
+    x = convolution(x, filters, 3, name=f"{name}_conv2")
+    return batch_norm(x, name=f"{name}_bn2")
+
+
+def _add(
+    shortcut: keras.KerasTensor, residual: keras.KerasTensor, *, name: str
+) -> keras.KerasTensor:
+    x = layers.Add(name=f"{name}_add")([shortcut, residual])
+    return layers.ReLU(name=f"{name}_out")(x)
+
+
+def convolution(
+    x: keras.KerasTensor, filters: int, kernel_size: int, *, stride: int = 1, name: str
+) -> keras.KerasTensor:
+    """A convolution without bias that pads `kernel_size // 2` zeros on *every* side.
+
+    "same" does this too at stride 1. At stride 2 it pads less at the top and left than at the
+    bottom and right, which is another network than the paper's: hence the explicit padding.
+    """
+    padding = "same"
+    if stride > 1:
+        padding = "valid"
+        if kernel_size > 1:
+            x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,  # the BatchNorm that follows has one
+        # He et al. 2015 (arXiv 1502.01852), counted over the outputs as in the authors' code
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        name=name,
+    )(x)
+
+
+def batch_norm(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """BatchNorm with the settings of the published checkpoints, not Keras' 0.99 and 1e-3."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)

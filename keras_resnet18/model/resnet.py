@@ -1,0 +1,157 @@
+"""ResNet-18 and -34 of He et al. 2015 (arXiv 1512.03385), table 1, and their plain twins."""
+
+from __future__ import annotations
+
+import inspect
+import os
+
+import keras
+from keras import layers
+
+from keras_resnet18.model.arguments import (
+    STEMS,
+    Activation,
+    Builder,
+    Pooling,
+    Shape,
+    check_head,
+    check_input,
+    check_input_tensor,
+    check_weights,
+)
+from keras_resnet18.model.blocks import (
+    batch_norm,
+    conv_block,
+    convolution,
+    identity_block,
+    plain_block,
+)
+from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
+from keras_resnet18.preprocess import Preprocess
+
+# depth: how many blocks each stage has. With two convolutions a block, the stem and the dense layer
+# these are 18 and 34 layers with weights.
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+STAGE_FILTERS = (64, 128, 256, 512)
+
+
+def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Builder:
+    """The public function that builds one of the four networks."""
+
+    def build(
+        *,
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = None,
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: Shape = (224, 224, 3),
+        pooling: Pooling = None,
+        classes: int = 1000,
+        classifier_activation: Activation = "softmax",
+        include_preprocessing: bool = True,
+        stem: str = "imagenet",
+        dropout: float = 0.0,
+        name: str = default_name,
+    ) -> keras.Model:
+        if input_tensor is not None:
+            check_input_tensor(input_tensor)
+            input_shape = input_tensor.shape[1:]
+        check_input(input_shape, stem=stem, include_preprocessing=include_preprocessing)
+        check_head(
+            include_top=include_top,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            dropout=dropout,
+        )
+        check_weights(weights)
+
+        image = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
+        x = _normalization(Preprocess())(image) if include_preprocessing else image
+        x = _stem(x, stem)
+        x = _stages(x, depth, residual)
+        x = _classifier(x, classes, classifier_activation, dropout) if include_top else x
+        x = _features(x, pooling) if pooling is not None else x
+
+        inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+        model = keras.Model(inputs, x, name=name)
+        if weights is not None:
+            model.load_weights(weights)
+        return model
+
+    build.__name__ = build.__qualname__ = f"build_{default_name}"
+    build.__doc__ = f"Builds {title}.\n\n{inspect.getdoc(Builder.__call__)}"
+    return build
+
+
+def _normalization(preprocess: Preprocess) -> layers.Layer:
+    """The layer that takes pixels of 0–255 to the network's scale."""
+    return layers.Rescaling(
+        scale=list(preprocess.scale),
+        offset=list(preprocess.offset),
+        dtype="float32",
+        name="normalization",
+    )
+
+
+def _stem(x: keras.KerasTensor, stem: str) -> keras.KerasTensor:
+    kernel_size, stride, pool, _ = STEMS[stem]
+    x = convolution(x, STAGE_FILTERS[0], kernel_size, stride=stride, name="stem_conv")
+    x = batch_norm(x, name="stem_bn")
+    x = layers.ReLU(name="stem_relu")(x)
+    if pool:
+        # zeros never win the maximum, because nothing that leaves a ReLU is below zero
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    return x
+
+
+def _stages(x: keras.KerasTensor, depth: int, residual: bool) -> keras.KerasTensor:
+    """Table 1's four stages. From the second on, the first block halves the map."""
+    for stage, filters in enumerate(STAGE_FILTERS, start=1):
+        for block in range(1, STAGE_BLOCKS[depth][stage - 1] + 1):
+            name = f"stage{stage}_block{block}"
+            stride = 2 if stage > 1 and block == 1 else 1
+            if not residual:
+                x = plain_block(x, filters, stride=stride, name=name)
+            elif stride == 1:
+                x = identity_block(x, filters, name=name)
+            else:
+                x = conv_block(x, filters, stride=stride, name=name)
+    return x
+
+
+def _classifier(
+    x: keras.KerasTensor, classes: int, activation: Activation, dropout: float
+) -> keras.KerasTensor:
+    # adaptive pooling to 1×1 is global pooling, for which every Keras has a layer
+    x = layers.GlobalAveragePooling2D(dtype="float32", name="head_pool")(x)
+    if dropout:
+        x = layers.Dropout(dropout, dtype="float32", name="head_dropout")(x)
+    return layers.Dense(
+        classes,
+        activation=activation,
+        # uniform in ±1/√fan_in, which is a variance of 1/(3·fan_in): torch's init of dense layers
+        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        dtype="float32",
+        name="predictions",
+    )(x)
+
+
+def _features(x: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
+    if pooling == "avg":
+        layer = layers.GlobalAveragePooling2D(dtype="float32", name="head_pool")
+    elif pooling == "max":
+        layer = layers.GlobalMaxPooling2D(dtype="float32", name="head_pool")
+    else:
+        layer = AdaptiveAveragePooling2D(pooling, dtype="float32", name="head_pool")
+    return layer(x)
+
+
+build_resnet18 = _builder(18, residual=True, default_name="resnet18", title="ResNet-18")
+build_resnet34 = _builder(34, residual=True, default_name="resnet34", title="ResNet-34")
+build_plain18 = _builder(
+    18, residual=False, default_name="plain18", title="ResNet-18 without its shortcuts"
+)
+build_plain34 = _builder(
+    34, residual=False, default_name="plain34", title="ResNet-34 without its shortcuts"
+)

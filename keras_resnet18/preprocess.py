@@ -1,0 +1,235 @@
+"""What a photo goes through before the network, and what its answers are called after it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import importlib.resources
+from collections.abc import Mapping
+from typing import Any
+
+from keras_resnet18.errors import InputError
+
+# Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """How an upright RGB picture of any size becomes the network's input.
+
+    The picture is resized until it covers `size / crop_ratio` and its middle is cut out; the
+    pixels are then normalised to `(pixel / 255 - mean) / std`. The spec travels with weights, runs
+    and exports, and all of them read it, so that every road to the network is the same road.
+
+    Attributes:
+        size: (height, width) of the network's input, in pixels.
+        crop_ratio: The part of each side that the centre crop keeps, over 0 and up to 1.
+        interpolation: `"nearest"`, `"bilinear"` or `"bicubic"`.
+        antialias: Whether to filter when shrinking, as Pillow always does.
+        mean: Of red, green and blue, on a scale of 0 to 1.
+        std: Of red, green and blue, on a scale of 0 to 1.
+
+    Raises:
+        InputError: For a value outside of these ranges.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop_ratio: float = 0.875
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for field in ("size", "mean", "std"):  # JSON and TOML give lists
+            value = getattr(self, field)
+            if isinstance(value, list):
+                object.__setattr__(self, field, tuple(value))
+        _require(
+            _is_tuple_of(self.size, int, 2) and min(self.size) >= 1,
+            "size must be two positive whole numbers, (height, width)",
+            size=self.size,
+        )
+        _require(
+            isinstance(self.crop_ratio, int | float) and 0 < self.crop_ratio <= 1,
+            "crop_ratio must be over 0 and at most 1",
+            crop_ratio=self.crop_ratio,
+        )
+        _require(
+            self.interpolation in INTERPOLATIONS,
+            f"interpolation must be one of {', '.join(INTERPOLATIONS)}",
+            interpolation=self.interpolation,
+        )
+        _require(
+            isinstance(self.antialias, bool),
+            "antialias must be true or false",
+            antialias=self.antialias,
+        )
+        _require(
+            _is_tuple_of(self.mean, (int, float), 3),
+            "mean must be three numbers on a scale of 0 to 1",
+            mean=self.mean,
+        )
+        _require(
+            _is_tuple_of(self.std, (int, float), 3) and min(self.std) > 0,
+            "std must be three numbers over 0, on a scale of 0 to 1",
+            std=self.std,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, ready for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The spec that `to_dict` gave.
+
+        Raises:
+            InputError: For an unknown key or a value out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        _require(not unknown, f"preprocessing has the keys {', '.join(known)}", keys=unknown)
+        return cls(**values)
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """What a pixel of 0–255 is multiplied by, per channel, to be normalised."""
+        return tuple(1 / (255 * std) for std in self.std)
+
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """What is added per channel after the multiplication by `scale`."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
+    def resize_and_crop(self, image: Any) -> Any:
+        """Brings one picture to the network's size.
+
+        Args:
+            image: uint8 tensor of shape (height, width, channels), sizes known or not.
+
+        Returns:
+            uint8 TensorFlow tensor of shape (*size, channels). Resizing rounds to whole levels, as
+            image files do, so the pixels are the same ones whether or not they went through a file.
+        """
+        import tensorflow as tf
+
+        height, width = self.size
+        # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
+        cover_height, cover_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
+        if image.shape[:2].is_fully_defined():
+            old_height, old_width = image.shape[:2]
+            by_height = cover_height * old_width >= cover_width * old_height
+            new_height = cover_height if by_height else cover_width * old_height // old_width
+            new_width = cover_height * old_width // old_height if by_height else cover_width
+        else:
+            shape = tf.shape(image, out_type=tf.int64)
+            old_height, old_width = shape[0], shape[1]
+            by_height = cover_height * old_width >= cover_width * old_height
+            new_height = tf.where(by_height, cover_height, cover_width * old_height // old_width)
+            new_width = tf.where(by_height, cover_height * old_width // old_height, cover_width)
+        resized = tf.image.resize(
+            image, (new_height, new_width), method=self.interpolation, antialias=self.antialias
+        )
+        top, left = _half(new_height - height), _half(new_width - width)
+        window = resized[top : top + height, left : left + width]
+        pixels = tf.saturate_cast(tf.round(window), tf.uint8)
+        return tf.ensure_shape(pixels, (height, width, image.shape[-1]))
+
+
+def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
+    """Normalises pixels for a network built with `include_preprocessing=False`.
+
+    A network built with `include_preprocessing=True`, the default, does this itself: give it the
+    pixels as they are.
+
+    Args:
+        x: RGB pixels of 0 to 255, any real dtype, shape (…, 3): a NumPy array or a tensor of the
+            Keras backend.
+        preprocess: Whose mean and std to use; ImageNet's by default.
+
+    Returns:
+        float32 tensor of the same shape, `(x / 255 - mean) / std`.
+
+    Raises:
+        InputError: If the last dimension is not 3.
+    """
+    from keras import ops
+
+    preprocess = preprocess or Preprocess()
+    x = ops.cast(x, "float32")
+    _require(
+        len(x.shape) > 0 and x.shape[-1] == 3,
+        "pixels must have three channels, red, green and blue, in the last dimension",
+        shape=tuple(x.shape),
+    )
+    return x * ops.convert_to_tensor(preprocess.scale, "float32") + ops.convert_to_tensor(
+        preprocess.offset, "float32"
+    )
+
+
+@functools.cache
+def imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """ImageNet's 1,000 classes in the order of every published checkpoint, as (synset, name).
+
+    Names are the first lemma of WordNet's synset. Two of them name two classes each, a crane and a
+    maillot, and are told apart here as WordNet does.
+    """
+    file = importlib.resources.files("keras_resnet18").joinpath("imagenet_classes.csv")
+    with file.open(encoding="utf-8", newline="") as lines:
+        return tuple((row["synset"], row["name"]) for row in csv.DictReader(lines))
+
+
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Names the most probable ImageNet classes, as `keras.applications` does.
+
+    Args:
+        preds: Probabilities or logits of shape (batch, 1000).
+        top: How many classes to name for each picture, 1 to 1000.
+
+    Returns:
+        For each picture `top` tuples of (synset, name, score), the highest score first.
+
+    Raises:
+        InputError: If `preds` has another shape, or `top` is out of range.
+    """
+    import keras
+
+    scores = keras.ops.convert_to_numpy(preds)
+    _require(
+        scores.ndim == 2 and scores.shape[1] == 1000,
+        "decode_predictions needs ImageNet's classes, shape (batch, 1000)",
+        shape=scores.shape,
+    )
+    _require(isinstance(top, int) and 1 <= top <= 1000, "top must be from 1 to 1000", top=top)
+    names = imagenet_classes()
+    return [
+        [(*names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]] for row in scores
+    ]
+
+
+def _half(margin: Any) -> Any:
+    """Half of a whole number or tensor, .5 rounded to even: where torchvision's crop begins."""
+    return (margin + margin % 4 // 3) // 2
+
+
+def _is_tuple_of(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == length
+        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    )
+
+
+def _require(condition: bool, expected: str, **received: Any) -> None:
+    if not condition:
+        ((name, value),) = received.items()
+        raise InputError(f"{expected}. Received: {name}={value!r}")

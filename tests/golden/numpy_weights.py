@@ -1,0 +1,203 @@
+"""Seeded weights, images and probes that the torch program and the Keras tests share.
+
+Only numpy is used here, so a test can rebuild every input of the golden run without torch and
+without a data file. Weights carry torch's key names and torch's layout: a convolution kernel is
+(out, in, height, width), a dense kernel is (out, in). Images and activations are NHWC.
+
+All draws come from ``numpy.random.RandomState``: its streams are frozen by numpy's compatibility
+policy, while those of the newer ``Generator`` may change from one release to the next.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+# The settings of the stored run. make_golden.py writes the seeds into golden.npz as well.
+CLASSES = 10
+WEIGHT_SEED = 2015
+# Chosen so that no value of the training step lies within rounding of a ReLU's or the max pool's
+# decision: with another seed one flipped element can move an update by 1e-3 to 1e-1 of its norm.
+IMAGE_SEED = 1524
+LABEL_SEED = 385
+POOL_SEED = 77
+IMAGE_SHAPE = (2, 224, 224, 3)
+ODD_IMAGE_SHAPE = (2, 197, 230, 3)
+TRAIN_SHAPE = (8, 64, 64, 3)
+LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+# ((input height, width), (output height, width)): whole, overlapping, uneven and enlarging bins.
+POOL_CASES = (
+    ((7, 7), (1, 1)),
+    ((7, 7), (3, 3)),
+    ((10, 10), (4, 4)),
+    ((5, 5), (7, 7)),
+    ((1, 1), (3, 3)),
+    ((7, 10), (3, 4)),
+)
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+WIDTHS = (64, 128, 256, 512)
+IMAGE_LOW, IMAGE_HIGH = -2.1, 2.6
+ACTIVATION_SAMPLES = 16
+TENSOR_SAMPLES = 4
+
+# Scale of the last batch normalisation of a block. With 1 each block would multiply the variance
+# by about three, and the logits of depth 34 would leave the range in which float32 compares well.
+RESIDUAL_DAMPING = 0.5
+
+
+def _rng(key: str, seed: int) -> np.random.RandomState:
+    """A stream that depends on ``key`` and ``seed`` alone, so the order of calls is immaterial."""
+    return np.random.RandomState([seed, zlib.crc32(key.encode())])
+
+
+def resnet_shapes(depth: int, classes: int, in_channels: int = 3) -> dict[str, tuple[int, ...]]:
+    """Shapes of a basic-block ResNet's tensors under torch's names, in the order of the layers.
+
+    Args:
+        depth: 18 or 34.
+        classes: size of the last layer.
+        in_channels: channels of the image.
+
+    Returns:
+        Name to shape: kernels (out, in, k, k), BN vectors (channels,), ``fc.weight``
+        (classes, 512). ``num_batches_tracked`` is left out: it has no part in the arithmetic.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv_bn(conv: str, bn: str, out: int, inputs: int, size: int) -> None:
+        shapes[f"{conv}.weight"] = (out, inputs, size, size)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{bn}.{part}"] = (out,)
+
+    conv_bn("conv1", "bn1", WIDTHS[0], in_channels, 7)
+    inputs = WIDTHS[0]
+    for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS[depth]), start=1):
+        for index in range(blocks):
+            block = f"layer{stage}.{index}"
+            conv_bn(f"{block}.conv1", f"{block}.bn1", width, inputs, 3)
+            conv_bn(f"{block}.conv2", f"{block}.bn2", width, width, 3)
+            # Only the blocks that halve the map change their width and need a projection.
+            if inputs != width:
+                conv_bn(f"{block}.downsample.0", f"{block}.downsample.1", width, inputs, 1)
+            inputs = width
+    shapes["fc.weight"] = (classes, inputs)
+    shapes["fc.bias"] = (classes,)
+    return shapes
+
+
+def _weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """One tensor of ``numpy_weights``, float64 of ``shape``."""
+    rng = _rng(key, seed)
+    part = key.rpartition(".")[2]
+    if len(shape) == 4:
+        fan_out = shape[0] * shape[2] * shape[3]
+        return rng.normal(0.0, np.sqrt(2.0 / fan_out), shape)
+    if key in ("fc.weight", "fc.bias"):
+        return rng.normal(0.0, 0.05, shape)
+    if part == "weight":
+        damping = RESIDUAL_DAMPING if key.endswith(".bn2.weight") else 1.0
+        return damping * rng.uniform(0.5, 1.5, shape)
+    if part == "bias":
+        return rng.normal(0.0, 0.1, shape)
+    if part == "running_mean":
+        return rng.normal(0.0, 0.3, shape)
+    if part == "running_var":
+        return rng.uniform(0.5, 1.5, shape)
+    raise ValueError(f"no rule for the tensor {key!r} of shape {shape}")
+
+
+def numpy_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """Fill every tensor named in ``shapes``, each from its own stream.
+
+    Args:
+        shapes: torch name to shape in torch layout, as ``resnet_shapes`` gives.
+        seed: below 2**32. The same name, shape and seed always give the same values,
+            whatever else the mapping holds and in whatever order.
+
+    Returns:
+        Name to float32 array. Kernels are He-normal by fan-out. The BN vectors are all away from
+        their usual 1 and 0, so that a swapped or skipped one shows.
+    """
+    return {key: _weight(key, shape, seed).astype(np.float32) for key, shape in shapes.items()}
+
+
+def numpy_images(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Float32 NHWC images of ``shape``, uniform in about the range of normalised photographs."""
+    return _rng("images", seed).uniform(IMAGE_LOW, IMAGE_HIGH, shape).astype(np.float32)
+
+
+def numpy_labels(count: int, classes: int, seed: int) -> np.ndarray:
+    """Int64 labels of shape (count,) in [0, classes)."""
+    return _rng("labels", seed).randint(0, classes, count).astype(np.int64)
+
+
+def pool_name(size: tuple[int, int], output: tuple[int, int]) -> str:
+    """The name of a pooling case, such as ``7x10_to_3x4``."""
+    return f"{size[0]}x{size[1]}_to_{output[0]}x{output[1]}"
+
+
+def pool_arrays(
+    size: tuple[int, int], output: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Input (2, *size, 3) and cotangent (2, *output, 3) of a pooling case, float32 normal NHWC."""
+    name = pool_name(size, output)
+    values = _rng(f"pool input {name}", seed).standard_normal((2, *size, 3))
+    cotangent = _rng(f"pool cotangent {name}", seed).standard_normal((2, *output, 3))
+    return values.astype(np.float32), cotangent.astype(np.float32)
+
+
+def sample_indices(key: str, size: int, count: int) -> np.ndarray:
+    """Fixed flat indices into an array of ``size`` elements: ``count`` integers in [0, size).
+
+    They are drawn, with repeats allowed, by ``RandomState([0, crc32(key)]).randint``. Regular
+    steps would not do: in NHWC they often fall on the same few channels.
+    """
+    return _rng(key, 0).randint(0, size, count)
+
+
+def activation_probe(key: str, values: np.ndarray) -> np.ndarray:
+    """Mean, standard deviation and 16 values of an NHWC activation: float64 of shape (18,).
+
+    The standard deviation divides by the number of elements. The values are those at
+    ``sample_indices(key, values.size, 16)`` of the flattened NHWC array.
+    """
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    samples = flat[sample_indices(key, flat.size, ACTIVATION_SAMPLES)]
+    return np.concatenate([[flat.mean(), flat.std()], samples])
+
+
+def tensor_probe(key: str, values: np.ndarray) -> np.ndarray:
+    """Sum, L2 norm and 4 values of a weight tensor in torch layout: float64 of shape (6,).
+
+    The values are those at ``sample_indices(key, values.size, 4)`` of the flattened tensor, so a
+    Keras kernel has to be transposed to torch's layout first.
+    """
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    samples = flat[sample_indices(key, flat.size, TENSOR_SAMPLES)]
+    return np.concatenate([[flat.sum(), np.linalg.norm(flat)], samples])
+
+
+def biased_running_var(
+    old: np.ndarray, new: np.ndarray, count: int, momentum: float = 0.1
+) -> np.ndarray:
+    """What torch's updated running variance would be with the batch variance divided by n.
+
+    Torch normalises by the variance over n, but feeds the running value with the one over n - 1;
+    Keras uses the one over n for both.
+
+    Args:
+        old: running variance before the step, shape (channels,).
+        new: torch's running variance after it, shape (channels,).
+        count: n, the elements per channel in the batch (images x height x width).
+        momentum: the share of the new batch, 0.1 in torch's terms (Keras calls it 0.9).
+
+    Returns:
+        Float64 of shape (channels,).
+    """
+    kept = (1.0 - momentum) * np.asarray(old, dtype=np.float64)
+    return kept + (np.asarray(new, dtype=np.float64) - kept) * (count - 1) / count
