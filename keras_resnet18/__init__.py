@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         build_resnet34,
     )
     from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
+    from keras_resnet18.run import load_run
+    from keras_resnet18.train import train
 
 __all__ = [
     "AdaptiveAveragePooling2D",
@@ -36,8 +38,10 @@ __all__ = [
     "export_saved_model",
     "export_tflite",
     "identity_block",
+    "load_run",
     "preprocess_input",
     "recommended_policy",
+    "train",
 ]
 
 # Where each public name lives. It is imported at first use, so that `import keras_resnet18`, and
@@ -55,8 +59,10 @@ _HOMES = {
     "export_saved_model": "export.saved_model",
     "export_tflite": "export.tflite",
     "identity_block": "model.blocks",
+    "load_run": "run",
     "preprocess_input": "preprocess",
     "recommended_policy": "fit.precision",
+    "train": "train",
 }
 
 

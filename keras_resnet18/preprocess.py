@@ -122,20 +122,19 @@ class Preprocess:
         """
         import tensorflow as tf
 
+        image = tf.convert_to_tensor(image)
         height, width = self.size
         # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
         cover_height, cover_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
+        # the smallest picture of the old proportions that covers both
         if image.shape[:2].is_fully_defined():
             old_height, old_width = image.shape[:2]
-            by_height = cover_height * old_width >= cover_width * old_height
-            new_height = cover_height if by_height else cover_width * old_height // old_width
-            new_width = cover_height * old_width // old_height if by_height else cover_width
+            new_height = max(cover_width * old_height // old_width, cover_height)
+            new_width = max(cover_height * old_width // old_height, cover_width)
         else:
-            shape = tf.shape(image, out_type=tf.int64)
-            old_height, old_width = shape[0], shape[1]
-            by_height = cover_height * old_width >= cover_width * old_height
-            new_height = tf.where(by_height, cover_height, cover_width * old_height // old_width)
-            new_width = tf.where(by_height, cover_height * old_width // old_height, cover_width)
+            old_height, old_width = tf.unstack(tf.shape(image)[:2])
+            new_height = tf.maximum(cover_width * old_height // old_width, cover_height)
+            new_width = tf.maximum(cover_height * old_width // old_height, cover_width)
         resized = tf.image.resize(
             image, (new_height, new_width), method=self.interpolation, antialias=self.antialias
         )
@@ -184,7 +183,7 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
     maillot, and are told apart here as WordNet does.
     """
     file = importlib.resources.files("keras_resnet18").joinpath("imagenet_classes.csv")
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8") as lines:
         return tuple((row["synset"], row["name"]) for row in csv.DictReader(lines))
 
 

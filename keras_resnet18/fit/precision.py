@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pathlib
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 import keras
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.machine import cpu_flags
 
 # Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
 _FIRST_TENSOR_CORES = (7, 0)
@@ -62,19 +65,6 @@ def recommended_policy() -> Recommendation:
     return Recommendation("float32", "the CPU has neither AVX512_BF16 nor AMX, and there is no GPU")
 
 
-def cpu_flags(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """The instruction sets that Linux sees on this x86 CPU; None where it does not say."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return frozenset(value.split())
-    return None
-
-
 def _accelerator(backend: str) -> tuple[str, tuple[int, int] | None]:
     """The kind of device that the Keras backend computes on, and a GPU's compute capability."""
     if backend == "tensorflow":
@@ -103,3 +93,30 @@ def _accelerator(backend: str) -> tuple[str, tuple[int, int] | None]:
     raise InputError(
         f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"
     )
+
+
+@contextlib.contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Sets Keras' global dtype policy for the models built inside, and restores it."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(str(policy))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def device_name() -> str:
+    """What Keras computes on, for a person: `"GPU"`, `"TPU"` or `"CPU, 2 threads"`."""
+    kind, _ = _accelerator(keras.config.backend())
+    return f"CPU, {os.cpu_count()} threads" if kind == "cpu" else kind.upper()
+
+
+def fastest_jit() -> bool | str:
+    """What to give `Model.compile(jit_compile=)` on this machine.
+
+    XLA helps on a GPU or TPU, where Keras decides. On a CPU it makes ResNet-18 slower: TensorFlow's
+    own kernels call oneDNN, XLA's do not. Only JAX, which is nothing without XLA, keeps it there.
+    """
+    backend = keras.config.backend()
+    return False if backend == "tensorflow" and _accelerator(backend)[0] == "cpu" else "auto"

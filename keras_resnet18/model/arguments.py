@@ -87,16 +87,17 @@ def check_input(input_shape: Any, *, stem: str, include_preprocessing: bool) -> 
             "the network takes channels last: keras.config.set_image_data_format('channels_last'). "
             f"Received: image_data_format={keras.config.image_data_format()!r}"
         )
-    if stem not in STEMS:
+    if not isinstance(stem, str) or stem not in STEMS:
         raise InputError(f"stem must be one of {', '.join(STEMS)}. Received: stem={stem!r}")
     if (
         not isinstance(input_shape, list | tuple)
         or len(input_shape) != 3
         or not all(isinstance(n, int) or n is None for n in input_shape)
-        or not input_shape[2]
+        or input_shape[2] is None
+        or input_shape[2] < 1
     ):
         raise InputError(
-            "input_shape must be (height, width, channels), height and width whole numbers or None. "
+            "input_shape must be (height, width, channels), height and width numbers or None. "
             f"Received: input_shape={input_shape!r}"
         )
     smallest = STEMS[stem][3]
@@ -176,9 +177,12 @@ def _check_classifier(classes: int, activation: Activation, dropout: float) -> N
 def check_weights(weights: str | os.PathLike[str] | None) -> None:
     """Raises InputError unless `weights` is None or a file that Keras loads."""
     if weights is not None and not (
-        os.fspath(weights).endswith(".weights.h5") and os.path.isfile(weights)
+        isinstance(weights, str | os.PathLike)
+        and os.fspath(weights).endswith(".weights.h5")
+        and os.path.isfile(weights)
     ):
+        received = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(
             "weights must be None or the path of an existing .weights.h5 file. "
-            f"Received: weights={os.fspath(weights)!r}"
+            f"Received: weights={received!r}"
         )

@@ -4,9 +4,9 @@
         └───────────────── shortcut ───────────────────┘
 
 The shortcut adds a block's input to what its two convolutions make of it, *before* the last ReLU.
-Where the shape stays the same the shortcut is the input itself (`identity_block`); where it changes,
-a 1×1 convolution brings the input to the new shape (`conv_block`). `plain_block` is the same block
-without a shortcut, the net that the paper compares with.
+Where the shape stays the same the shortcut is the input itself (`identity_block`); where it
+changes, a 1×1 convolution brings the input to the new shape (`conv_block`). `plain_block` is the
+same block without a shortcut, the net that the paper compares with.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def identity_block(x: keras.KerasTensor, filters: int, *, name: str) -> keras.Ke
     """
     if x.shape[-1] != filters:
         raise InputError(
-            f"an identity block keeps the number of channels, so filters must be {x.shape[-1]} here "
-            f"(conv_block changes it). Received: filters={filters}"
+            f"an identity block keeps the number of channels, so filters must be {x.shape[-1]} "
+            f"here (conv_block changes it). Received: filters={filters}"
         )
     return _add(x, _residual(x, filters, stride=1, name=name), name=name)
 

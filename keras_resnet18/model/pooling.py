@@ -11,7 +11,7 @@ from keras_resnet18.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet18")
-class AdaptiveAveragePooling2D(keras.layers.Layer):
+class AdaptiveAveragePooling2D(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Averages a feature map of any size down, or up, to a fixed size.
 
     Output row i is the mean of the input rows from ⌊i·in/out⌋ up to ⌈(i+1)·in/out⌉, exclusive, and

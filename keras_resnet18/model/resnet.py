@@ -26,7 +26,7 @@ from keras_resnet18.model.blocks import (
     identity_block,
     plain_block,
 )
-from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
+from keras_resnet18.model.pooling import AdaptiveAveragePooling2D, as_output_size
 from keras_resnet18.preprocess import Preprocess
 
 # depth: how many blocks each stage has. With two convolutions a block, the stem and the dense layer
@@ -70,10 +70,11 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
         x = _stem(x, stem)
         x = _stages(x, depth, residual)
         x = _classifier(x, classes, classifier_activation, dropout) if include_top else x
-        x = _features(x, pooling) if pooling is not None else x
+        x = x if pooling is None else _features(x, pooling)
 
-        inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-        model = keras.Model(inputs, x, name=name)
+        inputs = keras.utils.get_source_inputs(image)
+        # one input bare, not in a list: Keras warns when a call's structure is another one
+        model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
         if weights is not None:
             model.load_weights(weights)
         return model
@@ -137,13 +138,13 @@ def _classifier(
     )(x)
 
 
-def _features(x: keras.KerasTensor, pooling: Pooling) -> keras.KerasTensor:
+def _features(x: keras.KerasTensor, pooling: str | int | tuple[int, int]) -> keras.KerasTensor:
     if pooling == "avg":
         layer = layers.GlobalAveragePooling2D(dtype="float32", name="head_pool")
     elif pooling == "max":
         layer = layers.GlobalMaxPooling2D(dtype="float32", name="head_pool")
     else:
-        layer = AdaptiveAveragePooling2D(pooling, dtype="float32", name="head_pool")
+        layer = AdaptiveAveragePooling2D(as_output_size(pooling), dtype="float32", name="head_pool")
     return layer(x)
 
 

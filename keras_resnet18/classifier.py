@@ -1,0 +1,123 @@
+"""A trained classifier, whichever file it is in: a run, or a .tflite file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet18.data.decode import is_picture_name, read_image
+from keras_resnet18.data.sources import open_source
+from keras_resnet18.data.splits import Source, listed
+from keras_resnet18.errors import InputError
+from keras_resnet18.evaluate import Predict
+from keras_resnet18.export.flatbuffer import read_labels
+from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.fit.precision import fastest_jit
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.run import Run, load_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """From pictures to named classes.
+
+    Attributes:
+        predict: From uint8 pixels (n, height, width, 3) to probabilities (n, classes).
+        labels: The classes' names.
+        preprocess: How a picture becomes those pixels.
+        source: The name of the labelled pictures that it was trained on, if that is known.
+    """
+
+    predict: Predict
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    source: str | None
+
+    def pictures(self, data: str | None = None) -> Source:
+        """The labelled pictures that it was trained on, or others of the same classes.
+
+        Raises:
+            InputError: If there are none, or they have other classes.
+        """
+        name = data or self.source
+        if name is None:
+            raise InputError(
+                "it is not known which pictures the classifier was trained on, so some must be "
+                "named with --data. Received: no --data"
+            )
+        source = open_source(name)
+        if source.classes != self.labels:
+            raise InputError(
+                f"the pictures must have the classifier's classes, {listed(self.labels)}. "
+                f"Received: {name} with {listed(source.classes)}"
+            )
+        return source
+
+    def top(self, path: Path, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes of one picture file, with their probabilities.
+
+        Raises:
+            InputError: If the file is no picture.
+        """
+        pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
+        probabilities = self.predict(pixels.numpy()[np.newaxis])[0]
+        best = (-probabilities).argsort(kind="stable")[:k]
+        return [(self.labels[i], float(probabilities[i])) for i in best]
+
+
+def open_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """Opens a run's folder or a .tflite file.
+
+    A .tflite file's preprocessing is read from `preprocess.json` beside it, where `export` puts it;
+    without it, pictures are resized and cropped as for ImageNet.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    path = Path(path)
+    if path.suffix == ".tflite" and path.is_file():
+        return _from_tflite(path)
+    if path.is_file():
+        raise InputError(f"a classifier is a run's folder or a .tflite file. Received: {path}")
+    return _from_run(load_run(path))
+
+
+def picture_files(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
+    """The files themselves, and for a folder the pictures in it, sorted, in the order given.
+
+    Raises:
+        InputError: For a path that is not there, or a folder without pictures.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            pictures = sorted(file for file in path.rglob("*") if is_picture_name(file.name))
+            if not pictures:
+                raise InputError(f"a folder to predict needs pictures in it. Received: {path}")
+            yield from pictures
+        else:
+            yield path
+
+
+def _from_run(run: Run) -> Classifier:
+    run.model.compile(jit_compile=fastest_jit())
+    return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run.source)
+
+
+def _from_tflite(path: Path) -> Classifier:
+    file = TFLiteFile(path)
+    classes = int(file.output["shape"][-1])
+    labels = read_labels(path) or [str(i) for i in range(classes)]
+    beside = path.with_name("preprocess.json")
+    if beside.is_file():
+        preprocess = Preprocess.from_dict(json.loads(beside.read_text(encoding="utf-8")))
+    else:
+        _, height, width, _ = (int(n) for n in file.input["shape"])
+        preprocess = Preprocess(size=(height, width))
+    run = Run(path.absolute().parent.parent)  # where `export` puts its files by default
+    return Classifier(file, tuple(labels), preprocess, run.source if run.finished else None)

@@ -1,0 +1,270 @@
+"""keras-resnet18: each command parses, makes one call, and prints."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from keras_resnet18.errors import InputError
+from keras_resnet18.machine import native_stderr_hidden, prepare_tensorflow
+
+if TYPE_CHECKING:
+    from keras_resnet18.export.report import ExportReport
+
+app = typer.Typer(
+    help="A folder of pictures becomes a small image classifier that is proved to work on a phone.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEMO_RUN = Path("saved_models/demo")
+
+_INTERRUPTED = 130  # 128 + SIGINT, what shells expect; Typer turns Ctrl-C into it
+
+
+class SplitName(enum.StrEnum):
+    """The splits of a source."""
+
+    test = "test"
+    validation = "validation"
+    train = "train"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` left.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="RUN|FILE.tflite", help="A run's folder, or a .tflite file.")
+]
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of pictures (class/… or train|val|test/class/…), a folder of IDX files, "
+            "tfds:NAME, or digits.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. [default: saved_models/<source>]")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="digits, small-images, photos, or a .toml file.")
+    ] = "photos",
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, float32, mixed_float16 or mixed_bfloat16, instead of the recipe's."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the recipe, such as optimizer.learning_rate=0.1; may be repeated.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run there.")] = False,
+) -> None:
+    """Train a classifier on pictures, and leave a run: model, figures, plots."""
+    _start_tensorflow()
+    from keras_resnet18.recipe import load_recipe
+    from keras_resnet18.train import train
+
+    changes = [f"epochs={epochs}"] if epochs is not None else []
+    changes += [f"precision={precision}"] if precision is not None else []
+    train(
+        source,
+        load_recipe(recipe).changed([*changes, *(settings or [])]),
+        out,
+        overwrite=overwrite,
+        console=_console(),
+    )
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Which part of them.")] = SplitName.test,
+) -> None:
+    """Measure top-1 accuracy on held-out pictures, with its 95 % interval."""
+    _start_tensorflow()
+    from keras_resnet18.classifier import open_classifier
+    from keras_resnet18.evaluate import evaluate
+
+    classifier = open_classifier(model)
+    pictures = classifier.pictures(data).splits[split.value]
+    result = evaluate(classifier.predict, pictures, classifier.preprocess)
+    _console().print(f"{split.value} accuracy {result}")
+
+
+@app.command()
+def predict(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each.")] = 3,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+) -> None:
+    """Name the most probable classes of pictures, a row a file in the order given."""
+    _start_tensorflow()
+    from keras_resnet18.classifier import open_classifier, picture_files
+
+    classifier = open_classifier(model)
+    top = min(top, len(classifier.labels))
+    write = _csv_writer(top) if as_csv else _text_row
+    broken = 0
+    for path in picture_files(images):
+        try:
+            write(path, classifier.top(path, top), "")
+        except InputError as error:
+            broken += 1
+            write(path, [], str(error))
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    formats: Annotated[
+        list[str], typer.Option("--format", help="saved_model, tflite, tflite-int8 or all.")
+    ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+    ] = None,
+    check_images: Annotated[
+        int, typer.Option(help="How many test pictures to compare on, at the most.")
+    ] = 1000,
+) -> None:
+    """Write files for servers and phones, each compared with the model before it has its name."""
+    _start_tensorflow()
+    from keras_resnet18.export_run import export_run
+    from keras_resnet18.run import load_run
+
+    _print_reports(export_run(load_run(run), formats, out, data=data, check_images=check_images))
+
+
+@app.command()
+def demo() -> None:
+    """Train on scikit-learn's digits, export, and prove the exports: about two minutes."""
+    _start_tensorflow()
+    from keras_resnet18.export_run import export_run
+    from keras_resnet18.train import train
+
+    run = train("digits", "digits", DEMO_RUN, overwrite=True, console=_console())
+    _console().print("exporting, and comparing each file with the model …")
+    _print_reports(export_run(run))
+    _console().print(
+        f"look at {run.curves_file} and {run.confusion_file}, or try\n"
+        f"  keras-resnet18 info {run.path}"
+    )
+
+
+@app.command()
+def info(
+    what: Annotated[
+        Path | None, typer.Argument(metavar="RUN|FILE", help="A run, or a .tflite or .keras file.")
+    ] = None,
+) -> None:
+    """Tell what this machine has; or what a run or a model file is."""
+    _start_tensorflow()
+    from keras_resnet18.information import about_file, about_machine
+
+    _console().print(about_machine() if what is None else about_file(what))
+
+
+def main() -> None:
+    """The console script: bad input is one line and exit 1, an interruption exit 130."""
+    for stream in (sys.stdout, sys.stderr):
+        # a class may be named in any script, a terminal may know only one
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app(prog_name="keras-resnet18")
+    except InputError as error:
+        print(f"keras-resnet18: {error}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("keras-resnet18: interrupted", file=sys.stderr)
+        raise
+
+
+def _start_tensorflow() -> None:
+    """Imports what takes seconds and greets; each command does so first, --help never."""
+    prepare_tensorflow()
+    with native_stderr_hidden():
+        import ai_edge_litert.interpreter  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+def _console() -> Console:
+    """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def _text_row(path: Path, top: Sequence[tuple[str, float]], error: str) -> None:
+    print(path, error or "  ".join(f"{name} {value:.1%}" for name, value in top), sep="  ")
+
+
+def _csv_writer(top: int) -> Callable[[Path, Sequence[tuple[str, float]], str], None]:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = [f"{what}_{i}" for i in range(1, top + 1) for what in ("class", "probability")]
+    writer.writerow(["file", *names, "error"])
+
+    def write(path: Path, best: Sequence[tuple[str, float]], error: str) -> None:
+        cells = [cell for name, value in best for cell in (name, f"{value:.6f}")]
+        writer.writerow([path, *cells, *[""] * (2 * top - len(cells)), error])
+
+    return write
+
+
+def _print_reports(reports: Iterable[ExportReport]) -> None:
+    """A table of what was exported, and where it lies."""
+    table = Table("format", "MB", "ms/image", "same class", "largest difference", "top-1 (model)")
+    table.box = box.ASCII2  # readable on every terminal and in a file
+    paths = []
+    for report in reports:
+        proof = report.comparison
+        accuracy = "not measured"
+        if proof.accuracy is not None and proof.model_accuracy is not None:
+            accuracy = f"{proof.accuracy:.2%} ({proof.model_accuracy:.2%})"
+        same = "" if proof.agreement is None else f"{proof.agreement:.2%} of {proof.images:,}"
+        table.add_row(
+            report.format,
+            f"{report.size_bytes / 1e6:.2f}",
+            f"{report.latency_ms:.2f}",
+            same,
+            f"{proof.max_difference:.1e}",
+            accuracy,
+        )
+        paths.append(report.path)
+    console = _console()
+    console.print(table, soft_wrap=False)
+    for path in paths:
+        console.print(path)
+
+
+if __name__ == "__main__":
+    main()

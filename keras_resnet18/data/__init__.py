@@ -1,0 +1,1 @@
+"""Any labelled images become one small `Source`, and a `Source` becomes `tf.data`."""

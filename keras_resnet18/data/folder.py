@@ -1,0 +1,223 @@
+"""A folder of pictures: `class/…`, or `train/class/…` beside `val/` and `test/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_resnet18.data.decode import decode_op, has_picture_header, is_picture_name, read_image
+from keras_resnet18.data.splits import KINDS, Kind, Source, Split, carve, indexed_split, listed
+from keras_resnet18.errors import InputError
+
+_SPLIT_FOLDERS: dict[str, Kind] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+
+def open_folder(root: Path, name: str, split_seed: int) -> Source:
+    """Reads a tree of picture files whose folders name the classes.
+
+    Classes are the sorted names of the training folders, the same list for all splits. A split
+    without a folder is carved out of the training pictures by a hash of their paths. The headers
+    of all files are read; the pixels are not.
+
+    Args:
+        root: The folder.
+        name: What to call the source.
+        split_seed: Of the hash.
+
+    Raises:
+        InputError: If the folder holds no usable classes, or files that are no pictures.
+    """
+    tree = _walk(root)
+    folders = _split_folders(tree, name)
+    given = {kind: _pictures_below(folder, tree) for kind, folder in folders.items()}
+    given = {kind: pictures for kind, pictures in given.items() if pictures}
+    classes = _class_names(given, tree, name)
+    _check_headers(root, [picture.path for pictures in given.values() for picture in pictures])
+
+    training = given["train"]
+    wanted = [kind for kind in KINDS if kind not in given]
+    dealt = carve([picture.key for picture in training], wanted, split_seed)
+    parts = given | {kind: [training[i] for i in rows] for kind, rows in dealt.items()}
+    whole = f"{folders['train'] or root.resolve().name}/"
+    return Source(
+        name=name,
+        classes=classes,
+        splits={kind: _split(root, parts[kind], classes) for kind in KINDS},
+        notes=_notes_on_ignored(tree, folders, sum(map(len, given.values()))),
+    ).with_notes_on(
+        dict.fromkeys(wanted, f"10 % of {whole} by hash")
+        | {kind: f"{folders[kind]}/" for kind in given}
+        | {"train": whole}
+    )
+
+
+@dataclasses.dataclass
+class _Tree:
+    """What lies below a folder, as POSIX paths relative to it."""
+
+    pictures: list[str] = dataclasses.field(default_factory=list)
+    folders: list[str] = dataclasses.field(default_factory=list)
+    hidden: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """A picture file in a class folder.
+
+    Attributes:
+        path: Relative to the root, as the file system spells it.
+        class_name: Its folder's name, in Unicode's composed form: macOS decomposes é, Linux does
+            not, and both mean the same class.
+        key: What its split is hashed from: its path from the class folder on, composed too.
+    """
+
+    path: str
+    class_name: str
+    key: str
+
+
+def _walk(root: Path) -> _Tree:
+    tree = _Tree()
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
+        here = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        tree.hidden += [str(here / name) for name in subfolders + files if _is_hidden(name)]
+        subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
+        tree.folders += [str(here / name) for name in subfolders]
+        for name in files:
+            if not _is_hidden(name):
+                kept = tree.pictures if is_picture_name(name) else tree.others
+                kept.append(str(here / name))
+    for paths in (tree.pictures, tree.folders, tree.hidden, tree.others):
+        paths.sort()  # the file system's own order differs from machine to machine
+    return tree
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise InputError(
+        f"every folder must be readable. Received: {error.filename!r} ({error.strerror}). "
+        "Change its permissions, or move it away."
+    ) from error
+
+
+def _split_folders(tree: _Tree, name: str) -> dict[Kind, str]:
+    """The splits that have folders of their own; `{"train": ""}` if the classes lie on top."""
+    tops = sorted({path.split("/")[0] for path in tree.pictures if "/" in path})
+    splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
+    kinds = list(splits.values())
+    classes_on_top = len(splits) < len(tops)
+    if not splits or (kinds == ["train"] and classes_on_top):
+        return {"train": ""}  # a train beside cars and buses is a class
+    if classes_on_top or "train" not in kinds or len(set(kinds)) < len(kinds):
+        raise InputError(
+            "beside val/ or test/ there must be train/, at most one folder for each split, and "
+            f"no class. Received: {name!r} with {listed(tops, 5)}. Rename or move folders."
+        )
+    return {kind: folder for folder, kind in splits.items()}
+
+
+def _pictures_below(folder: str, tree: _Tree) -> list[_Picture]:
+    prefix = f"{folder}/" if folder else ""
+    pictures = []
+    for path in tree.pictures:
+        key = unicodedata.normalize("NFC", path.removeprefix(prefix))
+        class_name, slash, _ = key.partition("/")
+        if path.startswith(prefix) and slash:
+            pictures.append(_Picture(path, class_name, key))
+    return pictures
+
+
+def _class_names(given: Mapping[Kind, list[_Picture]], tree: _Tree, name: str) -> tuple[str, ...]:
+    if "train" not in given:
+        raise InputError(
+            "training pictures must lie in one folder for each class, such as flowers/rose/1.jpg. "
+            f"Received: {name!r} with {len(tree.pictures):,} pictures, none of them so. "
+            "Make a folder for each class."
+        )
+    classes = {picture.class_name for picture in given["train"]}
+    for kind in given:
+        unknown = sorted({picture.class_name for picture in given[kind]} - classes)
+        if unknown:
+            raise InputError(
+                f"every class needs training pictures. Received: {listed(unknown)}, which only the "
+                f"{kind} folder has. Add them to train/, or remove them."
+            )
+    unprintable = sorted(class_name for class_name in classes if not class_name.isprintable())
+    if unprintable:  # they could not be written to labels.txt, one a line
+        raise InputError(
+            f"class folders need printable names in UTF-8. Received: {listed(unprintable)}. "
+            "Rename them."
+        )
+    return tuple(sorted(classes))
+
+
+def _check_headers(root: Path, paths: Sequence[str]) -> None:
+    """Finds now what would otherwise stop the training an hour later."""
+    with ThreadPoolExecutor(8) as pool:
+        good = pool.map(has_picture_header, [root / path for path in paths])
+        broken = [path for path, is_good in zip(paths, good, strict=True) if not is_good]
+    if broken:
+        raise InputError(
+            "picture files must hold JPEG, PNG, BMP, GIF or WebP. "
+            f"Received: {len(broken):,} of {len(paths):,} that do not: {listed(broken)}. "
+            "Replace or delete them."
+        )
+
+
+def _split(root: Path, pictures: Sequence[_Picture], classes: Sequence[str]) -> Split:
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    labels = np.array([index_of[picture.class_name] for picture in pictures], np.int64)
+    paths = tuple(picture.path for picture in pictures)
+
+    def read(index: int) -> npt.NDArray[np.uint8]:
+        return read_image(root / paths[index])
+
+    def fetch_image(index: tf.Tensor) -> tf.Tensor:
+        return decode_op(read, index)
+
+    return indexed_split(labels, fetch_image, paths)
+
+
+def _notes_on_ignored(tree: _Tree, folders: Mapping[Kind, str], used: int) -> tuple[str, ...]:
+    levels = {PurePosixPath(folder) for folder in ("", *folders.values())}
+    parents = {str(parent) for path in tree.pictures for parent in PurePosixPath(path).parents}
+    empty = [
+        folder
+        for folder in tree.folders
+        if PurePosixPath(folder).parent in levels and folder not in parents
+    ]
+    stray = len(tree.pictures) - used
+    counted = {
+        "that are no pictures": tree.others,
+        "and folders that are hidden or the system's": tree.hidden,
+    }
+    notes = [
+        f"ignored {len(paths):,} files {what}: {listed(paths)}"
+        for what, paths in counted.items()
+        if paths
+    ]
+    if stray:
+        notes.append(f"ignored {stray:,} pictures that lie in no class folder")
+    if empty:
+        notes.append(f"no class, because there are no pictures in it: {listed(empty)}")
+    return tuple(notes)

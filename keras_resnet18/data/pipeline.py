@@ -1,0 +1,122 @@
+"""A `Split` as batches: endless and random for training, finite and in order for evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_resnet18.data.splits import Order, Split
+
+_PREFETCHED_BATCHES = 2
+
+
+def steps_per_epoch(split_size: int, batch_size: int) -> int:
+    """How many batches make an epoch.
+
+    Only whole batches count. The few pictures left over differ from epoch to epoch, and a last
+    batch of one picture would poison BatchNorm's statistics. A split that is smaller than a batch
+    is one batch.
+
+    Args:
+        split_size: Number of training pictures, 1 or more.
+        batch_size: Pictures in a batch, 1 or more.
+    """
+    return max(1, split_size // batch_size)
+
+
+def train_batches(
+    split: Split,
+    transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Makes an endless dataset in which batch g is a pure function of (seed, g).
+
+    Batches are counted over the whole training; `steps_per_epoch` of them are an epoch, in which
+    no picture comes twice.
+
+    Args:
+        split: The pictures.
+        transform: From (image, seed) to an image of one size for all; the seed is an int64 tensor
+            of shape (2,), another one for every picture of every epoch.
+        batch_size: Pictures in a batch; a smaller split gives batches of all its pictures.
+        seed: Of order and transforms, 0 to 2**31 - 1.
+        first_step: The number of the first batch. Sources that can jump do not make those before.
+
+    Returns:
+        Endless dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of
+        shape (batch,).
+    """
+    steps = steps_per_epoch(split.size, batch_size)
+    batch_size = min(batch_size, split.size)
+    pictures = steps * batch_size
+    first_epoch, steps_before = divmod(first_step, steps)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        start = tf.where(epoch == first_epoch, tf.constant(steps_before * batch_size, tf.int64), 0)
+        elements = split.elements(Order(seed, epoch), start).take(pictures - start)
+        return elements.enumerate(epoch * pictures + start)
+
+    def example(position: tf.Tensor, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = split.fetch(element)
+        return transform(image, tf.stack([tf.constant(seed, tf.int64), position])), label
+
+    examples = tf.data.Dataset.range(first_epoch, 2**40).flat_map(one_epoch)
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _batches(examples, example, batch_size, drop_remainder=True).apply(endless)
+
+
+def eval_batches(
+    split: Split,
+    transform: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    batch_size: int,
+    order: Order | None = None,
+    limit: int | None = None,
+) -> tf.data.Dataset:
+    """Makes a finite dataset of each picture once, in the split's own order.
+
+    Args:
+        split: The pictures.
+        transform: From an image to an image of one size for all, usually
+            `Preprocess.resize_and_crop`.
+        batch_size: Pictures in a batch; the last one has what is left.
+        order: A shuffle, for a sample of all classes; None for the split's own order.
+        limit: How many pictures to take at the most.
+
+    Returns:
+        Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape
+        (batch,).
+    """
+
+    def example(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = split.fetch(element)
+        return transform(image), label
+
+    elements = split.elements(order, 0)
+    if limit is not None:
+        elements = elements.take(limit)
+    return _batches(elements, example, batch_size, drop_remainder=False)
+
+
+def _batches(
+    elements: tf.data.Dataset,
+    example: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    batch_size: int,
+    drop_remainder: bool,
+) -> tf.data.Dataset:
+    options = tf.data.Options()
+    # An endless dataset that tunes itself hangs when it is closed: it waits for its tuner's sleep,
+    # which doubles up to 20 s. So the parallelism is set by hand.
+    options.autotune.enabled = False
+    options.deterministic = True
+    return (
+        elements.map(example, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+        .batch(batch_size, drop_remainder=drop_remainder)
+        .prefetch(_PREFETCHED_BATCHES)
+        .with_options(options)
+    )

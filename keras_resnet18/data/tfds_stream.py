@@ -1,0 +1,154 @@
+"""A TensorFlow Dataset: record files that are read from beginning to end and cannot jump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_resnet18.data.decode import decode_image, decode_op
+from keras_resnet18.data.splits import KINDS, Kind, Order, Source, Split, listed
+from keras_resnet18.errors import InputError
+
+# Examples are shuffled within blocks of so many encoded bytes: all of MNIST or CIFAR, or a few
+# thousand photos of a set whose files TFDS has shuffled once and for all.
+_BLOCK_BYTES = 256 * 2**20
+
+
+def open_tfds(spec: str) -> Source:
+    """Opens a single-label image dataset of TensorFlow Datasets, downloading it if need be.
+
+    Its own splits are used; a missing one is the last tenth of `train` that is left.
+
+    Args:
+        spec: `"tfds:NAME"` or `"tfds:NAME/CONFIG:VERSION"`, in the default data folder, which
+            the environment variable TFDS_DATA_DIR moves.
+
+    Raises:
+        InputError: If the dataset is unknown, cannot be fetched, or is none of labelled images.
+    """
+    builder = _prepared_builder(spec)
+    image, label = _features(builder, spec)
+    ranges = _split_ranges(builder, spec)
+    height, width, _ = image.shape
+    image_size = None if height is None or width is None else (height, width)
+    return Source(
+        name=spec,
+        classes=tuple(label.names),
+        splits={kind: _split(builder, ranges[kind], spec, image_size) for kind in KINDS},
+        image_size=image_size,
+    ).with_notes_on(ranges)
+
+
+def _prepared_builder(spec: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    name = spec.removeprefix("tfds:")
+    try:
+        builder = tfds.builder(name, try_gcs=False)
+    except Exception as error:  # TFDS raises ValueError, AssertionError and more for a bad name
+        raise InputError(
+            "tfds: needs a name from https://www.tensorflow.org/datasets/catalog. "
+            f"Received: {name!r} ({_first_line(error)}). Check the spelling."
+        ) from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # the network, the disk, a manual download, a changed file
+        raise InputError(
+            f"{name!r} must be prepared in {str(builder.data_dir)!r} or be downloadable. "
+            f"Received: {type(error).__name__} ({_first_line(error)}). Prepare it where there is "
+            "a network and point TFDS_DATA_DIR to it."
+        ) from error
+    return builder
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def _features(builder: Any, spec: str) -> tuple[Any, Any]:
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features or {})
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        lacking = "a feature 'image' of uint8"
+    elif not isinstance(label, tfds.features.ClassLabel):
+        lacking = "a feature 'label' that names one class"
+    else:
+        return image, label
+    raise InputError(
+        f"a TFDS dataset must have {lacking}. Received: {spec!r} with {listed(features, 9)}. "
+        "Choose another dataset, or use a folder of pictures."
+    )
+
+
+def _split_ranges(builder: Any, spec: str) -> dict[Kind, str]:
+    """For each split what TFDS should read, in its own notation."""
+    given = set(builder.info.splits)
+    if "train" not in given:
+        raise InputError(
+            f"a TFDS dataset must have a split 'train'. Received: {spec!r} with {listed(given)}. "
+            "Choose another dataset."
+        )
+    validation = next((name for name in ("validation", "val") if name in given), None)
+    test = "test" if "test" in given else None
+    if validation and test:
+        return {"train": "train", "validation": validation, "test": test}
+    if validation or test:
+        return {
+            "train": "train[:90%]",
+            "validation": validation or "train[90%:]",
+            "test": test or "train[90%:]",
+        }
+    return {"train": "train[:80%]", "validation": "train[80%:90%]", "test": "train[90%:]"}
+
+
+def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int] | None) -> Split:
+    import tensorflow_datasets as tfds
+
+    info = builder.info.splits[split_range.split("[")[0]]
+    size = builder.info.splits[split_range].num_examples
+    per_block = max(1, min(size, _BLOCK_BYTES * info.num_examples // max(1, info.num_bytes)))
+    stream = builder.as_dataset(
+        split=split_range,
+        decoders=tfds.decode.PartialDecoding(
+            {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
+        ),
+        # one file after the other, and nothing that the autotuner would hold on to
+        read_config=tfds.ReadConfig(
+            try_autocache=False,
+            skip_prefetch=True,
+            interleave_cycle_length=1,
+            num_parallel_calls_for_decode=1,
+            num_parallel_calls_for_interleave_files=1,
+        ),
+    )
+
+    def elements(order: Order | None, start: Any) -> tf.data.Dataset:
+        ordered = stream if order is None else _shuffled(stream, order, per_block)
+        return ordered.skip(start)
+
+    def decode(data: bytes) -> npt.NDArray[np.uint8]:
+        return decode_image(data, name=f"a picture of {spec}")
+
+    def fetch(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = decode_op(decode, example["image"])
+        return tf.ensure_shape(image, (*(image_size or (None, None)), 3)), example["label"]
+
+    return Split(size, elements, fetch)
+
+
+def _shuffled(stream: tf.data.Dataset, order: Order, per_block: int) -> tf.data.Dataset:
+    """Shuffles within blocks; `Dataset.shuffle` would also depend on TensorFlow's global seed."""
+    seed = tf.stack([tf.cast(order.seed, tf.int64), tf.cast(order.epoch, tf.int64)])
+
+    def shuffle(number: tf.Tensor, block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        size = tf.size(block["label"], tf.int64)
+        block_seed = tf.random.experimental.stateless_fold_in(seed, number)
+        rows = tf.random.experimental.index_shuffle(tf.range(size), block_seed, size - 1)
+        return {key: tf.gather(values, rows) for key, values in block.items()}
+
+    return stream.batch(per_block).enumerate().map(shuffle).unbatch()

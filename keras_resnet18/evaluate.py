@@ -1,0 +1,80 @@
+"""How good a classifier is on pictures with known classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.splits import Split
+from keras_resnet18.preprocess import Preprocess
+
+# From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
+Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+_BATCH_SIZE = 64
+_SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain mistake costs 16, not infinity
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A classifier's answers on n labelled pictures.
+
+    Attributes:
+        accuracy: Part of the pictures whose most probable class is right (top-1), 0 to 1.
+        interval: 95 % confidence interval of the accuracy (Wilson 1927).
+        loss: Mean cross-entropy in nats, without label smoothing.
+        n: How many pictures.
+        labels: Their classes, (n,).
+        predictions: Their most probable classes, (n,).
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    loss: float
+    n: int
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "loss": self.loss,
+            "n": self.n,
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {self.n:,}), "
+            f"loss {self.loss:.4f}"
+        )
+
+
+def evaluate(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
+    """Runs a classifier over all pictures of a split, each once."""
+    labels, predictions, losses = [], [], []
+    for images, targets in eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE):
+        probabilities, truth = predict(images.numpy()), targets.numpy()
+        right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+        labels.append(truth)
+        predictions.append(probabilities.argmax(1))
+        losses.append(-np.log(right))
+    truth, predicted = np.concatenate(labels), np.concatenate(predictions)
+    hits = int((truth == predicted).sum())
+    interval = binomtest(hits, len(truth)).proportion_ci(0.95, method="wilson")
+    return Evaluation(
+        accuracy=hits / len(truth),
+        interval=(float(interval.low), float(interval.high)),
+        loss=float(np.concatenate(losses).mean()),
+        n=len(truth),
+        labels=truth,
+        predictions=predicted,
+    )

@@ -1,0 +1,109 @@
+"""One `model.fit` under a recipe: compiled, scheduled, the best epoch kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_resnet18.fit.precision import fastest_jit
+from keras_resnet18.recipe import Optimizer, Recipe
+
+
+def compile_model(model: keras.Model, recipe: Recipe, *, steps_per_epoch: int) -> None:
+    """Compiles a classifier with softmax for a training by `recipe`.
+
+    Args:
+        model: Its output is probabilities (batch, classes); labels are class numbers (batch,).
+        recipe: Its optimizer, epochs and label smoothing are used.
+        steps_per_epoch: What the schedule counts in.
+    """
+    model.compile(
+        optimizer=build_optimizer(
+            recipe.optimizer, model, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs
+        ),
+        loss=smoothed_cross_entropy(recipe.optimizer.label_smoothing),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=fastest_jit(),
+    )
+
+
+def fit_model(
+    model: keras.Model,
+    train_batches: Any,
+    validation_batches: Any,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> int:
+    """Trains a compiled model and leaves it with the weights of its best epoch.
+
+    Args:
+        model: Compiled by `compile_model`.
+        train_batches: Endless (pixels, class numbers).
+        validation_batches: Finite, for choosing the epoch.
+        epochs: How many.
+        steps_per_epoch: Batches an epoch.
+        callbacks: For reporting.
+
+    Returns:
+        The best epoch by validation accuracy, counted from 1; the first of several.
+    """
+    # With this patience it never stops anything; it remembers the best weights and puts them back.
+    best = keras.callbacks.EarlyStopping(
+        monitor="val_accuracy", mode="max", patience=epochs + 1, restore_best_weights=True
+    )
+    model.fit(
+        train_batches,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation_batches,
+        callbacks=[*callbacks, best],
+        shuffle=False,  # the batches come in the order that is meant
+        verbose=0,
+    )
+    return int(best.best_epoch) + 1
+
+
+def build_optimizer(
+    recipe: Optimizer, model: keras.Model, *, steps_per_epoch: int, epochs: int
+) -> keras.optimizers.Optimizer:
+    """The optimizer with its schedule; weight decay touches neither BatchNorm nor biases."""
+    steps = epochs * steps_per_epoch
+    # the warm-up's part of the steps, if the recipe warms up longer than it trains
+    warmup_steps = min(round(recipe.warmup_epochs * steps_per_epoch), steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
+        decay_steps=steps - warmup_steps,
+        warmup_target=recipe.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+    if recipe.name == "adamw":
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    else:
+        optimizer = keras.optimizers.SGD(
+            schedule,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay or None,
+        )
+    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) == 1])
+    return optimizer
+
+
+def smoothed_cross_entropy(label_smoothing: float) -> Callable[[Any, Any], Any]:
+    """Cross-entropy between class numbers (batch,) and probabilities (batch, classes).
+
+    Keras smooths labels for one-hot targets only.
+    """
+
+    def cross_entropy(labels: Any, probabilities: Any) -> Any:
+        one_hot = ops.one_hot(ops.reshape(labels, (-1,)), probabilities.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            one_hot, probabilities, label_smoothing=label_smoothing
+        )
+
+    return cross_entropy

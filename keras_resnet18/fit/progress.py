@@ -1,0 +1,132 @@
+"""What a person sees, and what a run keeps, of a training as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """A row for each epoch: its number, loss, accuracy, learning rate and training speed.
+
+    Attributes:
+        rows: So far.
+
+    Args:
+        batch_size: Pictures a step, for the speed.
+        write: Is given all rows after each epoch.
+    """
+
+    def __init__(self, batch_size: int, write: Callable[[list[dict[str, Any]]], None]) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+        self._batch_size = batch_size
+        self._write = write
+        self._start = self._seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._start = time.perf_counter()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._seconds = time.perf_counter() - self._start  # training is over, validation begins
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        self.rows.append(
+            {
+                "epoch": epoch + 1,
+                "loss": float(logs["loss"]),
+                "accuracy": float(logs["accuracy"]),
+                "validation_loss": float(logs["val_loss"]),
+                "validation_accuracy": float(logs["val_accuracy"]),
+                "learning_rate": float(self.model.optimizer.learning_rate),
+                "images_per_second": self.params["steps"] * self._batch_size / self._seconds,
+            }
+        )
+        self._write(self.rows)
+
+
+class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """One line for each epoch, and on a terminal a bar below that moves with every step.
+
+    Args:
+        console: Where to; redirected to a file it gets the lines alone.
+        history: Comes before this one in the list of callbacks; its last row is the line.
+    """
+
+    def __init__(self, console: Console, history: History) -> None:
+        super().__init__()
+        self._console = console
+        self._history = history
+        self._bar: Progress | None = None
+        self._started = 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn(
+                "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  "
+                "{task.fields[speed]:,.0f} images/s"
+            ),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "train",
+            total=self.params["epochs"] * self.params["steps"],
+            epoch=1,
+            epochs=self.params["epochs"],
+            loss=float("nan"),
+            accuracy=float("nan"),
+            speed=float("nan"),
+        )
+        self._bar.start()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch, self._epoch_started = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._bar is None:
+            return
+        logs = logs or {}
+        seconds = time.perf_counter() - self._epoch_started
+        self._bar.update(
+            self._task,
+            completed=self._epoch * self.params["steps"] + batch + 1,
+            epoch=self._epoch + 1,
+            loss=logs["loss"],
+            accuracy=logs["accuracy"],
+            speed=(batch + 1) * self._history._batch_size / seconds,
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        row, epochs = self._history.rows[-1], self.params["epochs"]
+        done = epoch + 1
+        left = (time.perf_counter() - self._started) / done * (epochs - done)
+        width = len(str(epochs))
+        self._console.print(
+            f"epoch {done:{width}}/{epochs}  loss {row['loss']:.3f}  "
+            f"accuracy {row['accuracy']:.1%}  validation {row['validation_accuracy']:.1%}  "
+            f"{row['images_per_second']:,.0f} images/s  "
+            f"{int(left) // 60}:{int(left) % 60:02} left"
+        )
+
+    def stop(self) -> None:
+        """Takes the bar away, also after an interruption, where Keras calls no callback."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.stop()

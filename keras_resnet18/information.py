@@ -1,0 +1,106 @@
+"""What this machine has, and what a run or a model file is, for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_resnet18 import __version__
+from keras_resnet18.errors import InputError
+from keras_resnet18.export.flatbuffer import op_histogram, read_labels
+from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.fit.precision import device_name, recommended_policy
+from keras_resnet18.machine import environment
+from keras_resnet18.model.describe import describe
+from keras_resnet18.run import load_run, open_model
+
+_SHOWN_LABELS = 20
+
+
+def about_machine() -> str:
+    """Versions, device, and the precision that suits it."""
+    facts, policy = environment(), recommended_policy()
+    return _table(
+        {
+            "keras-resnet18": __version__,
+            "python": facts["python"],
+            **facts["packages"],
+            "Keras backend": keras.config.backend(),
+            "CPU": f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}",
+            "device": device_name(),
+            "precision": f"{policy}: {policy.reason}",
+        }
+    )
+
+
+def about_file(path: Path) -> str:
+    """What a run's folder, a .tflite file or a .keras file is.
+
+    Raises:
+        InputError: If it is none of them.
+    """
+    if path.suffix == ".tflite" and path.is_file():
+        return _about_tflite(path)
+    if path.suffix == ".keras" and path.is_file():
+        return _about_model(open_model(path))
+    if path.is_file():
+        raise InputError(
+            f"info knows a run's folder, a .tflite file and a .keras file. Received: {path}"
+        )
+    run = load_run(path)
+    facts: dict[str, Any] = {
+        "run": path,
+        "recipe": run.recipe.name,
+        "pictures": run.source or "arrays",
+        "precision": f"{run.environment['precision']}, on {run.environment['device']}",
+        "kept epoch": f"{run.metrics['best_epoch']} of {run.metrics['epochs']}",
+    }
+    for kind in ("validation", "test"):
+        metrics = run.metrics[kind]
+        low, high = metrics["interval"]
+        interval = f"95 % interval {low:.2%} to {high:.2%}, n = {metrics['n']:,}"
+        facts[f"{kind} accuracy"] = f"{metrics['accuracy']:.2%} ({interval})"
+    facts["labels"] = _labels(run.labels)
+    return f"{_table(facts)}\n\n{_about_model(run.model)}"
+
+
+def _about_model(model: keras.Model) -> str:
+    try:
+        return str(describe(model))
+    except InputError:  # somebody else's network
+        shapes = f"{model.input_shape} to {model.output_shape}"
+        return f"{model.name}: {shapes}, {model.count_params():,} parameters"
+
+
+def _about_tflite(path: Path) -> str:
+    file = TFLiteFile(path)
+    labels = read_labels(path)
+    return _table(
+        {
+            "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
+            "input": _tensor(file.input),
+            "output": _tensor(file.output),
+            "operators": ", ".join(f"{name} {n}" for name, n in op_histogram(path).items()),
+            "labels": "none" if labels is None else _labels(labels),
+        }
+    )
+
+
+def _tensor(details: dict[str, Any]) -> str:
+    shape = "×".join(str(n) for n in details["shape"])
+    scale, zero_point = details["quantization"]
+    quantised = f", scale {scale:g}, zero point {zero_point}" if scale else ""
+    return f"{details['name']}, {details['dtype'].__name__} {shape}{quantised}"
+
+
+def _labels(labels: Any) -> str:
+    shown = ", ".join(labels[:_SHOWN_LABELS])
+    more = len(labels) - _SHOWN_LABELS
+    return f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _table(facts: dict[str, Any]) -> str:
+    width = max(map(len, facts))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in facts.items())

@@ -1,0 +1,81 @@
+"""This machine: what its CPU can do, and what TensorFlow must be told before it is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("keras", "tensorflow", "ai-edge-litert", "tensorflow-datasets", "numpy", "pillow")
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """The instruction sets that Linux sees on this x86 CPU; None where it does not say."""
+    return frozenset(flags.split()) if (flags := _cpuinfo("flags", cpuinfo)) else None
+
+
+def prepare_tensorflow() -> None:
+    """Sets the environment for a fast and quiet TensorFlow; what the user has set stays.
+
+    Call it before TensorFlow is imported. TensorFlow leaves oneDNN off on x86 CPUs without VNNI,
+    where it makes a training step 1.1 to 1.3 times faster.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if cpu_flags() is not None:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+@contextlib.contextmanager
+def native_stderr_hidden() -> Iterator[None]:
+    """Hides what C++ code writes to standard error; Python's own messages still come through.
+
+    TensorFlow and LiteRT greet their user there before any log level is read. Keep it around no
+    more than an import or a start: it hides errors too.
+    """
+    stderr, visible = sys.stderr, os.dup(2)
+    try:
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            os.fdopen(os.dup(2), "w", buffering=1) as python,
+        ):
+            os.dup2(nowhere.fileno(), 2)
+            sys.stderr = python
+            yield
+    finally:
+        sys.stderr = stderr
+        os.dup2(visible, 2)
+        os.close(visible)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, CPU and settings that a result depends on, ready for JSON."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": sorted(flag for flag in cpu_flags() or () if flag.startswith(("avx", "amx"))),
+        "threads": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "settings": {
+            name: os.environ[name]
+            for name in ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
+            if name in os.environ
+        },
+    }
+
+
+def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None

@@ -1,0 +1,64 @@
+"""What a person looks at: a training's curves and its mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+# Above so many classes a confusion matrix is a picture; below, numbers and names fit in.
+_NAMED_CLASSES = 40
+_NUMBERED_CLASSES = 15
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
+    """Draws loss and accuracy over the epochs; the epoch that was kept is marked."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else ""
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for label, key in (("training", name), ("validation", f"validation_{name}")):
+            axes.plot(epochs, [row[key] for row in rows], marker=marker, ms=4, label=label)
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set_xlabel("epoch")
+        axes.set_title(name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    figure.axes[1].legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion(
+    labels: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draws how many pictures of each class were taken for which."""
+    matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
+    side = min(4 + 0.35 * len(classes), 18)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    ConfusionMatrixDisplay(matrix, display_labels=list(classes)).plot(
+        ax=axes,
+        cmap="Blues",
+        include_values=len(classes) <= _NUMBERED_CLASSES,
+        xticks_rotation="vertical",
+        values_format="d",
+    )
+    if len(classes) > _NAMED_CLASSES:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    hits = int(np.trace(matrix))
+    axes.set_title(f"{hits:,} of {len(labels):,} test pictures right ({hits / len(labels):.1%})")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,254 @@
+"""The folder that a training leaves; its names and paths live here alone."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from keras_resnet18.errors import InputError
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.recipe import Recipe
+from keras_resnet18.staging import check_parent, staged
+
+DEFAULT_FOLDER = Path("saved_models")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained classifier with all that is known of it.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    # In the order in which they are written. The model and its metrics come last: a run that has
+    # both is finished.
+    @property
+    def recipe_file(self) -> Path:
+        """What was done, as TOML."""
+        return self.path / "recipe.toml"
+
+    @property
+    def labels_file(self) -> Path:
+        """The classes' names, one a line, in the order of the model's output."""
+        return self.path / "labels.txt"
+
+    @property
+    def preprocess_file(self) -> Path:
+        """How a picture becomes the network's input, as JSON."""
+        return self.path / "preprocess.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Source, versions, device and precision, as JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def history_file(self) -> Path:
+        """A row for each epoch, as CSV."""
+        return self.path / "history.csv"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Events for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def curves_file(self) -> Path:
+        """Loss and accuracy over the epochs, a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def confusion_file(self) -> Path:
+        """Which classes are taken for which, a picture."""
+        return self.path / "confusion_matrix.png"
+
+    @property
+    def model_file(self) -> Path:
+        """The network of the best epoch, uncompiled, for any Keras 3."""
+        return self.path / "model.keras"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Accuracy and loss on the validation and the test pictures, as JSON."""
+        return self.path / "metrics.json"
+
+    @property
+    def export_folder(self) -> Path:
+        """Where exports go by default."""
+        return self.path / "export"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that it was trained by."""
+        return Recipe.from_toml(self.recipe_file.read_text(encoding="utf-8"))
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the model's output."""
+        return tuple(self.labels_file.read_text(encoding="utf-8").split("\n")[:-1])
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the network's input."""
+        return Preprocess.from_dict(_read_json(self.preprocess_file))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` holds: accuracy, loss and n of validation and test."""
+        return _read_json(self.metrics_file)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` holds: source, versions, device, precision."""
+        return _read_json(self.environment_file)
+
+    @property
+    def source(self) -> str | None:
+        """The name that opens the pictures again; None if they came from arrays."""
+        name: str | None = self.environment["source"]
+        return name
+
+    @cached_property
+    def model(self) -> Any:
+        """The trained `keras.Model`."""
+        return open_model(self.model_file)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all that a run's folder may hold."""
+        return {
+            path.name
+            for path in (
+                self.recipe_file,
+                self.labels_file,
+                self.preprocess_file,
+                self.environment_file,
+                self.history_file,
+                self.tensorboard_folder,
+                self.curves_file,
+                self.confusion_file,
+                self.model_file,
+                self.metrics_file,
+                self.export_folder,
+            )
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end."""
+        return self.model_file.is_file() and self.metrics_file.is_file()
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Writes one of the files, whole or not at all."""
+        with staged(path) as new:
+            new.write_text(text, encoding="utf-8")
+
+    def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Writes one of the JSON files, whole or not at all."""
+        self.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `history.csv`, a row for each epoch so far."""
+        with staged(self.history_file) as new, new.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def open_model(path: Path) -> Any:
+    """The `keras.Model` in a .keras file, uncompiled.
+
+    Raises:
+        InputError: If it is none.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} is no model that Keras opens: {reason}") from None
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Opens the folder of a finished training.
+
+    Raises:
+        InputError: If there is none, or it is unfinished.
+    """
+    run = Run(Path(path))
+    if not run.path.exists():
+        raise InputError(
+            f"a run is a folder that `train` left. Received: {path}, which is not there"
+        )
+    if not run.recipe_file.is_file():
+        raise InputError(
+            f"a run is a folder that `train` left, with {run.recipe_file.name} in it. "
+            f"Received: {path}"
+        )
+    if not run.finished:
+        raise InputError(
+            f"{path} is an unfinished run: its training stopped before {run.model_file.name} and "
+            f"{run.metrics_file.name} were written. Train it again, with --overwrite"
+        )
+    return run
+
+
+def create_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Run:
+    """A new, empty folder for a training.
+
+    Args:
+        path: Where it shall be.
+        overwrite: Whether to remove a run that is there. Nothing but a run is ever removed.
+
+    Raises:
+        InputError: If something is there already, or the folder cannot be made.
+    """
+    run = Run(Path(path))
+    check_run_path(path, overwrite=overwrite)
+    if run.path.is_dir():
+        shutil.rmtree(run.path)
+    try:
+        run.path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {path} cannot be made: {error.strerror}. Give another one"
+        ) from None
+    return run
+
+
+def check_run_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raises InputError unless `create_run` would find the place free, or a run to replace."""
+    run = Run(Path(path))
+    check_parent(run.path)
+    if run.path.is_dir() and not any(run.path.iterdir()):
+        return
+    if run.recipe_file.is_file():
+        if not overwrite:
+            state = "a run" if run.finished else "an unfinished run"
+            raise InputError(
+                f"{path} holds {state}: give another folder with --out, or replace it with "
+                "--overwrite"
+            )
+        others = sorted({entry.name for entry in run.path.iterdir()} - run.names)
+        if others:
+            raise InputError(
+                f"{path} holds more than a run, so it is not removed: move {others[0]!r} away first"
+            )
+    elif run.path.exists():
+        raise InputError(f"{path} exists and is no run, so it is not touched: give another folder")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values

@@ -1,0 +1,36 @@
+"""Files and folders that appear under their final name only when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_resnet18.errors import InputError
+
+
+def check_parent(path: Path) -> None:
+    """Raises InputError if `path` lies below a file, so that it could never be written."""
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir():
+        raise InputError(
+            f"what is written needs a folder to be in. Received: {path}, below the file {ancestor}"
+        )
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there at the end is moved to `path`.
+
+    When the body raises, nothing is left of it, and what was at `path` before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
+        yield new
+        if path.is_dir():  # a folder cannot be replaced in one step: move the old one away first
+            path.replace(old)
+        new.replace(path)
+        shutil.rmtree(old, ignore_errors=True)

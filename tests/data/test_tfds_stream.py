@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import file_utils
+
+from keras_resnet18.data import tfds_stream
+from keras_resnet18.data.decode import broken_image
+from keras_resnet18.data.pipeline import eval_batches, train_batches
+from keras_resnet18.data.sources import Source, open_source
+from keras_resnet18.data.splits import Order, Split
+from keras_resnet18.errors import InputError
+
+LABELLED = {
+    "image": tfds.features.Image(shape=(6, 5, 3)),
+    "label": tfds.features.ClassLabel(names=["even", "odd"]),
+}
+
+
+class TinyGreys(tfds.core.GeneratorBasedBuilder):
+    """Pictures of one grey each; every configuration has other splits or features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=name)
+        for name in ("train", "train_test", "train_val", "all", "test", "no_label", "any_size")
+    ]
+
+    def _info(self) -> Any:
+        features = dict(LABELLED)
+        if self.builder_config.name == "no_label":
+            del features["label"]
+        if self.builder_config.name == "any_size":
+            features["image"] = tfds.features.Image(encoding_format="png")
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        sizes = {"train": (0, 100), "validation": (100, 110), "val": (100, 110), "test": (110, 125)}
+        splits = {
+            "all": ("train", "validation", "test"),
+            "no_label": ("train",),
+            "any_size": ("train",),
+        }.get(self.builder_config.name, self.builder_config.name.split("_"))
+        return {split: self._generate_examples(*sizes[split]) for split in splits}
+
+    def _generate_examples(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        for grey in range(start, stop):
+            image = np.full((6, 5, 3), grey, np.uint8)
+            label = {} if self.builder_config.name == "no_label" else {"label": grey % 2}
+            yield grey, {"image": image, **label}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Writes the record files once, where TFDS finds them by name."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for config in TinyGreys.BUILDER_CONFIGS:
+        TinyGreys(config=config.name, data_dir=folder).download_and_prepare()
+    file_utils.add_data_dir(folder)
+    yield
+    file_utils.clear_registered_data_dirs()
+
+
+def opened(config: str) -> Source:
+    return open_source(f"tfds:tiny_greys/{config}")
+
+
+def greys(split: Split, order: Order | None = None, start: int = 0) -> list[int]:
+    examples = split.elements(order, start).map(split.fetch).as_numpy_iterator()
+    result = []
+    for image, label in examples:
+        assert image.shape == (6, 5, 3) and label == image[0, 0, 0] % 2
+        result.append(int(image[0, 0, 0]))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        ("all", [100, 10, 15]),
+        ("train", [80, 10, 10]),
+        ("train_val", [90, 10, 10]),
+        ("train_test", [90, 10, 15]),
+    ],
+)
+def test_given_splits_are_used_and_missing_ones_carved(config: str, sizes: list[int]) -> None:
+    source = opened(config)
+    kinds = ("train", "validation", "test")
+    assert [source.splits[kind].size for kind in kinds] == sizes
+    seen = [grey for kind in kinds for grey in greys(source.splits[kind])]
+    assert len(set(seen)) == len(seen) == sum(sizes)
+    assert source.classes == ("even", "odd") and source.image_size == (6, 5)
+    assert source.splits["train"].labels is None and source.splits["train"].names is None
+
+
+def test_the_notes_say_what_was_carved() -> None:
+    assert opened("train_test").notes == (
+        "train: train[:90%] (90 pictures); validation: train[90%:] (10 pictures); "
+        "test: test (15 pictures)",
+    )
+
+
+def test_pictures_of_any_size_have_no_common_size() -> None:
+    source = opened("any_size")
+    assert source.image_size is None and len(greys(source.splits["test"])) == 10
+
+
+@pytest.mark.parametrize("per_block", [1000, 32])
+def test_every_epoch_is_another_permutation_and_can_begin_anywhere(
+    monkeypatch: pytest.MonkeyPatch, per_block: int
+) -> None:
+    info = tfds.builder("tiny_greys/all").info.splits["train"]
+    block_bytes = per_block * info.num_bytes // info.num_examples
+    monkeypatch.setattr(tfds_stream, "_BLOCK_BYTES", block_bytes + 1)
+    split = opened("all").splits["train"]
+    first, again, next_epoch, other_seed = (
+        greys(split, Order(seed, epoch)) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
+    assert first == again
+    assert len({tuple(order) for order in (first, next_epoch, other_seed, greys(split))}) == 4
+    assert sorted(first) == sorted(next_epoch) == sorted(other_seed) == list(range(100))
+    assert greys(split, Order(1, 0), 37) == first[37:]
+
+
+def test_the_order_does_not_depend_on_tensorflows_global_seed() -> None:
+    split = opened("all").splits["train"]
+    tf.random.set_seed(1)
+    first = greys(split, Order(1, 0))
+    tf.random.set_seed(2)
+    assert greys(split, Order(1, 0)) == first
+
+
+def test_a_training_batch_is_the_same_from_the_start_and_directly() -> None:
+    split = opened("all").splits["train"]
+
+    def mark(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        noise = tf.random.stateless_uniform((6, 5, 3), seed, maxval=256, dtype=tf.int32)
+        return image + tf.cast(noise, tf.uint8)
+
+    run = list(train_batches(split, mark, batch_size=16, seed=3).take(15).as_numpy_iterator())
+    for step in (0, 5, 6, 13):
+        late = next(iter(train_batches(split, mark, batch_size=16, seed=3, first_step=step)))
+        np.testing.assert_array_equal(late[0], run[step][0])
+        np.testing.assert_array_equal(late[1], run[step][1])
+
+
+def test_evaluation_sees_each_picture_once_in_stored_order() -> None:
+    split = opened("all").splits["test"]
+    batches = list(eval_batches(split, lambda image: image, batch_size=4).as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [4, 4, 4, 3]
+    assert [int(image[0, 0, 0]) for images, _ in batches for image in images] == greys(split)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("no_such_set", "needs a name.*'no_such_set'.*not found.*spelling"),
+        ("tiny_greys/nope", "needs a name.*nope"),
+        ("tiny_greys/all:9.9.9", "needs a name.*9.9.9"),
+        (
+            "tiny_greys/no_label",
+            "feature 'label'.*Received: 'tfds:tiny_greys/no_label' with 'image'",
+        ),
+        ("tiny_greys/test", "split 'train'.*with 'test'"),
+    ],
+)
+def test_an_unusable_dataset_is_an_input_error_of_one_line(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        open_source(f"tfds:{spec}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(self: Any, **_: Any) -> None:
+        raise ConnectionError("Name or service not known\nand 30 more lines")
+
+    monkeypatch.setattr(TinyGreys, "download_and_prepare", no_network)
+    with pytest.raises(InputError, match=r"Received: ConnectionError .*TFDS_DATA_DIR") as caught:
+        opened("all")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_record_names_its_dataset() -> None:
+    split = opened("all").splits["train"]
+    broken = {"image": tf.constant(b"no picture"), "label": tf.constant(0, tf.int64)}
+    with pytest.raises(tf.errors.OpError) as caught:
+        next(iter(tf.data.Dataset.from_tensors(broken).map(split.fetch)))
+    assert "'a picture of tfds:tiny_greys/all'" in str(broken_image(caught.value))
