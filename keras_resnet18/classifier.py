@@ -45,30 +45,27 @@ class Classifier:
         Raises:
             InputError: If there are none, or they have other classes.
         """
-        name = data or self.source
-        if name is None:
-            raise InputError(
-                "it is not known which pictures the classifier was trained on, so some must be "
-                "named with --data. Received: no --data"
-            )
-        source = open_source(name)
-        if source.classes != self.labels:
-            raise InputError(
-                f"the pictures must have the classifier's classes, {listed(self.labels)}. "
-                f"Received: {name} with {listed(source.classes)}"
-            )
-        return source
+        return open_pictures(data or self.source, self.labels)
 
-    def top(self, path: Path, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of one picture file, with their probabilities.
 
-        Raises:
-            InputError: If the file is no picture.
-        """
-        pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
-        probabilities = self.predict(pixels.numpy()[np.newaxis])[0]
-        best = (-probabilities).argsort(kind="stable")[:k]
-        return [(self.labels[i], float(probabilities[i])) for i in best]
+def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
+    """The source of that name, if it has exactly these classes.
+
+    Raises:
+        InputError: If there is no name, or it has other classes.
+    """
+    if name is None:
+        raise InputError(
+            "it is not known which pictures the classifier was trained on, so some must be named "
+            "with --data. Received: no --data"
+        )
+    source = open_source(name)
+    if source.classes != labels:
+        raise InputError(
+            f"the pictures must have the classifier's classes, {listed(labels)}. "
+            f"Received: {name} with {listed(source.classes)}"
+        )
+    return source
 
 
 def open_classifier(path: str | os.PathLike[str]) -> Classifier:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_resnet18.classifier import open_classifier
+from keras_resnet18.classifier import open_pictures
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order, Source
 from keras_resnet18.errors import InputError
@@ -58,7 +58,7 @@ def export_run(
             raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
-    source = open_classifier(run.path).pictures(data)
+    source = open_pictures(data or run.source, run.labels)
     return _export(run, formats, Path(out or run.export_folder), source, check_images)
 
 
