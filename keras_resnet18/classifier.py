@@ -47,6 +47,17 @@ class Classifier:
         """
         return open_pictures(data or self.source, self.labels)
 
+    def top(self, path: Path, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes of one picture file, with their probabilities.
+
+        Raises:
+            InputError: If the file is no picture.
+        """
+        pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
+        probabilities = self.predict(pixels.numpy()[np.newaxis])[0]
+        best = (-probabilities).argsort(kind="stable")[:k]
+        return [(self.labels[i], float(probabilities[i])) for i in best]
+
 
 def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
     """The source of that name, if it has exactly these classes.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,8 @@ def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str
     ancestor = next(parent for parent in path.absolute().parents if parent.exists())
     if not ancestor.is_dir():
         raise InputError(
-            f"an export needs a folder to be written to. Received: {path}, below the file {ancestor}"
+            "an export needs a folder to be written to. "
+            f"Received: {path}, below the file {ancestor}"
         )
     if path.exists() and not replaceable(path):
         raise InputError(
@@ -35,7 +34,11 @@ def staged(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
         yield new
-        if path.is_dir():  # a folder cannot be replaced in one step: move the old one away first
-            os.replace(path, old)
-        os.replace(new, path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            if path.is_dir():  # cannot be replaced in one step: the old one moves away first
+                path.replace(old)
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise

@@ -38,10 +38,10 @@ def keep_softmax_float(path: Path) -> None:
     """
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
-    softmax, dequantize = graph.operators[-2:]
-    names = [_operator_name(model, operator) for operator in (softmax, dequantize)]
-    if names != ["SOFTMAX", "DEQUANTIZE"]:
+    last = (graph.operators or [])[-2:]
+    if [_operator_name(model, operator) for operator in last] != ["SOFTMAX", "DEQUANTIZE"]:
         return
+    softmax, dequantize = last
     between = graph.tensors[softmax.outputs[0]]
     between.type = schema.TensorType.FLOAT32
     between.quantization = None
@@ -58,6 +58,7 @@ def append_labels(path: Path, labels: Sequence[str]) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         # a fixed date, so that two exports of one model are the same bytes
         entry = zipfile.ZipInfo(_LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
+        entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
         archive.writestr(entry, "".join(f"{label}\n" for label in labels))
 
 
@@ -80,4 +81,5 @@ def _operator(like: Any, inputs: Any, outputs: Any) -> Any:
 def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     # files older than 127 operators kept the number in a byte
-    return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    name: str = _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return name

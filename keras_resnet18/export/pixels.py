@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,17 +33,22 @@ def pixel_batches(
     Raises:
         InputError: If `data` is something else, is empty or has no end.
     """
-    count = 0
-    for element in _dataset(data, argument, limit):
-        images, labels = element if isinstance(element, tuple) else (element, None)
-        if tuple(images.shape[1:]) != tuple(shape):
-            raise InputError(
-                f"{argument} needs images of the model's input shape {tuple(shape)}. "
-                f"Received: {tuple(images.shape[1:])}"
-            )
-        count += len(images)
-        yield _as_pixels(images, argument), None if labels is None else _class_numbers(labels)
-    if not count:
+    elements = _elements(data, argument, limit)
+    empty = True
+    while some := list(itertools.islice(elements, _BATCH_SIZE)):
+        empty = False
+        pairs = [element if isinstance(element, tuple) else (element, None) for element in some]
+        for image, _ in pairs:
+            if image.shape != tuple(shape):
+                raise InputError(
+                    f"{argument} needs images of the model's input shape {tuple(shape)}. "
+                    f"Received: {image.shape}"
+                )
+        labels = None
+        if pairs[0][1] is not None:
+            labels = _class_numbers(np.stack([label for _, label in pairs]), argument)
+        yield _as_pixels(np.stack([image for image, _ in pairs]), argument), labels
+    if empty:
         raise InputError(f"{argument} needs at least one image. Received: none")
 
 
@@ -52,7 +58,8 @@ def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
     yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
 
 
-def _dataset(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
+def _elements(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
+    """One image at a time, or one (image, label), as NumPy arrays."""
     if not isinstance(data, tf.data.Dataset):
         try:
             data = tf.data.Dataset.from_tensor_slices(data)
@@ -77,20 +84,26 @@ def _dataset(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
         data = data.take(limit)
     elif data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise InputError(f"{argument} must come to an end: use .take(n). Received: endless data")
-    return iter(data.batch(_BATCH_SIZE).as_numpy_iterator())
+    elements: Iterator[Any] = data.as_numpy_iterator()
+    return elements
 
 
 def _as_pixels(images: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, Any]:
     if images.dtype == np.uint8:
         return images
-    if images.min() < 0 or images.max() > 255 or (0 < images.max() <= 1):
+    if not (images.min() >= 0 and images.max() <= 255) or 0 < images.max() <= 1:  # NaN: neither
         raise InputError(
             f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalised ones. "
             f"Received: {images.dtype} values from {images.min():.3g} to {images.max():.3g}"
         )
-    return np.rint(images).astype(np.uint8)
+    pixels: np.ndarray[Any, Any] = np.rint(images).astype(np.uint8)
+    return pixels
 
 
-def _class_numbers(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _class_numbers(labels: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, Any]:
+    if labels.dtype.kind not in "biuf":
+        raise InputError(
+            f"{argument} needs class numbers or one-hot rows as labels. Received: {labels[0]!r}"
+        )
     one_hot = labels.ndim == 2 and labels.shape[1] > 1
     return labels.argmax(1) if one_hot else labels.reshape(-1)

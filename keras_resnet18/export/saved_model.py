@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,8 +15,8 @@ import tensorflow as tf
 
 from keras_resnet18.export import serving, verify
 from keras_resnet18.export.destination import check_destination, staged
-from keras_resnet18.export.report import ExportReport
 from keras_resnet18.export.pixels import noise
+from keras_resnet18.export.report import ExportReport
 
 _LATENCY_RUNS = 20
 
@@ -58,7 +59,7 @@ def export_saved_model(
         serving.write_saved_model(twin, new, labels=labels)
         signature = tf.saved_model.load(str(new)).signatures["serving_default"]
 
-        def exported(pixels: np.ndarray) -> np.ndarray:
+        def exported(pixels: np.ndarray[Any, Any]) -> Any:
             return signature(image=tf.constant(pixels))["probabilities"].numpy()
 
         comparison = verify.compare(exported, twin, noise(shape))

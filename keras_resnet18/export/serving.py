@@ -16,16 +16,21 @@ INPUT, OUTPUT = "image", "probabilities"
 
 
 def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
-    """Raises InputError unless `model` is an image classifier that can be exported with `labels`."""
+    """Raises InputError unless `model` is an image classifier and `labels` are its classes."""
     if keras.config.backend() != "tensorflow":
         raise InputError(
             "exports are made with Keras on TensorFlow: set KERAS_BACKEND=tensorflow and load the "
             f"model's .keras file there. Received: KERAS_BACKEND={keras.config.backend()!r}"
         )
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise InputError(
+            "an export needs a functional or Sequential keras.Model that knows its input shape. "
+            f"Received: {type(model).__name__}"
+        )
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or len(model.outputs) != 1:
         raise InputError(
-            "an export needs a model with one input (batch, height, width, channels) and one output. "
-            f"Received: input shape {model.input_shape}, output shape {model.output_shape}"
+            "an export needs a model with one input, (batch, height, width, channels), and one "
+            f"output. Received: input shape {model.input_shape}, output shape {model.output_shape}"
         )
     if len(model.output_shape) != 2:
         raise InputError(
@@ -37,11 +42,11 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
     classes = model.output_shape[1]
     if isinstance(labels, str) or len(labels) != classes:
         raise InputError(
-            f"labels must be {classes} names, one for each class in the order of the model's output. "
-            f"Received: {'one string' if isinstance(labels, str) else f'{len(labels)} labels'}"
+            f"labels must be {classes} names, one for each class in the order of the model's "
+            f"output. Received: {'one string' if isinstance(labels, str) else len(labels)}"
         )
     for label in labels:
-        if not isinstance(label, str) or not label or "\n" in label:
+        if not isinstance(label, str) or label.splitlines() != [label]:
             raise InputError(f"labels must be non-empty, one-line strings. Received: {label!r}")
 
 
@@ -50,7 +55,7 @@ def float32_twin(model: keras.Model) -> keras.Model:
 
     LiteRT has no kernels for what a mixed-precision graph does, and its weights are float32 anyway.
     """
-    if all(layer.compute_dtype == "float32" for layer in _leaves(model)):
+    if all(layer.compute_dtype == "float32" for layer in leaves(model)):
         return model
 
     def in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -65,7 +70,7 @@ def probabilities(model: keras.Model, pixels: Any) -> Any:
     """The model's probabilities, float32 (batch, classes), for pixels of 0–255 of any dtype."""
     scores = model(tf.cast(pixels, model.inputs[0].dtype), training=False)
     scores = tf.cast(scores, tf.float32)
-    return tf.nn.softmax(scores) if _gives_logits(model) else scores
+    return tf.nn.softmax(scores) if _is_linear(model.outputs[0]) else scores
 
 
 def write_saved_model(
@@ -102,11 +107,18 @@ def predictor(model: keras.Model) -> Callable[[Any], Any]:
     return lambda pixels: function(tf.convert_to_tensor(pixels)).numpy()
 
 
-def _gives_logits(model: keras.Model) -> bool:
-    """Whether the model was built with `classifier_activation=None`."""
-    last = model.outputs[0]._keras_history.operation
-    return getattr(last, "activation", None) is keras.activations.linear
-
-
-def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """The model's layers, and those of the models inside it."""
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+
+
+def _is_linear(output: keras.KerasTensor) -> bool:
+    """Whether a model's output is logits, as with `classifier_activation=None`."""
+    last, node, _ = output._keras_history
+    if isinstance(last, keras.Model):
+        return _is_linear(last.outputs[0])
+    linear = getattr(last, "activation", None) is keras.activations.linear
+    if linear and isinstance(last, keras.layers.Activation):
+        # only a cast to float32, as Keras' guide to mixed precision has it after a softmax
+        return _is_linear(last._inbound_nodes[node].input_tensors[0])
+    return linear

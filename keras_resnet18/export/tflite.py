@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def export_tflite(
     its name only if it gives the model's answers.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or logits.
+        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
+            logits.
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output, to pack into the file.
         quantize: `None` for float32, `"int8"` for full-integer weights and activations.
@@ -64,26 +66,26 @@ def export_tflite(
     shape = model.input_shape[1:]
     twin = serving.float32_twin(model)
 
+    if check is not None:
+        batches = pixel_batches(check, shape, argument="check")
+    elif calibration is not None:
+        batches = pixel_batches(
+            calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
+        )
+    else:
+        batches, model, min_agreement = noise(shape), twin, 0.0
+    # the first batch now, so that images of no use are found before minutes of conversion
+    batches = itertools.chain([next(batches)], batches)
+    images = _calibration_images(calibration, shape) if quantize == "int8" else None
+
     with staged(path) as new:
-        images = None
-        if quantize == "int8":
-            images = _calibration_images(calibration, shape)
         _convert(twin, new, images)
         if quantize == "int8":
             keep_softmax_float(new)
         if labels is not None:
             append_labels(new, labels)
         operators = verify.check_graph(new, twin)
-
         file = verify.TFLiteFile(new)
-        if check is not None:
-            batches = pixel_batches(check, shape, argument="check")
-        elif calibration is not None:
-            batches = pixel_batches(
-                calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
-            )
-        else:
-            batches, model, min_agreement = noise(shape), twin, 0.0
         comparison = verify.compare(file, model, batches)
         verify.gate(
             comparison,
@@ -137,14 +139,14 @@ def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[
 
 
 def _convert(model: keras.Model, path: Path, calibration: np.ndarray[Any, Any] | None) -> None:
-    saved_model = path.with_name("saved_model")
+    saved_model = path.with_name(f"{path.name}.saved_model")
     # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
     dtype = "uint8" if calibration is None else "float32"
     serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
     # -P: this folder's own modules must not stand in for installed ones of the same names
     command = [sys.executable, "-P", convert.__file__, str(saved_model), str(path)]
     if calibration is not None:
-        images = path.with_name("calibration.npy")
+        images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)
         command.append(str(images))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
