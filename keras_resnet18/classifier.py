@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,20 +96,29 @@ def open_classifier(path: str | os.PathLike[str]) -> Classifier:
     return _from_run(load_run(path))
 
 
-def picture_files(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
+def picture_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files themselves, and for a folder the pictures in it, sorted, in the order given.
 
     Raises:
-        InputError: For a path that is not there, or a folder without pictures.
+        InputError: For a folder without pictures.
     """
+    files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            pictures = sorted(file for file in path.rglob("*") if is_picture_name(file.name))
-            if not pictures:
-                raise InputError(f"a folder to predict needs pictures in it. Received: {path}")
-            yield from pictures
-        else:
-            yield path
+        pictures = _pictures_in(path) if path.is_dir() else [path]
+        if not pictures:
+            raise InputError(f"a folder to predict needs pictures in it. Received: {path}")
+        files += pictures
+    return files
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Hidden files and folders are left out, as in training: macOS leaves `._1.jpg` beside 1.jpg"""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_picture_name(path.name)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _from_run(run: Run) -> Classifier:

@@ -172,7 +172,7 @@ def demo() -> None:
     from keras_resnet18.train import train
 
     run = train("digits", "digits", DEMO_RUN, overwrite=True, console=_console())
-    _console().print("exporting, and comparing each file with the model …")
+    _console().print("exporting, and comparing each file with the model")
     _print_reports(export_run(run))
     _console().print(
         f"look at {run.curves_file} and {run.confusion_file}, or try\n"
@@ -221,7 +221,7 @@ def _start_tensorflow() -> None:
 
 def _console() -> Console:
     """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _text_row(path: Path, top: Sequence[tuple[str, float]], error: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from scipy.stats import binomtest
 
+from keras_resnet18.data.decode import broken_image
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Split
 from keras_resnet18.preprocess import Preprocess
@@ -58,15 +61,30 @@ class Evaluation:
         )
 
 
+@contextlib.contextmanager
+def broken_pictures_named() -> Iterator[None]:
+    """Gives what `tf.data` makes of a broken picture the decoder's one-line message again."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise broken_image(error) or error from None
+
+
 def evaluate(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
-    """Runs a classifier over all pictures of a split, each once."""
+    """Runs a classifier over all pictures of a split, each once.
+
+    Raises:
+        InputError: If a picture is broken; the message has its name.
+    """
+    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
     labels, predictions, losses = [], [], []
-    for images, targets in eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE):
-        probabilities, truth = predict(images.numpy()), targets.numpy()
-        right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
-        labels.append(truth)
-        predictions.append(probabilities.argmax(1))
-        losses.append(-np.log(right))
+    with broken_pictures_named():
+        for images, targets in batches:
+            probabilities, truth = predict(images.numpy()), targets.numpy()
+            right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+            labels.append(truth)
+            predictions.append(probabilities.argmax(1))
+            losses.append(-np.log(right))
     truth, predicted = np.concatenate(labels), np.concatenate(predictions)
     hits = int((truth == predicted).sum())
     interval = binomtest(hits, len(truth)).proportion_ci(0.95, method="wilson")

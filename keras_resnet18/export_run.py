@@ -12,6 +12,7 @@ from keras_resnet18.classifier import open_pictures
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order, Source
 from keras_resnet18.errors import InputError
+from keras_resnet18.evaluate import broken_pictures_named
 from keras_resnet18.export.report import ExportReport
 from keras_resnet18.export.saved_model import export_saved_model
 from keras_resnet18.export.tflite import CALIBRATION_IMAGES, export_tflite
@@ -40,7 +41,7 @@ def export_run(
 
     Args:
         run: A finished one.
-        formats: Some of `FORMATS`, or `"all"` alone.
+        formats: Some of `FORMATS`, or `["all"]`.
         out: The folder to write to; `export` in the run by default.
         data: The source of the pictures; by default the one that the run was trained on.
         check_images: How many test pictures to compare on, at the most.
@@ -49,13 +50,13 @@ def export_run(
         A report for each format, as soon as it is written.
 
     Raises:
-        InputError: If a format is unknown or the pictures are not those of the run.
+        InputError: If a format is unknown, the pictures are not those of the run, or one is broken.
         ExportError: If an export does not give the model's answers.
     """
-    formats = FORMATS if list(formats) == ["all"] else tuple(formats)
     for name in formats:
-        if name not in FORMATS:
+        if name not in (*FORMATS, "all"):
             raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
+    formats = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
     source = open_pictures(data or run.source, run.labels)
@@ -71,14 +72,15 @@ def _export(
         if name == "saved_model":
             report = export_saved_model(run.model, out / name, labels=run.labels)
         else:
-            report = export_tflite(
-                run.model,
-                out / ("model.tflite" if name == "tflite" else "model-int8.tflite"),
-                labels=run.labels,
-                quantize=None if name == "tflite" else "int8",
-                calibration=calibration,
-                check=check,
-            )
+            with broken_pictures_named():
+                report = export_tflite(
+                    run.model,
+                    out / ("model.tflite" if name == "tflite" else "model-int8.tflite"),
+                    labels=run.labels,
+                    quantize=None if name == "tflite" else "int8",
+                    calibration=calibration,
+                    check=check,
+                )
         for file in (run.labels_file, run.preprocess_file):
             run.write_text(out / file.name, file.read_text(encoding="utf-8"))
         yield report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,4 +62,9 @@ def plot_confusion(
     axes.set_title(f"{hits:,} of {len(labels):,} test pictures right ({hits / len(labels):.1%})")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    figure.savefig(path, dpi=120)
+    for name in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        name.set_parse_math(False)  # a class may be called $5
+    with warnings.catch_warnings():
+        # a script that the font lacks becomes boxes; that is no news for who trains a classifier
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=120)

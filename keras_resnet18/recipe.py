@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import math
 import os
 import tomllib
 import types
@@ -37,6 +38,7 @@ class Network:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_types(self, "network.")
         _one_of("network.name", self.name, NETWORKS)
         _one_of("network.stem", self.stem, STEMS)
         _within("network.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to below 1")
@@ -67,6 +69,7 @@ class Optimizer:
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        _check_types(self, "optimizer.")
         _one_of("optimizer.name", self.name, OPTIMIZERS)
         _within("optimizer.learning_rate", self.learning_rate, self.learning_rate > 0, "over 0")
         _within("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "from 0 up to below 1")
@@ -98,6 +101,7 @@ class Augment:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_types(self, "augment.")
         if self.resized_crop is not None:
             low, high = self.resized_crop
             _within(
@@ -143,6 +147,7 @@ class Recipe:
     augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
+        _check_types(self, "")
         _within("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
         if self.image_size is not None:
@@ -221,7 +226,12 @@ def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
         return Recipe.from_toml(file.read_text(encoding="utf-8"))
     path = Path(recipe)
     if path.suffix == ".toml" and path.is_file():
-        return Recipe.from_toml(path.read_text(encoding="utf-8"))
+        try:
+            return Recipe.from_toml(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"a recipe must be TOML in UTF-8. Received: {path}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     raise InputError(
         f"a recipe is one of {', '.join(RECIPES)}, or the path of a .toml file. "
         f"Received: {os.fspath(recipe)!r}{_nearest(str(recipe), RECIPES)}"
@@ -229,7 +239,7 @@ def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
 
 
 def _from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """A recipe's dataclass from a table, with each value's type checked against its annotation."""
+    """A recipe's dataclass from a table, and those in it from the tables in it."""
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -242,8 +252,15 @@ def _from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             arguments[key] = _from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
         else:
-            arguments[key] = _typed(f"{prefix}{key}", hint, value)
+            arguments[key] = value
     return cls(**arguments)
+
+
+def _check_types(table: Any, prefix: str) -> None:
+    """Checks each value of a recipe's dataclass against its annotation."""
+    for key, hint in typing.get_type_hints(type(table)).items():
+        value = _typed(f"{prefix}{key}", hint, getattr(table, key))
+        object.__setattr__(table, key, value)  # frozen; 1 becomes 1.0 and a list a pair
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
@@ -256,8 +273,9 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         items = typing.get_args(hint)
         if isinstance(value, list | tuple) and len(value) == len(items):
             return tuple(_typed(name, item, v) for item, v in zip(items, value, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    elif hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
     elif type(value) is hint:
         return value
     kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}

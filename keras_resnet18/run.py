@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe
-from keras_resnet18.staging import check_parent, staged
+from keras_resnet18.staging import check_parent, is_leftover, staged
 
 DEFAULT_FOLDER = Path("saved_models")
 
@@ -173,9 +174,11 @@ def open_model(path: Path) -> Any:
     """
     import keras
 
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no model that Keras opens: a .keras file is a zip archive")
     try:
         return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} is no model that Keras opens: {reason}") from None
 
@@ -240,7 +243,8 @@ def check_run_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
                 f"{path} holds {state}: give another folder with --out, or replace it with "
                 "--overwrite"
             )
-        others = sorted({entry.name for entry in run.path.iterdir()} - run.names)
+        entries = {entry.name for entry in run.path.iterdir() if not is_leftover(entry)}
+        others = sorted(entries - run.names)
         if others:
             raise InputError(
                 f"{path} holds more than a run, so it is not removed: move {others[0]!r} away first"

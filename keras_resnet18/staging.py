@@ -10,6 +10,8 @@ from pathlib import Path
 
 from keras_resnet18.errors import InputError
 
+_PREFIX = ".writing-"
+
 
 def check_parent(path: Path) -> None:
     """Raises InputError if `path` lies below a file, so that it could never be written."""
@@ -20,6 +22,11 @@ def check_parent(path: Path) -> None:
         )
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether it is what `staged` leaves when its process is killed."""
+    return path.name.startswith(_PREFIX)
+
+
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what is there at the end is moved to `path`.
@@ -27,7 +34,7 @@ def staged(path: Path) -> Iterator[Path]:
     When the body raises, nothing is left of it, and what was at `path` before stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder:
         new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
         yield new
         if path.is_dir():  # a folder cannot be replaced in one step: move the old one away first

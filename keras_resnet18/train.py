@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from rich.console import Console
 
 from keras_resnet18.data.augment import augment
-from keras_resnet18.data.decode import broken_image
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluate import Evaluation, evaluate
+from keras_resnet18.evaluate import Evaluation, broken_pictures_named, evaluate
 from keras_resnet18.fit.fit import compile_model, fit_model
 from keras_resnet18.fit.precision import device_name, dtype_policy, recommended_policy
 from keras_resnet18.fit.progress import History, ProgressLine
@@ -66,7 +64,7 @@ def train(
     Raises:
         InputError: If anything that was given cannot be used; before that, nothing is written.
     """
-    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     recipe = load_recipe(recipe)
     out = Path(out) if out is not None else default_out(source)
     check_run_path(out, overwrite=overwrite)
@@ -101,14 +99,12 @@ def train(
             **environment(),
         },
     )
-    try:
+    with broken_pictures_named():
         rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
         evaluations = {
             kind: evaluate(model.predict_on_batch, source.splits[kind], preprocess)
             for kind in ("validation", "test")
         }
-    except tf.errors.OpError as error:
-        raise broken_image(error) or error from None
     _write_results(run, model, rows, best_epoch, evaluations)
     _print_summary(console, run, len(rows), best_epoch, evaluations)
     return run
@@ -117,6 +113,8 @@ def train(
 def default_out(source: Source | str | os.PathLike[str]) -> Path:
     """Where a run goes that was given no folder: named after its pictures."""
     name = source.name if isinstance(source, Source) else os.fspath(source)
+    if Path(name).is_dir():
+        name = Path(name).resolve().name  # of "." too
     return DEFAULT_FOLDER / (Path(name.replace(":", "-")).name or "run")
 
 

@@ -37,17 +37,16 @@ def pixel_batches(
     empty = True
     while some := list(itertools.islice(elements, _BATCH_SIZE)):
         empty = False
-        pairs = [element if isinstance(element, tuple) else (element, None) for element in some]
-        for image, _ in pairs:
+        for image, *_ in some:
             if image.shape != tuple(shape):
                 raise InputError(
                     f"{argument} needs images of the model's input shape {tuple(shape)}. "
                     f"Received: {image.shape}"
                 )
         labels = None
-        if pairs[0][1] is not None:
-            labels = _class_numbers(np.stack([label for _, label in pairs]), argument)
-        yield _as_pixels(np.stack([image for image, _ in pairs]), argument), labels
+        if len(some[0]) == 2:
+            labels = _class_numbers(np.stack([label for _, label in some]), argument)
+        yield _as_pixels(np.stack([image for image, *_ in some]), argument), labels
     if empty:
         raise InputError(f"{argument} needs at least one image. Received: none")
 
@@ -58,8 +57,8 @@ def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
     yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
 
 
-def _elements(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
-    """One image at a time, or one (image, label), as NumPy arrays."""
+def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any, ...]]:
+    """One image at a time, as (image,) or (image, label) of NumPy arrays."""
     if not isinstance(data, tf.data.Dataset):
         try:
             data = tf.data.Dataset.from_tensor_slices(data)
@@ -69,22 +68,21 @@ def _elements(data: Any, argument: str, limit: int | None) -> Iterator[Any]:
                 f"Received: {type(data).__name__}"
             ) from None
     spec = data.element_spec
-    if isinstance(spec, tuple) and len(spec) == 3:  # sample weights have no say here
-        data, spec = data.map(lambda image, label, _: (image, label)), spec[:2]
-    image = spec[0] if isinstance(spec, tuple) and len(spec) == 2 else spec
-    rank = getattr(getattr(image, "shape", None), "rank", None)
-    if rank not in (3, 4):
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    rank = getattr(getattr(parts[0], "shape", None), "rank", None)
+    if rank not in (3, 4) or len(parts) > 3:
         raise InputError(
             f"{argument} must hold images (height, width, channels), batched or not, alone or as "
             f"(image, label). Received: {spec}"
         )
+    data = data.map(lambda *parts: parts[:2])  # sample weights have no say here
     if rank == 4:
         data = data.unbatch()
     if limit is not None:
         data = data.take(limit)
     elif data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise InputError(f"{argument} must come to an end: use .take(n). Received: endless data")
-    elements: Iterator[Any] = data.as_numpy_iterator()
+    elements: Iterator[tuple[Any, ...]] = data.as_numpy_iterator()
     return elements
 
 
@@ -103,7 +101,8 @@ def _as_pixels(images: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, A
 def _class_numbers(labels: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, Any]:
     if labels.dtype.kind not in "biuf":
         raise InputError(
-            f"{argument} needs class numbers or one-hot rows as labels. Received: {labels[0]!r}"
+            f"{argument} needs class numbers or one-hot rows as labels. "
+            f"Received: {labels[0].tolist()!r}"
         )
     one_hot = labels.ndim == 2 and labels.shape[1] > 1
     return labels.argmax(1) if one_hot else labels.reshape(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import keras
@@ -178,10 +179,10 @@ def check_weights(weights: str | os.PathLike[str] | None) -> None:
     """Raises InputError unless `weights` is None or a file that Keras loads."""
     if weights is not None and not (
         isinstance(weights, str | os.PathLike)
-        and os.fspath(weights).endswith(".weights.h5")
-        and os.path.isfile(weights)
+        and str(weights).endswith(".weights.h5")
+        and Path(weights).is_file()
     ):
-        received = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
+        received = str(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(
             "weights must be None or the path of an existing .weights.h5 file. "
             f"Received: weights={received!r}"

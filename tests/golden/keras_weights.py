@@ -58,7 +58,7 @@ def _variable(model: keras.Model, name: str) -> keras.Variable:
 
 
 def _to_keras(value: np.ndarray) -> np.ndarray:
-    """(out, in, h, w) → (h, w, in, out) of a convolution, (out, in) → (in, out) of a dense layer."""
+    """(out, in, h, w) → (h, w, in, out) of convolutions, (out, in) → (in, out) of dense layers."""
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 

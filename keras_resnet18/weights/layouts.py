@@ -1,0 +1,183 @@
+"""What torchvision, timm and Hugging Face transformers call our layers, and how torch stores them.
+
+A layout is a set of names only: a tensor is the same array in all three. torchvision and timm agree
+on the names. A new network of the same family is a new column, or new rows, of the tables below.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_resnet18.errors import InputError
+
+Array = npt.NDArray[Any]
+
+LAYOUTS = ("torchvision", "timm", "transformers")
+
+STEM_CONV, HEAD = "stem_conv", "predictions"
+
+# Ours, torchvision's and timm's, transformers'; a stage s, a block b of it, and both from zero.
+_STEM = (
+    (STEM_CONV, "conv1", "resnet.embedder.embedder.convolution"),
+    ("stem_bn", "bn1", "resnet.embedder.embedder.normalization"),
+)
+_BLOCK_PREFIX = ("stage{s}_block{b}_", "layer{s}.{b0}.", "resnet.encoder.stages.{s0}.layers.{b0}.")
+_BLOCK = (
+    ("conv1", "conv1", "layer.0.convolution"),
+    ("bn1", "bn1", "layer.0.normalization"),
+    ("conv2", "conv2", "layer.1.convolution"),
+    ("bn2", "bn2", "layer.1.normalization"),
+    ("shortcut_conv", "downsample.0", "shortcut.convolution"),
+    ("shortcut_bn", "downsample.1", "shortcut.normalization"),
+)
+_HEAD = ((HEAD, "fc", "classifier.1"),)
+
+_STAGES = range(1, 5)
+_BLOCKS = range(1, 7)  # of a stage: six is the most that ResNet-34 has
+
+# torch's name of a variable, and the attribute of a Keras layer that holds it
+_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_KERNEL = {"weight": "kernel", "bias": "bias"}
+
+# Counts torch's training steps; nothing depends on it in a BatchNorm with a fixed momentum.
+COUNTER = "num_batches_tracked"
+
+
+def module_names(layout: str) -> dict[str, str]:
+    """Our layers, in the order of the network, and what they are called in `layout`.
+
+    The names are those of every basic-block ResNet with four stages of at most six blocks, so a
+    network has some of them.
+    """
+    column = 2 if layout == "transformers" else 1
+    names = {row[0]: row[column] for row in _STEM}
+    for s, b in itertools.product(_STAGES, _BLOCKS):
+        ours, *theirs = (prefix.format(s=s, b=b, s0=s - 1, b0=b - 1) for prefix in _BLOCK_PREFIX)
+        names |= {ours + row[0]: theirs[column - 1] + row[column] for row in _BLOCK}
+    return names | {row[0]: row[column] for row in _HEAD}
+
+
+def without_prefix(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The same tensors, without what all their names begin with.
+
+    So `module.` (DataParallel), `model.` (Lightning) and `_orig_mod.` (torch.compile) are gone.
+    """
+    names = [*tensors]
+    while names and all(name.startswith(names[0].partition(".")[0] + ".") for name in names):
+        names = [name.partition(".")[2] for name in names]
+    if any(name.startswith("embedder.") for name in names):  # a transformers model with no head
+        names = [f"resnet.{name}" for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def recognise(tensors: Iterable[str]) -> str | None:
+    """`"torchvision"`, timm's too, or `"transformers"`: which has more of these names, if any."""
+    modules = {module_of(name) for name in tensors}
+    known = {
+        layout: len(modules & {*module_names(layout).values()})
+        for layout in ("torchvision", "transformers")
+    }
+    best = max(known, key=lambda layout: known[layout])
+    return best if known[best] else None
+
+
+def module_of(tensor: str) -> str:
+    """`layer1.0.conv1.weight` → `layer1.0.conv1`."""
+    return tensor.rpartition(".")[0]
+
+
+def own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers of a model, and of models within it, that have weights and one of our names.
+
+    Raises:
+        InputError: If one is not built, or two have the same name.
+    """
+    known = module_names("torchvision")
+    found: dict[str, keras.layers.Layer] = {}
+    for layer in _leaves(model):
+        if layer.name not in known or found.get(layer.name) is layer:
+            continue
+        if not layer.built:
+            raise InputError(
+                "the model must have its variables: call it once, or model.build(input_shape). "
+                f"Received: {model.name!r}, whose layer {layer.name!r} is not built"
+            )
+        if layer.weights and layer.name in found:
+            raise InputError(
+                "a model must have one network with our layers' names: give each of its networks "
+                f"by itself. Received: {model.name!r} with two layers {layer.name!r}"
+            )
+        if layer.weights:
+            found[layer.name] = layer
+    if not found:
+        raise InputError(
+            "the model must have layers with our names, such as stem_conv: see build_resnet18. "
+            f"Received: {model.name!r} with none of them"
+        )
+    return {name: found[name] for name in known if name in found}
+
+
+def _leaves(model: Any) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def is_batch_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """torch's names of a layer's variables: `weight`, `bias`, `running_mean`, `running_var`."""
+    names = _BATCH_NORM if is_batch_norm(layer) else _KERNEL
+    parts = {part: getattr(layer, attribute, None) for part, attribute in names.items()}
+    return {part: variable for part, variable in parts.items() if variable is not None}
+
+
+def to_keras(array: Array) -> Array:
+    """A convolution's (out, in, h, w) → (h, w, in, out), a dense layer's (out, in) → (in, out)."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def to_torch(array: Array) -> Array:
+    """The way back from `to_keras`."""
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def torch_shape(variable: keras.Variable) -> tuple[int, ...]:
+    """The shape that torch gives such a tensor."""
+    h_w_in_out = tuple(variable.shape)
+    return (*h_w_in_out[:1:-1], *h_w_in_out[:2]) if len(h_w_in_out) == 4 else h_w_in_out[::-1]
+
+
+def adapt_channels(kernel: Array, channels: int) -> Array:
+    """Makes a kernel for RGB one for another number of channels, as timm's `adapt_input_conv`.
+
+    Args:
+        kernel: Shape (out, 3, h, w). One of another shape is returned as it is.
+        channels: How many the picture has.
+
+    Returns:
+        Shape (out, channels, h, w). For one channel the sum over red, green and blue, which gives a
+        grey picture the answers that it has as RGB; for n the three repeated and scaled by 3/n.
+    """
+    if kernel.ndim != 4 or kernel.shape[1] != 3 or channels == 3:
+        return kernel
+    if channels == 1:
+        grey: Array = kernel.sum(axis=1, keepdims=True)
+        return grey
+    repeats = -(-channels // 3)  # ⌈channels / 3⌉
+    return np.tile(kernel, (1, repeats, 1, 1))[:, :channels] * np.float32(3 / channels)

@@ -1,0 +1,188 @@
+"""What any test may use: small real data, shared networks, processes, Keras' settings put back."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is first imported
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Real handwritten digits: 1,797 uint8 RGB pictures of 32×32, and what they show (int64)."""
+    from sklearn.datasets import load_digits
+
+    grey, labels = load_digits(return_X_y=True)
+    grey = np.rint(grey.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    grey = grey.repeat(4, axis=1).repeat(4, axis=2)
+    return np.stack([grey] * 3, axis=-1), labels.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Any:
+    """What torch computed: the arrays of golden/golden.npz, explained in golden/make_golden.py."""
+    return np.load(Path(__file__).parent / "golden" / "golden.npz")
+
+
+@pytest.fixture(scope="session")
+def resnet18() -> Any:
+    """The network that `build_resnet18()` gives. It is shared: look, do not change."""
+    from keras_resnet18 import build_resnet18
+
+    return build_resnet18()
+
+
+# The last one is in a script that many terminals and the plots' font do not know.
+CLASSES = ("ant", "bee", "蝉")
+
+
+def draw_pictures(folder: Path, counts: Mapping[str, int], *, side: int = 16) -> Path:
+    """Writes PNGs `folder/class/0.png`, …: noise with a bright third, another for each class."""
+    random = np.random.default_rng(sorted(counts.values()))
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(0, 100, (side, side, 3), np.uint8)
+            third = CLASSES.index(name) * side // 3
+            pixels[third : third + side // 3] += 120
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of 16×16 that a network learns in seconds: 49 to train, 9 and 12."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw_pictures(folder / "train", {"ant": 17, "bee": 16, "蝉": 16})
+    draw_pictures(folder / "val", dict.fromkeys(CLASSES, 3))
+    draw_pictures(folder / "test", dict.fromkeys(CLASSES, 4))
+    return folder
+
+
+@pytest.fixture
+def broken_pictures(pictures: Path, tmp_path: Path) -> Path:
+    """`pictures` with one cut short in each split, which is seen only when it is decoded."""
+    folder = Path(shutil.copytree(pictures, tmp_path / "broken"))
+    for split in ("train", "val", "test"):
+        path = folder / split / "bee" / "0.png"
+        path.write_bytes(path.read_bytes()[:-100])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick_recipe() -> Any:
+    """The smallest training that learns `pictures`. One picture is left over in each epoch."""
+    from keras_resnet18.recipe import Augment, Network, Optimizer, Recipe
+
+    return Recipe(
+        name="quick",
+        epochs=3,
+        batch_size=8,
+        image_size=16,
+        precision="float32",
+        network=Network(stem="small_stride2"),
+        optimizer=Optimizer(learning_rate=0.002, warmup_epochs=0),
+        augment=Augment(shift=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(
+    pictures: Path, quick_recipe: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, str]:
+    """A finished run of `quick_recipe` on `pictures`, and what its training printed. Shared."""
+    from rich.console import Console
+
+    from keras_resnet18 import train
+
+    printed = io.StringIO()
+    out = tmp_path_factory.mktemp("runs") / "insects"
+    run = train(str(pictures), quick_recipe, out, console=Console(file=printed, width=200))
+    return run, printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def run(trained: tuple[Any, str]) -> Any:
+    """The run of `trained`. It is shared: look, do not change."""
+    return trained[0]
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `train` build one convolution, for tests of all that is around the network."""
+    import keras
+    from keras import layers
+
+    from keras_resnet18 import train
+
+    def build(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
+        return keras.Sequential(
+            [
+                keras.Input(input_shape),
+                layers.Rescaling(1 / 127.5, offset=-1),
+                layers.Conv2D(8, 3, use_bias=False, name="convolution"),
+                layers.BatchNormalization(momentum=0.9),
+                layers.Flatten(),
+                layers.Dense(classes),
+                layers.Activation("softmax", dtype="float32"),
+            ]
+        )
+
+    monkeypatch.setitem(train.__globals__["_BUILDERS"], "resnet18", build)
+
+
+@pytest.fixture(scope="session")
+def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The reports of all exports of a copy of the run, compared on 10 pictures. Shared."""
+    from keras_resnet18 import load_run
+    from keras_resnet18.export_run import export_run
+
+    copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
+    return list(export_run(load_run(copy), check_images=10))
+
+
+@pytest.fixture(scope="session")
+def exported(export_reports: list[Any]) -> Path:
+    """The folder with `export_reports`' files, in a run. It is shared: look, do not change."""
+    folder: Path = export_reports[0].path.parent
+    return folder
+
+
+@pytest.fixture
+def set_dtype_policy() -> Iterator[Callable[[str], None]]:
+    """`keras.config.set_dtype_policy`, undone when the test is over."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Runs a program in a process of its own, in an empty folder, and returns what it printed."""
+
+    def run(program: str, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,159 @@
+"""A classifier of real digits, and the files that are exported from it, made once for all tests."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from keras_resnet18 import build_resnet18
+from keras_resnet18.export import tflite
+from keras_resnet18.export.report import ExportReport
+
+LABELS = [f"digit {number}" for number in range(10)]
+
+Images = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass
+class Exported:
+    """A finished export, and the file as the converter left it."""
+
+    report: ExportReport
+    converted: Path
+
+    @property
+    def path(self) -> Path:
+        return self.report.path
+
+
+@pytest.fixture(scope="session")
+def pictures(digits: Images) -> Images:
+    """500 digits, each number in a colour of its own, so that swapped channels change the class."""
+    grey, labels = digits[0][:500], digits[1][:500]
+    inks = np.array([colorsys.hsv_to_rgb(number / 10, 1, 1) for number in range(10)])
+    return np.rint(grey * inks[labels][:, np.newaxis, np.newaxis]).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def training(pictures: Images) -> Images:
+    return pictures[0][:400], pictures[1][:400]
+
+
+@pytest.fixture(scope="session")
+def held_out(pictures: Images) -> Images:
+    return pictures[0][400:], pictures[1][400:]
+
+
+@pytest.fixture(scope="session")
+def labels() -> list[str]:
+    return LABELS
+
+
+@pytest.fixture(scope="session")
+def classifier(training: Images) -> keras.Model:
+    """A ResNet-18 that is right on about 98 % of held-out digits, made in seconds.
+
+    Its BatchNorm statistics and its last layer are fitted to the training digits; the convolutions
+    keep their random start. It is shared: look, do not change.
+    """
+    images, labels = training
+    keras.utils.set_random_seed(0)
+    model = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0  # one pass in training mode, and the statistics are this batch's
+    model(images[:128].astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = 0.9
+    pooled = keras.Model(model.input, model.get_layer("head_pool").output)
+    features = pooled.predict(images, verbose=0)
+    fit = LogisticRegression(C=0.1, max_iter=500).fit(features, labels)
+    model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
+    return model
+
+
+@pytest.fixture(scope="session")
+def float32_file(classifier, held_out, tmp_path_factory) -> Exported:
+    folder = tmp_path_factory.mktemp("float32")
+    return _export(classifier, folder / "digits.tflite", labels=LABELS, check=held_out)
+
+
+@pytest.fixture(scope="session")
+def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
+    return _export(
+        classifier,
+        tmp_path_factory.mktemp("int8") / "digits.tflite",
+        labels=LABELS,
+        quantize="int8",
+        calibration=training[0][:64],
+        check=held_out,
+    )
+
+
+def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:
+    converted, convert = path.with_name("converted"), tflite._convert
+
+    def convert_and_keep(*args: Any) -> None:
+        convert(*args)
+        shutil.copy(args[1], converted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite, "_convert", convert_and_keep)
+        report = tflite.export_tflite(model, path, **arguments)
+    return Exported(report, converted)
+
+
+@pytest.fixture(params=["float32_file", "int8_file"])
+def either_file(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
+@pytest.fixture
+def convert_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`convert_to(file)`: whatever model is exported, the converter gives that file."""
+
+    def install(file: Path) -> None:
+        monkeypatch.setattr(
+            tflite, "_convert", lambda model, path, calibration: shutil.copy(file, path)
+        )
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def build_tiny() -> Callable[[], keras.Model]:
+    """Builds a classifier of 8×8 pictures into three classes, without any convolution."""
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny(build_tiny: Callable[[], keras.Model]) -> keras.Model:
+    """One of them. It is shared: look, do not change."""
+    return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)

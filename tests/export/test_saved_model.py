@@ -1,0 +1,207 @@
+"""export_saved_model writes a folder that any TensorFlow opens, answering as the model does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet18 import build_resnet18, export_saved_model
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export import serving
+
+
+@pytest.fixture(scope="module")
+def report(classifier, labels, tmp_path_factory):
+    return export_saved_model(
+        classifier, tmp_path_factory.mktemp("served") / "model", labels=labels
+    )
+
+
+def test_opens_where_neither_this_package_nor_keras_can_be_imported(
+    report, classifier, pictures, labels, run_python, tmp_path
+):
+    images = pictures[0][:5]
+    np.save(tmp_path / "images.npy", images)
+    program = """
+import sys
+sys.modules["keras_resnet18"] = sys.modules["keras"] = None
+import json, numpy as np, tensorflow as tf
+served = tf.saved_model.load(sys.argv[1]).signatures
+def answer(images):
+    return served["serving_default"](image=tf.constant(images))["probabilities"].numpy().tolist()
+images = np.load("images.npy")
+print(json.dumps({
+    "signatures": sorted(served),
+    "labels": [label.decode() for label in served["labels"]()["labels"].numpy()],
+    "five": answer(images),
+    "one": answer(images[:1]),
+}))
+"""
+    found = json.loads(run_python(program, str(report.path)))
+    assert found["signatures"] == ["labels", "serving_default"]
+    assert found["labels"] == labels
+    exact = classifier.predict(images, verbose=0)
+    np.testing.assert_allclose(found["five"], exact, atol=1e-6)
+    np.testing.assert_allclose(found["one"], exact[:1], atol=1e-6)
+
+
+def test_takes_uint8_pixels_of_any_batch_and_names_its_output(report):
+    signature = tf.saved_model.load(str(report.path)).signatures["serving_default"]
+    (spec,) = signature.structured_input_signature[1].values()
+    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("image", tf.uint8, [None, 32, 32, 3])
+    (output,) = signature.structured_outputs.items()
+    assert (output[0], output[1].dtype, output[1].shape.as_list()) == (
+        "probabilities",
+        tf.float32,
+        [None, 10],
+    )
+
+
+def test_holds_every_weight_once(report, classifier):
+    weights = 4 * classifier.count_params()
+    assert weights < report.size_bytes < 1.02 * weights
+    assert report.size_bytes == sum(
+        file.stat().st_size for file in report.path.rglob("*") if file.is_file()
+    )
+
+
+def test_reports_that_it_gives_the_models_answers(report):
+    found = report.comparison
+    assert (found.images, found.agreement, found.accuracy) == (16, 1.0, None)
+    assert found.max_difference < 1e-5
+    assert report.latency_ms > 0 and report.format == "saved_model"
+    assert str(report).startswith(f"{report.path}: saved_model, 45.")
+
+
+def test_of_a_model_for_any_size_takes_any_size(tmp_path):
+    model = build_resnet18(stem="small_stride2", input_shape=(None, None, 3), classes=4)
+    report = export_saved_model(model, tmp_path / "any")
+    served = tf.saved_model.load(str(report.path)).signatures["serving_default"]
+    for shape in [(2, 17, 40, 3), (1, 33, 8, 3)]:
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        got = served(image=tf.constant(images))["probabilities"].numpy()
+        np.testing.assert_allclose(got, model.predict(images, verbose=0), atol=1e-6)
+
+
+def test_without_labels_has_no_signature_for_them(tiny, tmp_path):
+    export_saved_model(tiny, tmp_path / "tiny")
+    assert list(tf.saved_model.load(str(tmp_path / "tiny")).signatures) == ["serving_default"]
+
+
+def test_exported_again_replaces_the_old_one_whole(tiny, tmp_path):
+    path = tmp_path / "new" / "tiny"
+    export_saved_model(tiny, path, labels=["a", "b", "c"])
+    (path / "assets" / "of the old one").write_text("")
+    export_saved_model(tiny, str(path), labels=["d", "e", "f"])
+    served = tf.saved_model.load(str(path)).signatures
+    assert served["labels"]()["labels"].numpy().tolist() == [b"d", b"e", b"f"]
+    assert not (path / "assets" / "of the old one").exists()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "tiny"
+    export_saved_model(tiny, path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    write = serving.write_saved_model
+
+    def write_bgr(model: keras.Model, *args, **kwargs) -> None:
+        image = keras.Input((8, 8, 3))
+        write(keras.Model(image, model(image[..., ::-1])), *args, **kwargs)
+
+    monkeypatch.setattr(serving, "write_saved_model", write_bgr)
+    with pytest.raises(ExportError, match=r"differ from the model's by up to .* on 16 images"):
+        export_saved_model(tiny, path)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whose_outputs_are_no_probabilities_is_refused(tiny, tmp_path):
+    sigmoid = keras.Model(tiny.input, keras.layers.Activation("sigmoid")(tiny.output))
+    with pytest.raises(ExportError, match=r"do not sum to 1 on 16 images.*must end in a softmax"):
+        export_saved_model(sigmoid, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: keras.layers.Dense(3)(x),
+        lambda x: keras.layers.Activation("linear")(keras.layers.Dense(3)(x)),
+        lambda x: keras.layers.Dense(3, activation="softmax")(x),
+        lambda x: keras.layers.Softmax()(keras.layers.Dense(3)(x)),
+        lambda x: keras.layers.Activation("linear")(keras.layers.Dense(3, activation="softmax")(x)),
+    ],
+    ids=["logits", "logits, cast", "softmax", "softmax layer", "softmax, cast"],
+)
+@pytest.mark.parametrize("nested", [False, True], ids=["", "inside another model"])
+def test_probabilities_are_made_of_logits_and_left_as_they_are_otherwise(make, nested):
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, make(keras.layers.Flatten()(image)))
+    if nested:
+        model = keras.Sequential([keras.Input((4, 4, 1)), model])
+    pixels = np.random.default_rng(0).integers(0, 4, (5, 4, 4, 1), dtype=np.uint8)
+    raw = model.predict(pixels, verbose=0)
+    sums_to_one = np.allclose(raw.sum(1), 1)
+    expected = raw if sums_to_one else keras.ops.softmax(raw)
+    np.testing.assert_allclose(serving.probabilities(model, pixels), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_float32_twin_computes_in_float32_down_to_nested_models(policy, set_dtype_policy):
+    set_dtype_policy(policy)
+    inner = build_resnet18(
+        stem="small", input_shape=(8, 8, 3), include_top=False, pooling=(2, 1), name="inner"
+    )
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), dtype="uint8"),
+            keras.layers.Rescaling(1.0),
+            inner,
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    twin = serving.float32_twin(model)
+    computing = [x for x in serving.leaves(twin) if not isinstance(x, keras.layers.InputLayer)]
+    assert {layer.compute_dtype for layer in computing} == {"float32"}
+    assert {weight.dtype for weight in twin.weights} == {"float32"}
+    for mine, its in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine.astype("float32"), its)
+    assert (twin is model) == (policy == "float32")
+
+
+class TestArguments:
+    def test_a_folder_that_is_no_saved_model_is_not_replaced(self, tiny, tmp_path):
+        (tmp_path / "mine").write_text("mine")
+        with pytest.raises(InputError, match="exists and is no SavedModel, so it is not replaced"):
+            export_saved_model(tiny, tmp_path)
+        assert (tmp_path / "mine").read_text() == "mine"
+
+    def test_a_file_is_not_replaced(self, tiny, tmp_path):
+        path = tmp_path / "mine"
+        path.write_text("mine")
+        with pytest.raises(InputError, match="exists and is no SavedModel"):
+            export_saved_model(tiny, path)
+        assert path.read_text() == "mine"
+
+    def test_a_path_below_a_file_is_none(self, tiny, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(InputError, match=r"below the file \S+file$"):
+            export_saved_model(tiny, tmp_path / "file" / "model")
+
+    def test_labels_must_be_as_many_as_classes(self, tiny, tmp_path):
+        with pytest.raises(InputError, match=r"labels must be 3 names.*Received: 4$"):
+            export_saved_model(tiny, tmp_path / "a", labels=list("abcd"))
+        assert not list(tmp_path.iterdir())
+
+    def test_a_feature_model_is_no_classifier(self, tmp_path):
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+        with pytest.raises(InputError, match=r"include_top=True. Received: .*\(None, 6, 6, 2\)$"):
+            export_saved_model(model, Path(tmp_path / "a"))
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,170 @@
+"""The proof counts what it says it counts, and the gate closes on each thing that can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_resnet18.errors import ExportError
+from keras_resnet18.export.verify import Comparison, TFLiteFile, check_graph, compare, gate
+
+PERFECT = Comparison(
+    images=100,
+    agreement=1.0,
+    max_difference=0.0,
+    accuracy=None,
+    model_accuracy=None,
+    mass_error=0.0,
+)
+
+
+class TestCompare:
+    def test_counts_over_all_batches(self, tiny, tiny_images):
+        exact = tiny.predict(tiny_images, verbose=0)
+        numbers = exact.argmax(1)
+        numbers[:10] = (numbers[:10] + 1) % 3  # the model is wrong about ten
+        answers = exact.copy()
+        answers[5:9] = np.roll(answers[5:9], 1, axis=1)  # the export differs on four of them
+        source = iter([answers[:32], answers[32:]])
+        batches = [(tiny_images[:32], numbers[:32]), (tiny_images[32:], numbers[32:])]
+        found = compare(lambda pixels: next(source), tiny, batches)
+        assert found.images == 40
+        assert found.agreement == 36 / 40
+        assert found.model_accuracy == 30 / 40
+        assert found.accuracy == (30 + 4) / 40
+        assert found.max_difference == pytest.approx(abs(answers - exact).max(), abs=1e-6)
+        assert found.mass_error < 1e-6
+
+    def test_without_labels_says_nothing_of_accuracy(self, tiny, tiny_images):
+        found = compare(lambda x: tiny.predict(x, verbose=0), tiny, [(tiny_images, None)])
+        assert found.accuracy is None and found.model_accuracy is None
+
+    def test_takes_nan_for_the_largest_difference(self, tiny, tiny_images):
+        answers = tiny.predict(tiny_images, verbose=0)
+        answers[7, 1] = np.nan
+        found = compare(lambda pixels: answers, tiny, [(tiny_images, None)])
+        assert found.max_difference > 1e30 and found.mass_error > 1e30
+
+    def test_compares_classes_with_the_mixed_model_and_probabilities_with_its_float32_twin(
+        self, tiny, tiny_images, build_tiny, set_dtype_policy
+    ):
+        set_dtype_policy("mixed_bfloat16")
+        mixed = build_tiny()
+        mixed.set_weights(tiny.get_weights())
+        exact = tiny.predict(tiny_images, verbose=0)
+        rounded = mixed.predict(tiny_images, verbose=0).astype("float32")
+        assert abs(exact - rounded).max() > 1e-4
+        found = compare(lambda pixels: exact, mixed, [(tiny_images, None)])
+        assert found.max_difference < 1e-6
+        assert found.agreement == np.mean(exact.argmax(1) == rounded.argmax(1))
+
+    def test_computes_in_whole_float32_and_puts_the_setting_back(self, tiny, tiny_images):
+        enabled = tf.config.experimental.tensor_float_32_execution_enabled
+        seen = []
+
+        def exported(pixels):
+            seen.append(enabled())
+            return tiny.predict(pixels, verbose=0)
+
+        before = enabled()
+        compare(exported, tiny, [(tiny_images, None)])
+        assert seen == [False] and enabled() is before is True
+
+
+class TestGate:
+    def test_lets_pass_what_is_equal(self):
+        gate(PERFECT, min_agreement=1.0, max_difference=0.0)
+
+    def test_lets_pass_exactly_the_agreement_that_was_asked_for(self):
+        gate(dataclasses.replace(PERFECT, agreement=0.98), min_agreement=0.98)
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            ({"agreement": 0.97}, r"97\.00% on 100 images, below min_agreement=98\.00%"),
+            ({"max_difference": 0.0011}, r"by up to 0\.0011 on 100 images, more than 0\.001"),
+            ({"max_difference": np.inf}, "by up to inf"),
+            ({"mass_error": 0.02}, "do not sum to 1 on 100 images"),
+            ({"mass_error": np.inf}, "do not sum to 1"),
+        ],
+    )
+    def test_closes_on_one_fault_and_says_which(self, fault, message):
+        with pytest.raises(ExportError, match=message) as error:
+            gate(dataclasses.replace(PERFECT, **fault), min_agreement=0.98, max_difference=1e-3)
+        assert "nothing was written" in str(error.value)
+
+
+class TestGraph:
+    @pytest.fixture
+    def edited(self, int8_file, tmp_path):
+        """`edited(change)` is a copy of the int8 file after `change(model)`."""
+
+        def edit(change):
+            model = flatbuffer_utils.read_model(str(int8_file.path))
+            change(model, model.subgraphs[0])
+            flatbuffer_utils.write_model(model, str(tmp_path / "edited.tflite"))
+            return tmp_path / "edited.tflite"
+
+        return edit
+
+    def test_that_is_right_passes_with_its_operators(self, either_file, classifier):
+        assert check_graph(either_file.path, classifier) == either_file.report.operators
+
+    def test_with_a_convolution_too_few_is_refused(self, int8_file, classifier):
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(3, 1)(image)
+        larger = keras.Model(image, classifier(x))
+        with pytest.raises(ExportError, match="has 20 convolutions, the model 21"):
+            check_graph(int8_file.path, larger)
+
+    def test_with_a_custom_operator_is_refused(self, edited, classifier):
+        def change(model, graph):
+            code = model.operatorCodes[graph.operators[-1].opcodeIndex]
+            code.builtinCode = code.deprecatedBuiltinCode = 32
+            code.customCode = "FlexSoftmax"
+
+        with pytest.raises(ExportError, match=r"not built into LiteRT.*'CUSTOM': 1"):
+            check_graph(edited(change), classifier)
+
+    def test_that_scales_its_pixels_is_refused(self, edited, classifier):
+        def change(model, graph):
+            graph.tensors[graph.inputs[0]].quantization.scale = [0.5]
+
+        with pytest.raises(ExportError, match=r"of 0 to 255 as they are.*uint8, scale 0\.5"):
+            check_graph(edited(change), classifier)
+
+    def test_that_gives_bytes_is_refused(self, int8_file, classifier, tmp_path):
+        model = flatbuffer_utils.read_model(str(int8_file.converted))
+        graph = model.subgraphs[0]
+        last = graph.operators.pop()  # DEQUANTIZE
+        graph.outputs = list(last.inputs)
+        model.signatureDefs[0].outputs[0].tensorIndex = int(last.inputs[0])
+        path = tmp_path / "bytes.tflite"
+        flatbuffer_utils.write_model(model, str(path))
+        with pytest.raises(ExportError, match=r"must give float32 probabilities. Its output: int8"):
+            check_graph(path, classifier)
+
+
+class TestTFLiteFile:
+    def test_times_every_image(self, int8_file, held_out):
+        file = TFLiteFile(int8_file.path)
+        assert file(held_out[0][:3]).shape == (3, 10)
+        assert len(file.milliseconds) == 3
+        assert min(file.milliseconds) <= file.latency_ms <= max(file.milliseconds)
+
+    @pytest.mark.parametrize("content", [b"", b"no flatbuffer at all", None])
+    def test_that_is_none_is_told_in_one_line(self, int8_file, tmp_path, content):
+        path = tmp_path / "broken.tflite"
+        if content is None:
+            shutil.copy(int8_file.path, path)
+            content = path.read_bytes()[:100_000]
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match=f"{path} cannot be run by LiteRT: .") as error:
+            TFLiteFile(path)
+        assert "\n" not in str(error.value)

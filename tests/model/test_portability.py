@@ -1,0 +1,97 @@
+"""A saved network opens anywhere, and the builders work on more than one Keras backend."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_resnet18 import build_resnet18
+
+HERE = Path(__file__).parent
+
+# Compiling is most of what a small test on JAX costs.
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
+
+# Opens a model where this package does not exist, and writes what it makes of some pictures.
+STRANGER = """
+import sys
+
+class Blocked:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "keras_resnet18":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked)
+try:
+    import keras_resnet18
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("the package can be imported here")
+
+import keras, numpy
+model = keras.saving.load_model(sys.argv[1])
+assert keras.backend.backend() == sys.argv[4], keras.backend.backend()
+pixels = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], keras.ops.convert_to_numpy(model(pixels, training=False)))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A network for small pictures as a `.keras` file, pictures, and its probabilities."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = build_resnet18(input_shape=(32, 32, 3), classes=10, stem="small_stride2")
+    pixels = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype("uint8")
+    model.save(folder / "model.keras")
+    np.save(folder / "pixels.npy", pixels)
+    return folder, np.asarray(model(pixels, training=False))
+
+
+@pytest.mark.parametrize("environment", [{"KERAS_BACKEND": "tensorflow"}, JAX], ids=["tf", "jax"])
+def test_a_saved_network_opens_without_this_package_and_predicts_the_same(
+    saved, run_python, tmp_path, environment
+):
+    folder, expected = saved
+    files = [folder / "model.keras", folder / "pixels.npy", tmp_path / "out.npy"]
+    run_python(STRANGER, *map(str, files), environment["KERAS_BACKEND"], **environment)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_logits_a_training_step_and_pooling_equal_torchs_on_jax_too():
+    """Runs the very tests of TensorFlow: test_golden.py and test_pooling.py know no backend."""
+    tests = [
+        *(f"{HERE / 'test_golden.py'}::{name}" for name in GOLDEN),
+        *(f"{HERE / 'test_pooling.py'}::{name}[{case}]" for name in POOLING for case in CASES),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=HERE.parents[1],
+        env={**os.environ, **JAX},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"^{len(tests)} passed", done.stdout, re.MULTILINE), done.stdout
+
+
+GOLDEN = (
+    "test_logits_of_resnet18_equal_torchs[224x224]",
+    "test_losses_of_three_steps_with_momentum_equal_torchs",
+    "test_one_step_moves_every_weight_as_in_torch",
+    "test_one_step_moves_the_running_variances_by_the_batchs_own",
+)
+POOLING = ("test_output_equals_torchs_in_every_way", "test_gradient_equals_torchs_in_every_way")
+CASES = ("7x7_to_1x1", "7x10_to_3x4")

@@ -1,0 +1,102 @@
+"""A run and the .tflite file made of it are one classifier."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_resnet18.classifier import open_classifier, open_pictures, picture_files
+from keras_resnet18.data.sources import open_source
+from keras_resnet18.errors import InputError
+from keras_resnet18.evaluate import evaluate
+from keras_resnet18.preprocess import Preprocess
+
+
+def test_a_run_and_its_tflite_files_name_the_same_classes(run, exported, pictures):
+    files = picture_files([pictures / "test"])
+    expected = [open_classifier(run.path).top(file, 3) for file in files]
+    for name, tolerance in (("model.tflite", 1e-4), ("model-int8.tflite", 0.2)):
+        classifier = open_classifier(exported / name)
+        assert classifier.labels == run.labels
+        assert classifier.preprocess == run.preprocess
+        for file, best in zip(files, expected, strict=True):
+            got = classifier.top(file, 3)
+            assert got[0][0] == best[0][0]
+            assert dict(got) == pytest.approx(dict(best), abs=tolerance)
+
+
+def test_probabilities_come_in_falling_order(run, pictures):
+    best = open_classifier(run.path).top(pictures / "test" / "bee" / "0.png", 3)
+    values = [value for _, value in best]
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+    assert [name for name, _ in best[:1]] == ["bee"]
+
+
+def test_a_tflite_file_alone_knows_its_labels_and_is_used_as_for_imagenet(exported, tmp_path):
+    file = shutil.copy(exported / "model.tflite", tmp_path)
+    classifier = open_classifier(file)
+    assert classifier.labels == ("ant", "bee", "蝉")
+    assert classifier.preprocess == Preprocess(size=(16, 16))
+    assert classifier.source is None
+    with pytest.raises(InputError, match="--data"):
+        classifier.pictures()
+
+
+def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
+    file = shutil.copy(exported / "model.tflite", tmp_path)
+    other = Preprocess(size=(16, 16), crop_ratio=0.5)
+    (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
+    assert open_classifier(file).preprocess == other
+
+
+def test_the_export_in_a_run_knows_the_pictures_of_the_run(run, exported, pictures):
+    classifier = open_classifier(exported / "model.tflite")
+    assert classifier.source == str(pictures)
+    split = open_source(pictures).splits["test"]
+    result = evaluate(classifier.predict, split, classifier.preprocess)
+    assert result.accuracy == run.metrics["test"]["accuracy"]
+
+
+def test_pictures_of_other_classes_are_refused():
+    with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
+        open_pictures("digits", ("ant", "bee"))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    text = tmp_path / "model.txt"
+    text.write_text("no model")
+    with pytest.raises(InputError, match=r"a run's folder or a \.tflite file"):
+        open_classifier(text)
+    with pytest.raises(InputError, match="not there"):
+        open_classifier(tmp_path / "model.tflite")
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot be run by LiteRT") as error:
+        open_classifier(broken)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
+    for name in ("b.png", "a.JPG", "deep/c.gif", "._a.JPG", ".cache/d.png", "notes.txt"):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    single, folder = tmp_path / "z.dat", tmp_path / "folder"
+    names = [path.name for path in picture_files([single, folder, folder / "b.png"])]
+    assert names == ["z.dat", "a.JPG", "b.png", "c.gif", "b.png"]
+
+
+def test_a_folder_without_pictures_is_refused_before_any_row(tmp_path):
+    with pytest.raises(InputError, match="needs pictures in it"):
+        picture_files([tmp_path / "a.png", tmp_path])
+
+
+def test_predictions_do_not_depend_on_the_batch(run):
+    predict = open_classifier(run.path).predict
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    one_by_one = np.concatenate([predict(pixels[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(predict(pixels), one_by_one, atol=1e-5)

@@ -1,0 +1,110 @@
+"""What a run exports is proved on pictures that the run never trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_resnet18.cli import export as export_command
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run
+from keras_resnet18.run import load_run
+
+
+def test_every_format_is_written_with_labels_and_preprocessing(run, exported):
+    assert {path.name for path in exported.iterdir()} == {
+        "saved_model",
+        "model.tflite",
+        "model-int8.tflite",
+        "labels.txt",
+        "preprocess.json",
+    }
+    for file in (run.labels_file, run.preprocess_file):
+        assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
+
+
+def test_every_report_tells_where_and_on_how_many_pictures(exported, export_reports):
+    assert [report.format for report in export_reports] == list(FORMATS)
+    for report in export_reports:
+        assert report.path.parent == exported
+        assert report.path.exists()
+        if report.format != "saved_model":
+            assert report.comparison.images == 10  # check_images, of 12 test pictures
+            assert report.comparison.accuracy is not None
+
+
+class Given(BaseException):  # noqa: N818
+    """Carries what `export_tflite` was given, instead of minutes of conversion."""
+
+
+@pytest.fixture
+def given(monkeypatch):
+    def catch(model, path, **arguments):
+        raise Given(arguments)
+
+    monkeypatch.setattr("keras_resnet18.export_run.export_tflite", catch)
+
+
+def rows(folder):
+    from keras_resnet18.data.decode import read_image
+
+    return {read_image(path).tobytes() for path in folder.rglob("*.png")}
+
+
+def test_int8_is_calibrated_on_training_pictures_and_checked_on_test_pictures(
+    run, pictures, given, tmp_path
+):
+    with pytest.raises(Given) as caught:
+        next(export_run(run, ["tflite-int8"], tmp_path / "export"))
+    (arguments,) = caught.value.args
+    assert arguments["quantize"] == "int8"
+    for argument, split, n in (("calibration", "train", 49), ("check", "test", 12)):
+        images = np.concatenate([images for images, _ in arguments[argument].as_numpy_iterator()])
+        assert len(images) == n
+        assert {image.tobytes() for image in images} == rows(pictures / split)
+
+
+def test_a_limit_takes_pictures_of_all_classes(digits, run, given, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_resnet18.export_run.CALIBRATION_IMAGES", 20)
+    with pytest.raises(Given) as caught:
+        next(export_run(run, ["tflite"], tmp_path / "export", check_images=9))
+    (arguments,) = caught.value.args
+    for argument, n in (("calibration", 20), ("check", 9)):
+        labels = np.concatenate([labels for _, labels in arguments[argument].as_numpy_iterator()])
+        assert len(labels) == n
+        assert set(labels) == {0, 1, 2}
+
+
+def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ExportError("the export gives other classes")
+
+    monkeypatch.setattr("keras_resnet18.export.verify.gate", refuse)
+    with pytest.raises(ExportError, match="other classes"):
+        list(export_run(run, ["saved_model"], tmp_path / "export"))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"formats": ["onnx"]}, "a format is one of saved_model, tflite, tflite-int8, all"),
+        ({"formats": ["all", "onnx"]}, "Received: 'onnx'"),
+        ({"check_images": 0}, "check_images must be 1 or more"),
+        ({"data": "digits"}, "must have the classifier's classes"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        export_run(run, out=tmp_path / "export", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_picture_is_named(run, broken_pictures, tmp_path):
+    with pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
+        list(export_run(run, ["tflite"], tmp_path / "export", data=str(broken_pictures)))
+
+
+def test_the_command_line_checks_on_as_many_pictures(run):
+    assert export_command.__defaults__[-1] == CHECK_IMAGES
+    assert load_run(run.path).export_folder == run.path / "export"

@@ -1,0 +1,264 @@
+"""What happens to a photo before the network, and what its answers are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from keras_resnet18 import Preprocess, decode_predictions, preprocess_input
+from keras_resnet18.errors import InputError
+from keras_resnet18.preprocess import imagenet_classes
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A real photograph, uint8 (427, 640, 3)."""
+    return load_sample_image("china.jpg")
+
+
+def crop(spec, image, *, size_known=True):
+    """`spec.resize_and_crop`, inside a compiled function if the size is not to be known."""
+    if size_known:
+        return spec.resize_and_crop(tf.constant(image)).numpy()
+    signature = [tf.TensorSpec((None, None, image.shape[-1]), tf.uint8)]
+    return tf.function(spec.resize_and_crop, input_signature=signature)(image).numpy()
+
+
+def pillow_crop(image, cover, size, filter_):
+    """Resize(cover), CenterCrop(size) as torchvision does it on a Pillow image."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    new_height, new_width = cover * height // short, cover * width // short
+    resized = Image.fromarray(image).resize((new_width, new_height), filter_)
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    return np.asarray(resized)[top : top + size, left : left + size]
+
+
+# The spec
+
+
+def test_a_spec_survives_json():
+    spec = Preprocess((160, 192), 0.95, "bicubic", False, (0.5, 0.5, 0.5), (0.25, 0.5, 1))
+    assert Preprocess.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert hash(Preprocess.from_dict(spec.to_dict())) == hash(spec)
+
+
+def test_the_default_is_the_published_evaluation_of_resnet18():
+    assert Preprocess().to_dict() == {
+        "size": [224, 224],
+        "crop_ratio": 0.875,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Preprocess().crop_ratio = 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "allowed"),
+    [
+        ({"size": (224,)}, "two positive whole numbers"),
+        ({"size": 224}, "two positive whole numbers"),
+        ({"size": (224, 0)}, "two positive whole numbers"),
+        ({"size": (224.0, 224)}, "two positive whole numbers"),
+        ({"crop_ratio": 0}, "over 0 and at most 1"),
+        ({"crop_ratio": 1.1}, "over 0 and at most 1"),
+        ({"crop_ratio": float("nan")}, "over 0 and at most 1"),
+        ({"crop_ratio": "0.9"}, "over 0 and at most 1"),
+        ({"interpolation": "lanczos"}, "nearest, bilinear, bicubic"),
+        ({"antialias": 1}, "true or false"),
+        ({"mean": (0.5, 0.5)}, "three numbers"),
+        ({"mean": "rgb"}, "three numbers"),
+        ({"std": (0.5, 0.5, 0)}, "three numbers over 0"),
+        ({"std": [0.5, 0.5, "x"]}, "three numbers over 0"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_named_with_what_is_allowed(values, allowed):
+    with pytest.raises(InputError) as error:
+        Preprocess(**values)
+    ((name, value),) = values.items()
+    received = tuple(value) if isinstance(value, list) else value
+    assert allowed in str(error.value)
+    assert str(error.value).endswith(f"Received: {name}={received!r}")
+
+
+def test_an_unknown_key_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match=r"keys size, crop_ratio, .* Received: keys=\['crop'\]"):
+        Preprocess.from_dict({"size": [224, 224], "crop": 0.9})
+
+
+# Normalisation
+
+
+def test_preprocess_input_does_what_a_network_with_preprocessing_does_itself(resnet18):
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 5, 4, 3)).astype("uint8")
+    inside = resnet18.get_layer("normalization")(pixels)
+    outside = preprocess_input(pixels)
+    assert outside.dtype == "float32"
+    np.testing.assert_allclose(outside, inside, atol=1e-6)
+    formula = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(outside, formula, atol=1e-5)
+
+
+def test_preprocess_input_uses_the_mean_and_std_of_the_spec_it_is_given():
+    half = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    np.testing.assert_allclose(preprocess_input([[0, 127.5, 255]], half), [[-1, 0, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 3, 8, 8), ()])
+def test_preprocess_input_needs_three_channels_last(shape):
+    with pytest.raises(InputError, match="three channels"):
+        preprocess_input(np.zeros(shape))
+
+
+# Resizing and cropping
+
+SHAPES = {
+    "landscape": (427, 640),
+    "portrait": (640, 427),
+    "panorama": (30, 900),
+    "tower": (900, 30),
+    "tiny": (3, 5),
+    "one pixel": (1, 1),
+    "square": (224, 224),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_any_picture_comes_to_the_size_alike_whether_its_own_is_known_or_not(photo, shape):
+    picture = np.resize(photo, (*shape, 3))
+    spec = Preprocess(size=(96, 64))
+    known, unknown = crop(spec, picture), crop(spec, picture, size_known=False)
+    assert known.shape == (96, 64, 3) and known.dtype == np.uint8
+    np.testing.assert_array_equal(known, unknown)
+
+
+def test_the_result_has_a_known_shape_inside_a_dataset():
+    spec = Preprocess(size=(32, 48))
+    unknown = tf.TensorSpec((None, None, 3), tf.uint8)
+    pictures = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=unknown)
+    assert pictures.map(spec.resize_and_crop).element_spec == tf.TensorSpec((32, 48, 3), tf.uint8)
+
+
+def test_a_numpy_picture_is_as_good_as_a_tensor(photo):
+    spec = Preprocess(size=(32, 32))
+    np.testing.assert_array_equal(spec.resize_and_crop(photo), crop(spec, photo))
+
+
+@pytest.mark.parametrize("margin", range(9))
+@pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size not known"])
+def test_the_crop_begins_where_torchvisions_does(margin, size_known):
+    # The picture needs no resizing; every column says where it was.
+    columns = np.tile(np.arange(32 + margin, dtype=np.uint8), (32, 1))[..., np.newaxis]
+    spec = Preprocess(size=(32, 32), crop_ratio=1.0, interpolation="nearest", antialias=False)
+    begin = round(margin / 2)  # half to even, in Python and in torchvision
+    assert crop(spec, columns, size_known=size_known)[0, :, 0].tolist() == list(
+        range(begin, begin + 32)
+    )
+    across = crop(spec, columns.transpose(1, 0, 2), size_known=size_known)
+    assert across[0, 0, 0] == begin
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "filter_", "levels"),
+    [
+        ("bilinear", Image.Resampling.BILINEAR, 1),
+        # Pillow cuts what overshoots black or white once for each axis, TensorFlow once in all
+        ("bicubic", Image.Resampling.BICUBIC, 5),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True], ids=["landscape", "portrait"])
+def test_a_photo_is_resized_as_by_pillow(photo, interpolation, filter_, levels, turned):
+    picture = np.ascontiguousarray(photo.transpose(1, 0, 2)) if turned else photo
+    ours = crop(Preprocess(interpolation=interpolation), picture)
+    theirs = pillow_crop(picture, 256, 224, filter_)
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.max() <= levels
+    assert (difference > 1).mean() < 0.001
+    assert difference.mean() < 0.2
+
+
+def test_without_antialias_the_photo_is_another_one(photo):
+    ours = crop(Preprocess(antialias=False), photo).astype(int)
+    theirs = pillow_crop(photo, 256, 224, Image.Resampling.BILINEAR)
+    assert np.abs(ours - theirs).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "cover"), [(224, 0.875, 256), (224, 0.95, 235), (288, 1.0, 288)]
+)
+def test_the_picture_covers_the_size_over_the_crop_ratio_rounded_down(photo, size, ratio, cover):
+    square = np.ascontiguousarray(photo[:400, :400])
+    ours = crop(Preprocess((size, size), ratio), square)
+    theirs = pillow_crop(square, cover, size, Image.Resampling.BILINEAR)
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+# Names
+
+
+def test_a_thousand_classes_have_a_thousand_names_and_synsets():
+    synsets, names = zip(*imagenet_classes(), strict=True)
+    assert len(set(synsets)) == len(set(names)) == 1000
+    assert all(len(s) == 9 and s[0] == "n" and s[1:].isdigit() for s in synsets)
+    assert list(synsets) == sorted(synsets)  # the order of every published checkpoint
+
+
+@pytest.mark.parametrize(
+    ("index", "synset", "name"),
+    [(0, "n01440764", "tench"), (281, "n02123045", "tabby"), (999, "n15075141", "toilet")],
+)
+def test_classes_are_where_published_checkpoints_have_them(index, synset, name):
+    got_synset, got_name = imagenet_classes()[index]
+    assert got_synset == synset and got_name.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "word"), [(134, 517, "crane"), (638, 639, "maillot")], ids=["crane", "maillot"]
+)
+def test_two_classes_of_one_word_stay_apart(one, other, word):
+    (_, first), (_, second) = imagenet_classes()[one], imagenet_classes()[other]
+    assert word in first and word in second and first != second
+
+
+def test_predictions_are_named_best_first():
+    scores = np.zeros((2, 1000), "float32")
+    scores[0, [517, 134, 1]] = 0.5, 0.3, 0.2
+    scores[1, 999] = 1
+    first, second = decode_predictions(scores, top=3)
+    assert [synset for synset, _, _ in first] == ["n03126707", "n02012849", "n01443537"]
+    assert [score for *_, score in first] == pytest.approx([0.5, 0.3, 0.2])
+    assert second[0] == (*imagenet_classes()[999], 1.0)
+    assert [row[0] for row in second[1:]] == [imagenet_classes()[i][0] for i in (0, 1)]  # ties
+
+
+def test_predictions_of_a_network_are_named(resnet18):
+    pixels = np.zeros((1, 224, 224, 3), "uint8")
+    probabilities = resnet18(pixels)
+    ((best, *_),) = decode_predictions(probabilities)
+    assert best[:2] == imagenet_classes()[int(np.argmax(probabilities))]
+
+
+@pytest.mark.parametrize("shape", [(1000,), (2, 10), (1, 1, 1000)])
+def test_predictions_of_another_shape_are_refused(shape):
+    with pytest.raises(InputError) as error:
+        decode_predictions(np.zeros(shape))
+    assert "(batch, 1000)" in str(error.value) and f"Received: shape={shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("top", [0, 1001, 2.5])
+def test_top_outside_of_1_to_1000_is_refused(top):
+    with pytest.raises(InputError, match=f"from 1 to 1000. Received: top={top}"):
+        decode_predictions(np.zeros((1, 1000)), top=top)

@@ -1,0 +1,73 @@
+"""README's program does, as it stands there, what README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def first_program(markdown: str) -> str:
+    return re.search(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)[1]
+
+
+@pytest.fixture
+def digits_as_cifar10(digits, tmp_path):
+    """A TFDS folder whose `cifar10` holds digits, so that nothing has to be downloaded."""
+    import tensorflow_datasets as tfds
+
+    images, labels = digits
+
+    def examples(start, stop):
+        return [
+            (i, {"id": f"{i}", "image": images[i], "label": int(labels[i])})
+            for i in range(start, stop)
+        ]
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version=str(tfds.builder_cls("cifar10").VERSION),
+        features=tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(names=NAMES),
+            }
+        ),
+        split_datasets={"train": examples(0, 800), "test": examples(800, 1000)},
+        data_dir=tmp_path / "tfds",
+        disable_shuffling=True,
+    )
+    return tmp_path / "tfds"
+
+
+def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar10, tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "road.py").write_text(first_program(README.read_text()))
+    done = subprocess.run(
+        [sys.executable, "road.py"],
+        cwd=folder,
+        env={**os.environ, "TFDS_DATA_DIR": str(digits_as_cifar10), "NO_GCE_CHECK": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    served, phone = done.stdout.splitlines()[-2:]
+    assert served.startswith("saved_models/cifar10: saved_model,")
+    assert phone.startswith("cifar10.tflite: tflite-int8,")
+    assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 98
+    assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 80  # it has learnt the digits
+    assert phone.endswith("n = 200")
+    assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
+    with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
+        assert packed.read("labels.txt").decode().splitlines() == NAMES

@@ -1,0 +1,172 @@
+"""The folder that a training leaves: what is in it, and when it is taken for a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from keras_resnet18 import load_run
+from keras_resnet18.errors import InputError
+from keras_resnet18.run import Run, check_run_path, create_run, open_model
+from keras_resnet18.staging import staged
+
+FILES = {
+    "model.keras",
+    "labels.txt",
+    "preprocess.json",
+    "recipe.toml",
+    "metrics.json",
+    "history.csv",
+    "environment.json",
+    "curves.png",
+    "confusion_matrix.png",
+    "tensorboard",
+}
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Run:
+    """The trained run once more, to be changed."""
+    return Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+
+
+def test_a_training_leaves_these_files_and_no_others(run):
+    assert {path.name for path in run.path.iterdir()} == FILES
+    assert all(path.stat().st_size for path in run.path.iterdir())
+
+
+def test_metrics_tell_validation_and_test_apart(run, pictures):
+    metrics = json.loads(run.metrics_file.read_text())
+    assert set(metrics) == {"validation", "test", "best_epoch", "epochs"}
+    for kind, n in (("validation", 9), ("test", 12)):
+        assert set(metrics[kind]) == {"accuracy", "interval", "loss", "n"}
+        low, high = metrics[kind]["interval"]
+        assert low <= metrics[kind]["accuracy"] <= high
+        assert metrics[kind]["n"] == n
+
+
+def test_history_has_a_row_for_each_epoch(run, quick_recipe):
+    with run.history_file.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(1 + i) for i in range(quick_recipe.epochs)]
+    assert all(0 <= float(row["validation_accuracy"]) <= 1 for row in rows)
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_a_run_reads_back_what_its_training_was_given(run, pictures, quick_recipe):
+    opened = load_run(run.path)
+    assert opened.recipe == quick_recipe
+    assert opened.labels == ("ant", "bee", "蝉")
+    assert opened.labels_file.read_text(encoding="utf-8") == "ant\nbee\n蝉\n"
+    assert opened.preprocess.size == (16, 16)
+    assert opened.source == str(pictures)
+    assert opened.environment["precision"] == "float32"
+    assert opened.environment["packages"]["keras"]
+    assert opened.model.output_shape == (None, 3)
+
+
+def test_tensorboard_finds_events(run):
+    assert list(run.tensorboard_folder.rglob("events.out.tfevents.*"))
+
+
+def test_keras_opens_the_model_without_this_package(run):
+    with zipfile.ZipFile(run.model_file) as archive:
+        config = archive.read("config.json").decode()
+    modules = set(re.findall(r'"module": "([^"]+)"', config))
+    assert "keras.layers" in modules
+    assert all(module.partition(".")[0] == "keras" for module in modules)
+    assert not re.findall(r'"registered_name": "[^"]*>', config)  # Package>Layer
+    assert not load_run(run.path).model.compiled
+
+
+@pytest.mark.parametrize("lacking", ["model_file", "metrics_file"])
+def test_a_run_without_its_last_files_is_said_to_be_unfinished(copy, lacking):
+    getattr(copy, lacking).unlink()
+    assert not copy.finished
+    with pytest.raises(InputError, match="unfinished run"):
+        load_run(copy.path)
+    with pytest.raises(InputError, match=r"holds an unfinished run.*--overwrite"):
+        create_run(copy.path)
+
+
+def test_what_is_no_run_is_not_opened(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "notes.txt"):
+        with pytest.raises(InputError, match="a run is a folder that `train` left"):
+            load_run(path)
+
+
+def test_a_run_is_replaced_only_when_asked(copy):
+    with pytest.raises(InputError, match=r"holds a run: .*--overwrite"):
+        create_run(copy.path)
+    assert copy.finished
+    create_run(copy.path, overwrite=True)
+    assert list(copy.path.iterdir()) == []
+
+
+def test_a_run_with_exports_or_the_rest_of_a_killed_write_is_replaced(copy):
+    copy.export_folder.mkdir()
+    (copy.path / ".writing-x").mkdir()
+    create_run(copy.path, overwrite=True)
+    assert list(copy.path.iterdir()) == []
+
+
+def test_a_run_with_somebodys_files_in_it_is_not_replaced(copy):
+    (copy.path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"move 'notes.txt' away"):
+        create_run(copy.path, overwrite=True)
+    assert copy.finished
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_something_that_is_no_run_is_never_touched(tmp_path, overwrite):
+    file = tmp_path / "thesis" / "chapter1.txt"
+    file.parent.mkdir()
+    file.write_text("mine")
+    for path in (file.parent, file):
+        with pytest.raises(InputError, match="no run, so it is not touched"):
+            create_run(path, overwrite=overwrite)
+    with pytest.raises(InputError, match="below the file"):
+        create_run(file / "run", overwrite=overwrite)
+    assert file.read_text() == "mine"
+
+
+def test_an_empty_folder_and_a_new_one_are_free(tmp_path):
+    check_run_path(tmp_path, overwrite=False)
+    check_run_path(tmp_path / "a" / "b", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    run = Run(tmp_path)
+    run.write_text(run.labels_file, "old\n")
+    with pytest.raises(OSError, match="disk full"), staged(run.labels_file) as new:
+        new.write_text("ne")
+        raise OSError("disk full")
+    assert run.labels_file.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [run.labels_file]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "saved"
+    for name in ("old", "new"):
+        with staged(folder) as writing:
+            writing.mkdir()
+            (writing / name).touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no model that Keras opens") as error:
+        open_model(path)
+    assert "\n" not in str(error.value)
