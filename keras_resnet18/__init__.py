@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
     from keras_resnet18.run import load_run
     from keras_resnet18.train import train
+    from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
     "AdaptiveAveragePooling2D",
@@ -39,8 +40,10 @@ __all__ = [
     "export_tflite",
     "identity_block",
     "load_run",
+    "load_weights",
     "preprocess_input",
     "recommended_policy",
+    "save_weights",
     "train",
 ]
 
@@ -60,8 +63,10 @@ _HOMES = {
     "export_tflite": "export.tflite",
     "identity_block": "model.blocks",
     "load_run": "run",
+    "load_weights": "weights.transfer",
     "preprocess_input": "preprocess",
     "recommended_policy": "fit.precision",
+    "save_weights": "weights.transfer",
     "train": "train",
 }
 

@@ -12,7 +12,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.export.flatbuffer import op_histogram, read_labels
 from keras_resnet18.export.verify import TFLiteFile
 from keras_resnet18.fit.precision import device_name, recommended_policy
-from keras_resnet18.machine import environment
+from keras_resnet18.machine import environment, native_stderr_hidden
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import load_run, open_model
 
@@ -75,7 +75,8 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    file = TFLiteFile(path)
+    with native_stderr_hidden():  # LiteRT announces its delegate
+        file = TFLiteFile(path)
     labels = read_labels(path)
     return _table(
         {

@@ -60,13 +60,20 @@ def environment() -> dict[str, Any]:
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": sorted(flag for flag in cpu_flags() or () if flag.startswith(("avx", "amx"))),
         "threads": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "settings": {
             name: os.environ[name]
             for name in ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
             if name in os.environ
         },
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # such as tensorflow-cpu in tensorflow's place
+        return "not installed under this name"
 
 
 def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_resnet18.errors import InputError
@@ -19,6 +18,15 @@ def check_parent(path: Path) -> None:
     if not ancestor.is_dir():
         raise InputError(
             f"what is written needs a folder to be in. Received: {path}, below the file {ancestor}"
+        )
+
+
+def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str) -> None:
+    """Raises InputError unless `path` is free, or is something that may be replaced."""
+    check_parent(path)
+    if path.exists() and not replaceable(path):
+        raise InputError(
+            f"{path} exists and is no {what}, so it is not replaced: give another path"
         )
 
 
@@ -37,7 +45,11 @@ def staged(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder:
         new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
         yield new
-        if path.is_dir():  # a folder cannot be replaced in one step: move the old one away first
-            path.replace(old)
-        new.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            if path.is_dir():  # cannot be replaced in one step: the old one moves away first
+                path.replace(old)
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise

@@ -118,28 +118,30 @@ def run(trained: tuple[Any, str]) -> Any:
     return trained[0]
 
 
-@pytest.fixture
-def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `train` build one convolution, for tests of all that is around the network."""
+def build_tiny(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
+    """One convolution with what is around it in a ResNet, traced in no time."""
     import keras
     from keras import layers
 
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Rescaling(1 / 127.5, offset=-1),
+            layers.Conv2D(8, 3, use_bias=False, name="convolution"),
+            layers.BatchNormalization(momentum=0.9),
+            layers.Flatten(),
+            layers.Dense(classes),
+            layers.Activation("softmax", dtype="float32"),
+        ]
+    )
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `train` build a tiny network, for tests of all that is around it."""
     from keras_resnet18 import train
 
-    def build(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
-        return keras.Sequential(
-            [
-                keras.Input(input_shape),
-                layers.Rescaling(1 / 127.5, offset=-1),
-                layers.Conv2D(8, 3, use_bias=False, name="convolution"),
-                layers.BatchNormalization(momentum=0.9),
-                layers.Flatten(),
-                layers.Dense(classes),
-                layers.Activation("softmax", dtype="float32"),
-            ]
-        )
-
-    monkeypatch.setitem(train.__globals__["_BUILDERS"], "resnet18", build)
+    monkeypatch.setitem(train.__globals__["_BUILDERS"], "resnet18", build_tiny)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ import pytest
 from keras_resnet18 import __version__, cli, load_run
 from keras_resnet18.errors import InputError
 
+TESTS = Path(__file__).parent
+
 
 @dataclasses.dataclass
 class Answer:
@@ -51,16 +53,6 @@ def recipe_file(quick_recipe, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "quick.toml"
     path.write_text(quick_recipe.to_toml())
     return path
-
-
-def start(*arguments, **options):
-    """Starts a command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "keras_resnet18", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
 
 
 # train
@@ -313,35 +305,54 @@ def test_a_bug_keeps_its_traceback(monkeypatch, command):
         command("info")
 
 
-def test_predict_is_readable_where_only_ascii_is_known(run, pictures, tmp_path):
-    process = start(
-        "predict", run.path, pictures / "test" / "蝉" / "0.png", cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "TF_CPP_MIN_LOG_LEVEL": ""},
-    )  # fmt: skip
-    out, err = process.communicate()
-    assert err.decode() == ""  # none of TensorFlow's greetings either
-    assert re.fullmatch(
-        r".*/test/\?/0\.png  ((ant|bee|\?) \d+\.\d%(  |\n)){3}", out.decode("ascii")
+def test_predict_is_readable_where_only_ascii_is_known(exported, pictures):
+    command = [sys.executable, "-m", "keras_resnet18", "predict", exported / "model.tflite"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    del environment["TF_CPP_MIN_LOG_LEVEL"]  # conftest's: a user has not set it
+    done = subprocess.run(
+        [*command, pictures / "test" / "蝉" / "0.png"],
+        env={**environment, "PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        check=False,
     )
-    assert process.returncode == 0
+    assert done.stderr.decode() == ""  # none of TensorFlow's and LiteRT's greetings either
+    row = done.stdout.decode("ascii")
+    assert re.fullmatch(r".*/test/\?/0\.png  ((ant|bee|\?) \d+\.\d%(  |\n)){3}", row)
+    assert done.returncode == 0
 
 
 def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
     pictures, recipe_file, tmp_path
 ):
-    process = start(
-        "train", pictures, "--out", tmp_path / "run", "--recipe", recipe_file, "--epochs", 10000
+    program = """
+import sys
+from conftest import build_tiny
+from keras_resnet18 import cli
+
+def start_tensorflow(start=cli._start_tensorflow):
+    start()
+    from keras_resnet18 import train
+    train.__globals__["_BUILDERS"]["resnet18"] = build_tiny
+
+cli._start_tensorflow = start_tensorflow
+cli.main()
+"""
+    words = ["train", pictures, "--out", tmp_path / "run", "--recipe", recipe_file]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words), "--epochs", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent]))},
     )
-    lines = []
+    printed = b""
     for line in process.stdout:
-        lines.append(line)
+        printed += line
         if line.startswith(b"epoch "):
+            process.send_signal(signal.SIGINT)
             break
-    process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err.decode()
     assert err.decode() == "keras-resnet18: interrupted\n"
-    printed = b"".join(lines) + rest
-    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", printed)  # no control characters in a file
+    assert process.returncode == 130
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", printed + rest)  # no control characters
     with pytest.raises(InputError, match="unfinished run"):
         load_run(tmp_path / "run")

@@ -33,7 +33,7 @@ def test_every_report_tells_where_and_on_how_many_pictures(exported, export_repo
             assert report.comparison.accuracy is not None
 
 
-class Given(BaseException):  # noqa: N818
+class Given(BaseException):
     """Carries what `export_tflite` was given, instead of minutes of conversion."""
 
 

@@ -31,7 +31,7 @@ ROOMS = {
     "model": {"preprocess", "weights"},
     "data": {"preprocess"},
     "fit": {"machine", "preprocess", "recipe"},
-    "export": {"preprocess", "staging"},
+    "export": {"machine", "preprocess", "staging"},
     "plots": set(),
     "evaluate": {"data", "preprocess"},
     "classifier": {*BASE, "data", "evaluate", "export", "fit"},

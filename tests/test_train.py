@@ -15,17 +15,24 @@ from keras_resnet18 import load_run, train
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import evaluate
+from keras_resnet18.recipe import Augment
 from keras_resnet18.train import default_out
 
 QUIET = Console(quiet=True)
 
 
-def test_two_trainings_of_one_recipe_give_bit_equal_weights(run, pictures, quick_recipe, tmp_path):
+def test_two_trainings_of_one_recipe_give_bit_equal_weights(
+    tiny_network, pictures, quick_recipe, tmp_path
+):
+    recipe = dataclasses.replace(quick_recipe, augment=Augment((0.5, 1.0), 2, True, 0.5))
+    once = train(pictures, recipe, tmp_path / "once", console=QUIET)
     keras.utils.set_random_seed(99)  # what went before does not count
-    again = train(pictures, quick_recipe, tmp_path / "again", console=QUIET)
-    weights, others = run.model.get_weights(), again.model.get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(weights, others, strict=True))
-    assert again.metrics == run.metrics
+    again = train(pictures, recipe, tmp_path / "again", console=QUIET)
+    other = train(pictures, dataclasses.replace(recipe, seed=1), tmp_path / "other", console=QUIET)
+    weights, same, others = (run.model.get_weights() for run in (once, again, other))
+    assert all(np.array_equal(a, b) for a, b in zip(weights, same, strict=True))
+    assert not np.array_equal(weights[0], others[0])
+    assert again.metrics == once.metrics
 
 
 def test_it_learns(run):

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.export import serving, verify
-from keras_resnet18.export.destination import check_destination, staged
 from keras_resnet18.export.pixels import noise
 from keras_resnet18.export.report import ExportReport
+from keras_resnet18.staging import check_destination, staged
 
 _LATENCY_RUNS = 20
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import convert, serving, verify
-from keras_resnet18.export.destination import check_destination, staged
 from keras_resnet18.export.flatbuffer import append_labels, keep_softmax_float
 from keras_resnet18.export.pixels import noise, pixel_batches
 from keras_resnet18.export.report import ExportReport
+from keras_resnet18.staging import check_destination, staged
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300

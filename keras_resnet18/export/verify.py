@@ -20,6 +20,7 @@ from keras_resnet18.errors import ExportError
 from keras_resnet18.export import serving
 from keras_resnet18.export.flatbuffer import op_histogram
 from keras_resnet18.export.pixels import Batch
+from keras_resnet18.machine import native_stderr_hidden
 
 # What float32 arithmetic in another order may change in a probability; 100 times what is seen.
 FLOAT32_TOLERANCE = 1e-3
@@ -112,8 +113,9 @@ class TFLiteFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
-            self._interpreter.allocate_tensors()
+            with native_stderr_hidden():  # each one announces its delegate there
+                self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None

@@ -11,6 +11,9 @@ import keras
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.model.pooling import as_output_size
+from keras_resnet18.weights.files import SAFETENSORS, TORCH
+
+KERAS_WEIGHTS = ".weights.h5"
 
 # stem: (kernel size, stride, max pooling?, smallest input side in pixels). The first is the
 # paper's; the others keep more of a small picture, as is usual for CIFAR.
@@ -53,7 +56,8 @@ class Builder(Protocol):
 
         Args:
             include_top: Whether to end in the classifier: average pooling, dropout, a dense layer.
-            weights: `None` for random ones, or the path of a `.weights.h5` file to load.
+            weights: `None` for random ones, or the path of a file to load: Keras' `.weights.h5`, or
+                a checkpoint that `load_weights` reads, whose head must have the same classes.
             input_tensor: A Keras tensor to use as the picture, instead of a new input.
             input_shape: (height, width, channels). Height and width may be `None`, for pictures of
                 any size. At least 32 pixels a side with the imagenet stem, 8 with the others.
@@ -176,14 +180,15 @@ def _check_classifier(classes: int, activation: Activation, dropout: float) -> N
 
 
 def check_weights(weights: str | os.PathLike[str] | None) -> None:
-    """Raises InputError unless `weights` is None or a file that Keras loads."""
+    """Raises InputError unless `weights` is None or a file that can be loaded."""
     if weights is not None and not (
         isinstance(weights, str | os.PathLike)
-        and str(weights).endswith(".weights.h5")
+        and str(weights).endswith((KERAS_WEIGHTS, SAFETENSORS, *TORCH))
         and Path(weights).is_file()
     ):
         received = str(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(
-            "weights must be None or the path of an existing .weights.h5 file. "
+            "weights must be None or the path of an existing "
+            f"{', '.join((KERAS_WEIGHTS, SAFETENSORS, *TORCH))} file. "
             f"Received: weights={received!r}"
         )

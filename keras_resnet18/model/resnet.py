@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from keras_resnet18.model.arguments import (
+    KERAS_WEIGHTS,
     STEMS,
     Activation,
     Builder,
@@ -28,6 +29,7 @@ from keras_resnet18.model.blocks import (
 )
 from keras_resnet18.model.pooling import AdaptiveAveragePooling2D, as_output_size
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.weights.transfer import load_weights
 
 # depth: how many blocks each stage has. With two convolutions a block, the stem and the dense layer
 # these are 18 and 34 layers with weights.
@@ -76,12 +78,19 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
         # one input bare, not in a list: Keras warns when a call's structure is another one
         model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
         if weights is not None:
-            model.load_weights(weights)
+            _load(model, weights)
         return model
 
     build.__name__ = build.__qualname__ = f"build_{default_name}"
     build.__doc__ = f"Builds {title}.\n\n{inspect.getdoc(Builder.__call__)}"
     return build
+
+
+def _load(model: keras.Model, weights: str | os.PathLike[str]) -> None:
+    if os.fspath(weights).endswith(KERAS_WEIGHTS):
+        model.load_weights(weights)
+    else:
+        load_weights(model, weights)
 
 
 def _normalization(preprocess: Preprocess) -> layers.Layer:
