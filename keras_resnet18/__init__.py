@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
     from keras_resnet18.run import load_run
-    from keras_resnet18.train import train
+    from keras_resnet18.trainer import train
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
@@ -67,7 +67,7 @@ _HOMES = {
     "preprocess_input": "preprocess",
     "recommended_policy": "fit.precision",
     "save_weights": "weights.transfer",
-    "train": "train",
+    "train": "trainer",
 }
 
 

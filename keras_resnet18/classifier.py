@@ -19,7 +19,6 @@ from keras_resnet18.evaluate import Predict
 from keras_resnet18.export.flatbuffer import read_labels
 from keras_resnet18.export.verify import TFLiteFile
 from keras_resnet18.fit.precision import fastest_jit
-from keras_resnet18.machine import native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
 
@@ -128,8 +127,7 @@ def _from_run(run: Run) -> Classifier:
 
 
 def _from_tflite(path: Path) -> Classifier:
-    with native_stderr_hidden():  # LiteRT announces its delegate
-        file = TFLiteFile(path)
+    file = TFLiteFile(path)
     classes = int(file.output["shape"][-1])
     labels = read_labels(path) or [str(i) for i in range(classes)]
     beside = path.with_name("preprocess.json")

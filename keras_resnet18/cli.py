@@ -61,8 +61,11 @@ def train(
         Path | None, typer.Option(help="Folder to write. [default: saved_models/<source>]")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="digits, small-images, photos, or a .toml file.")
-    ] = "photos",
+        str | None,
+        typer.Option(
+            help="digits, small-images, photos, or a .toml file. [default: what suits the pictures]"
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     precision: Annotated[
         str | None,
@@ -82,14 +85,16 @@ def train(
 ) -> None:
     """Train a classifier on pictures, and leave a run: model, figures, plots."""
     _start_tensorflow()
+    from keras_resnet18.data.sources import open_source
     from keras_resnet18.recipe import load_recipe
-    from keras_resnet18.train import train
+    from keras_resnet18.trainer import default_recipe, train
 
     changes = [f"epochs={epochs}"] if epochs is not None else []
     changes += [f"precision={precision}"] if precision is not None else []
+    opened = open_source(source)
     train(
-        source,
-        load_recipe(recipe).changed([*changes, *(settings or [])]),
+        opened,
+        load_recipe(recipe or default_recipe(opened)).changed([*changes, *(settings or [])]),
         out,
         overwrite=overwrite,
         console=_console(),
@@ -169,7 +174,7 @@ def demo() -> None:
     """Train on scikit-learn's digits, export, and prove the exports: about two minutes."""
     _start_tensorflow()
     from keras_resnet18.export_run import export_run
-    from keras_resnet18.train import train
+    from keras_resnet18.trainer import train
 
     run = train("digits", "digits", DEMO_RUN, overwrite=True, console=_console())
     _console().print("exporting, and comparing each file with the model")

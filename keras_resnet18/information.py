@@ -9,10 +9,11 @@ import keras
 
 from keras_resnet18 import __version__
 from keras_resnet18.errors import InputError
+from keras_resnet18.export import serving
 from keras_resnet18.export.flatbuffer import op_histogram, read_labels
 from keras_resnet18.export.verify import TFLiteFile
 from keras_resnet18.fit.precision import device_name, recommended_policy
-from keras_resnet18.machine import environment, native_stderr_hidden
+from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import load_run, open_model
 
@@ -75,14 +76,13 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    with native_stderr_hidden():  # LiteRT announces its delegate
-        file = TFLiteFile(path)
+    file = TFLiteFile(path)
     labels = read_labels(path)
     return _table(
         {
             "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
-            "input": _tensor(file.input),
-            "output": _tensor(file.output),
+            "input": f"{serving.INPUT}, {_tensor(file.input)}",
+            "output": f"{serving.OUTPUT}, {_tensor(file.output)}",
             "operators": ", ".join(f"{name} {n}" for name, n in op_histogram(path).items()),
             "labels": "none" if labels is None else _labels(labels),
         }
@@ -93,7 +93,7 @@ def _tensor(details: dict[str, Any]) -> str:
     shape = "×".join(str(n) for n in details["shape"])
     scale, zero_point = details["quantization"]
     quantised = f", scale {scale:g}, zero point {zero_point}" if scale else ""
-    return f"{details['name']}, {details['dtype'].__name__} {shape}{quantised}"
+    return f"{details['dtype'].__name__} {shape}{quantised}"
 
 
 def _labels(labels: Any) -> str:

@@ -139,9 +139,9 @@ def build_tiny(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `train` build a tiny network, for tests of all that is around it."""
-    from keras_resnet18 import train
+    from keras_resnet18 import trainer
 
-    monkeypatch.setitem(train.__globals__["_BUILDERS"], "resnet18", build_tiny)
+    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
 
 
 @pytest.fixture(scope="session")

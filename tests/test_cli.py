@@ -331,8 +331,8 @@ from keras_resnet18 import cli
 
 def start_tensorflow(start=cli._start_tensorflow):
     start()
-    from keras_resnet18 import train
-    train.__globals__["_BUILDERS"]["resnet18"] = build_tiny
+    from keras_resnet18 import trainer
+    trainer._BUILDERS["resnet18"] = build_tiny
 
 cli._start_tensorflow = start_tensorflow
 cli.main()

@@ -119,8 +119,15 @@ class TFLiteFile:
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
-        (self.input,) = self._interpreter.get_input_details()
-        (self.output,) = self._interpreter.get_output_details()
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        if [len(details["shape"]) for details in (*inputs, *outputs)] != [4, 2]:
+            raise ExportError(
+                f"{path} must have one input (1, height, width, channels) and one output "
+                f"(1, classes). Received: {[list(d['shape']) for d in inputs]} and "
+                f"{[list(d['shape']) for d in outputs]}"
+            )
+        (self.input,), (self.output,) = inputs, outputs
         self.milliseconds: list[float] = []
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

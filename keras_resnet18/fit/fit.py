@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,12 +51,9 @@ def fit_model(
         callbacks: For reporting.
 
     Returns:
-        The best epoch by validation accuracy, counted from 1; the first of several.
+        The best epoch, counted from 1; see `KeepBest`.
     """
-    # With this patience it never stops anything; it remembers the best weights and puts them back.
-    best = keras.callbacks.EarlyStopping(
-        monitor="val_accuracy", mode="max", patience=epochs + 1, restore_best_weights=True
-    )
+    best = KeepBest()
     model.fit(
         train_batches,
         epochs=epochs,
@@ -65,7 +63,33 @@ def fit_model(
         shuffle=False,  # the batches come in the order that is meant
         verbose=0,
     )
-    return int(best.best_epoch) + 1
+    return best.epoch
+
+
+class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Puts the weights of the best epoch back when the training ends.
+
+    The best has the highest validation accuracy, and the lowest validation loss among equals: few
+    validation pictures make many equals, and Keras' own callbacks would keep the least trained.
+
+    Attributes:
+        epoch: The best one so far, counted from 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+        self._score = (-math.inf, -math.inf)
+        self._weights: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        score = (logs["val_accuracy"], -logs["val_loss"])
+        if score > self._score:
+            self.epoch, self._score, self._weights = epoch + 1, score, self.model.get_weights()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model.set_weights(self._weights)
 
 
 def build_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +11,15 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keras_resnet18.errors import InputError
+
 
 class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """A row for each epoch: its number, loss, accuracy, learning rate and training speed.
 
     Attributes:
         rows: So far.
+        batch_size: Pictures a step.
 
     Args:
         batch_size: Pictures a step, for the speed.
@@ -25,7 +29,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     def __init__(self, batch_size: int, write: Callable[[list[dict[str, Any]]], None]) -> None:
         super().__init__()
         self.rows: list[dict[str, Any]] = []
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._write = write
         self._start = self._seconds = 0.0
 
@@ -37,6 +41,11 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the training diverged in epoch {epoch + 1}: lower optimizer.learning_rate. "
+                f"Received: a loss of {logs['loss']}"
+            )
         self.rows.append(
             {
                 "epoch": epoch + 1,
@@ -45,7 +54,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
                 "validation_loss": float(logs["val_loss"]),
                 "validation_accuracy": float(logs["val_accuracy"]),
                 "learning_rate": float(self.model.optimizer.learning_rate),
-                "images_per_second": self.params["steps"] * self._batch_size / self._seconds,
+                "images_per_second": self.params["steps"] * self.batch_size / self._seconds,
             }
         )
         self._write(self.rows)
@@ -107,7 +116,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
             epoch=self._epoch + 1,
             loss=logs["loss"],
             accuracy=logs["accuracy"],
-            speed=(batch + 1) * self._history._batch_size / seconds,
+            speed=(batch + 1) * self._history.batch_size / seconds,
         )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -96,22 +96,27 @@ def test_the_loss_is_keras_own_with_class_numbers_for_labels(smoothing):
 
 
 class Forced(keras.callbacks.Callback):
-    """Gives each epoch a bias and a validation accuracy, whatever the training did."""
+    """Gives each epoch a bias, a validation accuracy and loss, whatever the training did."""
 
-    def __init__(self, accuracies):
+    def __init__(self, scores):
         super().__init__()
-        self.accuracies = accuracies
+        self.scores = scores
 
     def on_epoch_end(self, epoch, logs):
         self.model.layers[-1].bias.assign([float(epoch)])
-        logs["val_accuracy"] = self.accuracies[epoch]
+        logs["val_accuracy"], logs["val_loss"] = self.scores[epoch]
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "best"),
-    [([0.1, 0.9, 0.5], 2), ([0.1, 0.5, 0.9], 3), ([0.5, 0.5, 0.5], 1), ([0.0, 0.0], 1)],
+    ("scores", "best"),
+    [
+        ([(0.1, 1), (0.9, 3), (0.5, 1)], 2),
+        ([(0.1, 1), (0.5, 1), (0.9, 3)], 3),
+        ([(0.9, 3), (0.9, 1), (0.9, 2)], 2),  # among equals the lowest loss
+        ([(0.0, 2), (0.0, 2)], 1),
+    ],
 )
-def test_the_best_epoch_is_kept_the_first_of_equals(accuracies, best):
+def test_the_best_epoch_by_accuracy_and_then_loss_is_kept(scores, best):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=fastest_jit())
     data = (np.zeros((4, 1)), np.zeros((4, 1)))
@@ -119,9 +124,9 @@ def test_the_best_epoch_is_kept_the_first_of_equals(accuracies, best):
         model,
         _batches(data).repeat(),
         _batches(data),
-        epochs=len(accuracies),
+        epochs=len(scores),
         steps_per_epoch=2,
-        callbacks=[Forced(accuracies)],
+        callbacks=[Forced(scores)],
     )
     assert kept == best
     assert float(model.layers[-1].bias.numpy()[0]) == best - 1

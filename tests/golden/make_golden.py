@@ -85,7 +85,7 @@ from numpy_weights import (
     tensor_probe,
 )
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  # as all of torch writes it
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.1
@@ -126,7 +126,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = batch_norm(WIDTHS[0])
         inputs = WIDTHS[0]
-        for stage, (width, count) in enumerate(zip(WIDTHS, BLOCKS[depth]), start=1):
+        for stage, (width, count) in enumerate(zip(WIDTHS, BLOCKS[depth], strict=True), start=1):
             blocks = []
             for index in range(count):
                 # Stage 1 keeps the map of the max pool; the others halve it in their first block.
@@ -261,7 +261,7 @@ def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     bn_names = [name.removesuffix(".running_var") for name in after if "running_var" in name]
     bn_count = np.array([counts[name] for name in bn_names])
     biased = []
-    for name, count in zip(bn_names, bn_count):
+    for name, count in zip(bn_names, bn_count, strict=True):
         key = f"{name}.running_var"
         biased.append(
             tensor_probe(key, biased_running_var(before[key], after[key], count, BN_MOMENTUM))
@@ -309,7 +309,7 @@ def check_range(entries: dict[str, np.ndarray]) -> None:
         largest = np.abs(entries[key]).max()
         if not 0.1 < largest < 30:
             raise AssertionError(f"{key}: largest logit {largest}")
-    for name, (mean, std, *samples) in zip(STAGES, entries["stage/probe"]):
+    for name, (mean, std, *samples) in zip(STAGES, entries["stage/probe"], strict=True):
         if not (0.1 < std < 30 and mean < 30 and np.count_nonzero(samples) >= 4):
             raise AssertionError(f"{name}: mean {mean}, standard deviation {std}, {samples}")
     for key, value in entries.items():

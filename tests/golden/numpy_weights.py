@@ -76,7 +76,7 @@ def resnet_shapes(depth: int, classes: int, in_channels: int = 3) -> dict[str, t
 
     conv_bn("conv1", "bn1", WIDTHS[0], in_channels, 7)
     inputs = WIDTHS[0]
-    for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS[depth]), start=1):
+    for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS[depth], strict=True), start=1):
         for index in range(blocks):
             block = f"layer{stage}.{index}"
             conv_bn(f"{block}.conv1", f"{block}.bn1", width, inputs, 3)

@@ -27,6 +27,9 @@ from keras_resnet18.recipe import Recipe, load_recipe
 from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, create_run
 from keras_resnet18.staging import staged
 
+# Up to here the stem of ImageNet's networks would leave too little of a picture.
+_SMALL_SIDE = 64
+
 _BUILDERS = {
     "resnet18": resnet.build_resnet18,
     "resnet34": resnet.build_resnet34,
@@ -37,7 +40,7 @@ _BUILDERS = {
 
 def train(
     source: Source | str | os.PathLike[str],
-    recipe: Recipe | str | os.PathLike[str] = "photos",
+    recipe: Recipe | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
@@ -52,7 +55,8 @@ def train(
     Args:
         source: Pictures: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
             what `keras_resnet18.data.sources` made of arrays.
-        recipe: A `Recipe`, the name of one, or the path of a TOML file.
+        recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
+            suits the pictures.
         out: The folder to write, by default one in `saved_models/` with the source's name.
         overwrite: Whether a run that is there is replaced.
         console: Where progress is printed; standard output by default,
@@ -65,10 +69,12 @@ def train(
         InputError: If anything that was given cannot be used; before that, nothing is written.
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    recipe = load_recipe(recipe)
+    if recipe is not None:
+        recipe = load_recipe(recipe)  # before the pictures are looked at
     out = Path(out) if out is not None else default_out(source)
     check_run_path(out, overwrite=overwrite)
     source = source if isinstance(source, Source) else open_source(os.fspath(source))
+    recipe = recipe or load_recipe(default_recipe(source))
     preprocess = Preprocess(size=_image_size(recipe, source), crop_ratio=recipe.crop_ratio)
     policy, reason = _policy(recipe.precision)
 
@@ -116,6 +122,14 @@ def default_out(source: Source | str | os.PathLike[str]) -> Path:
     if Path(name).is_dir():
         name = Path(name).resolve().name  # of "." too
     return DEFAULT_FOLDER / (Path(name.replace(":", "-")).name or "run")
+
+
+def default_recipe(source: Source) -> str:
+    """The name of the recipe that suits these pictures."""
+    if source.name == "digits":
+        return "digits"
+    small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
+    return "small-images" if small else "photos"
 
 
 def _image_size(recipe: Recipe, source: Source) -> tuple[int, int]:
