@@ -7,15 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from small import CLASSES, build_tiny, draw_pictures
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is first imported
+from keras_resnet18.machine import prepare_tensorflow
+
+# As the command line does, before TensorFlow is first imported: tests train too.
+prepare_tensorflow()
 
 
 @pytest.fixture(scope="session")
@@ -41,23 +44,6 @@ def resnet18() -> Any:
     from keras_resnet18 import build_resnet18
 
     return build_resnet18()
-
-
-# The last one is in a script that many terminals and the plots' font do not know.
-CLASSES = ("ant", "bee", "蝉")
-
-
-def draw_pictures(folder: Path, counts: Mapping[str, int], *, side: int = 16) -> Path:
-    """Writes PNGs `folder/class/0.png`, …: noise with a bright third, another for each class."""
-    random = np.random.default_rng(sorted(counts.values()))
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = random.integers(0, 100, (side, side, 3), np.uint8)
-            third = CLASSES.index(name) * side // 3
-            pixels[third : third + side // 3] += 120
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -116,24 +102,6 @@ def trained(
 def run(trained: tuple[Any, str]) -> Any:
     """The run of `trained`. It is shared: look, do not change."""
     return trained[0]
-
-
-def build_tiny(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
-    """One convolution with what is around it in a ResNet, traced in no time."""
-    import keras
-    from keras import layers
-
-    return keras.Sequential(
-        [
-            keras.Input(input_shape),
-            layers.Rescaling(1 / 127.5, offset=-1),
-            layers.Conv2D(8, 3, use_bias=False, name="convolution"),
-            layers.BatchNormalization(momentum=0.9),
-            layers.Flatten(),
-            layers.Dense(classes),
-            layers.Activation("softmax", dtype="float32"),
-        ]
-    )
 
 
 @pytest.fixture

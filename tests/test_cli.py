@@ -95,14 +95,10 @@ def no_classes(folder):
 
 
 def one_class(folder):
-    from conftest import draw_pictures
-
     draw_pictures(folder, {"ant": 20})
 
 
 def text_as_jpg(folder):
-    from conftest import draw_pictures
-
     draw_pictures(folder, {"ant": 20, "bee": 20})
     (folder / "bee" / "text.jpg").write_text("I am no picture")
 
@@ -326,7 +322,7 @@ def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
 ):
     program = """
 import sys
-from conftest import build_tiny
+from small import build_tiny
 from keras_resnet18 import cli
 
 def start_tensorflow(start=cli._start_tensorflow):

@@ -154,7 +154,7 @@ def test_export_data_and_fit_do_not_know_one_another_nor_the_network():
         ("run", "import keras", "run must not import keras at its top"),
         ("run", "try:\n  import keras\nexcept ImportError:\n  pass", "keras at its top"),
         ("__init__", "from keras_resnet18.model import resnet", "not import model at its top"),
-        ("cli", "from keras_resnet18.trainer import train", "not import train at its top"),
+        ("cli", "from keras_resnet18.trainer import train", "not import trainer at its top"),
         ("utils", "", "utils has no line in ROOMS"),
     ],
 )

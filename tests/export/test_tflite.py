@@ -95,24 +95,6 @@ class TestFile:
         assert report.comparison.agreement == 1
         assert report.path.read_bytes() == float32_file.path.read_bytes()
 
-    def test_int8_of_a_mixed_bfloat16_model_is_its_float32_twins_to_the_byte(
-        self, classifier, int8_file, training, held_out, labels, set_dtype_policy, tmp_path
-    ):
-        set_dtype_policy("mixed_bfloat16")
-        mixed = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
-        mixed.set_weights(classifier.get_weights())
-        report = export_tflite(
-            mixed,
-            tmp_path / "mixed.tflite",
-            labels=labels,
-            quantize="int8",
-            # the images of int8_file in another dress
-            calibration=tf.data.Dataset.from_tensor_slices(training).take(64).batch(10),
-            check=tuple(part[:8] for part in held_out),
-            min_agreement=0.8,
-        )
-        assert report.path.read_bytes() == int8_file.path.read_bytes()
-
     def test_of_a_users_own_model_around_our_adaptive_pooling_gives_probabilities_of_its_logits(
         self, pictures, tmp_path
     ):
