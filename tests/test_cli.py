@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import draw_pictures
 
 from keras_resnet18 import __version__, cli, load_run
 from keras_resnet18.errors import InputError

@@ -51,7 +51,8 @@ def test_a_file_gets_one_plain_line_an_epoch():
     lines = file.getvalue().splitlines()
     assert len(lines) == 2
     assert re.fullmatch(
-        r"epoch 2/2  loss \d\.\d{3}  accuracy \d+\.\d%  validation \d+\.\d%  [\d,]+ images/s  0:00 left",
+        r"epoch 2/2  loss \d\.\d{3}  accuracy \d+\.\d%  validation \d+\.\d%  "
+        r"[\d,]+ images/s  0:00 left",
         lines[1],
     )
     assert file.getvalue().isascii()
