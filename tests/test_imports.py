@@ -25,7 +25,8 @@ ROOMS = {
     "machine": set(),
     "staging": set(),
     "preprocess": set(),
-    "recipe": {"preprocess"},
+    "schema": set(),
+    "recipe": {"preprocess", "schema"},
     "run": {"preprocess", "recipe", "staging"},
     "weights": {"preprocess", "staging"},
     "model": {"preprocess", "weights"},
@@ -55,7 +56,7 @@ KEPT_OUT = {
 # `import keras_resnet18` and `--help` wait for no framework.
 QUICK: dict[str, set[str]] = {
     **{room: set() for room in ("__init__", "__main__", "errors", "machine", "preprocess")},
-    **{room: set() for room in ("recipe", "run", "staging")},
+    **{room: set() for room in ("recipe", "run", "schema", "staging")},
     "cli": {"rich", "typer"},
 }
 

@@ -1,0 +1,97 @@
+"""Dataclasses from tables of TOML: types checked, unknown keys refused with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras_resnet18.errors import InputError
+
+
+def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """A recipe's dataclass from a table, and those in it from the tables in it."""
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(
+                f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
+                f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
+            )
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
+        else:
+            arguments[key] = value
+    return cls(**arguments)
+
+
+def check_types(table: Any, prefix: str) -> None:
+    """Checks each value of a recipe's dataclass against its annotation."""
+    for key, hint in typing.get_type_hints(type(table)).items():
+        value = _typed(f"{prefix}{key}", hint, getattr(table, key))
+        object.__setattr__(table, key, value)  # frozen; 1 becomes 1.0 and a list a pair
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotation asks: a whole number may stand for a float, a list for a pair."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        if isinstance(value, list | tuple) and len(value) == len(items):
+            return tuple(_typed(name, item, v) for item, v in zip(items, value, strict=True))
+    elif hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
+    raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
+
+
+def toml_value(text: str) -> Any:
+    """A value in TOML's notation; what is none, such as a word without quotes, as it stands."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: what is None is left out, and stays at its default."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises InputError unless `value` is one of the allowed words."""
+    if value not in allowed:
+        raise InputError(
+            f"{name} must be one of {', '.join(allowed)}{nearest(value, allowed)}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def within(name: str, value: Any, condition: bool, allowed: str) -> None:
+    """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
+    if not condition:
+        raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question with the known word most like this one, for an error; empty if there is none."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
