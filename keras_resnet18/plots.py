@@ -31,7 +31,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) 
         axes.set_title(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylim(bottom=0)
+    # BatchNorm's first statistics may make the validation loss huge for an epoch or two
+    figure.axes[0].set_ylim(0, 1.5 * max(row["loss"] for row in rows))
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
     figure.axes[1].legend()
     figure.savefig(path, dpi=120)
@@ -51,6 +52,7 @@ def plot_confusion(
     ConfusionMatrixDisplay(matrix, display_labels=list(classes)).plot(
         ax=axes,
         cmap="Blues",
+        colorbar=False,
         include_values=len(classes) <= _NUMBERED_CLASSES,
         xticks_rotation="vertical",
         values_format="d",
