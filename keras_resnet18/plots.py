@@ -32,7 +32,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     # BatchNorm's first statistics may make the validation loss huge for an epoch or two
-    figure.axes[0].set_ylim(0, 1.5 * max(row["loss"] for row in rows))
+    finite = [row["loss"] for row in rows if np.isfinite(row["loss"])]
+    figure.axes[0].set_ylim(0, 1.5 * max(finite, default=1))
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
     figure.axes[1].legend()
     figure.savefig(path, dpi=120)
