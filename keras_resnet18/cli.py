@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import native_stderr_hidden, prepare_tensorflow
+from keras_resnet18.machine import start_tensorflow
 
 if TYPE_CHECKING:
     from keras_resnet18.export.report import ExportReport
@@ -84,7 +84,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run there.")] = False,
 ) -> None:
     """Train a classifier on pictures, and leave a run: model, figures, plots."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.data.sources import open_source
     from keras_resnet18.recipe import load_recipe
     from keras_resnet18.trainer import default_recipe, train
@@ -111,7 +111,7 @@ def evaluate(
     split: Annotated[SplitName, typer.Option(help="Which part of them.")] = SplitName.test,
 ) -> None:
     """Measure top-1 accuracy on held-out pictures, with its 95 % interval."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.classifier import open_classifier
     from keras_resnet18.evaluate import evaluate
 
@@ -129,7 +129,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
 ) -> None:
     """Name the most probable classes of pictures, a row a file in the order given."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.classifier import open_classifier, picture_files
 
     classifier = open_classifier(model)
@@ -162,7 +162,7 @@ def export(
     ] = 1000,
 ) -> None:
     """Write files for servers and phones, each compared with the model before it has its name."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.export_run import export_run
     from keras_resnet18.run import load_run
 
@@ -172,7 +172,7 @@ def export(
 @app.command()
 def demo() -> None:
     """Train on scikit-learn's digits, export, and prove the exports: about two minutes."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.export_run import export_run
     from keras_resnet18.trainer import train
 
@@ -192,7 +192,7 @@ def info(
     ] = None,
 ) -> None:
     """Tell what this machine has; or what a run or a model file is."""
-    _start_tensorflow()
+    start_tensorflow()
     from keras_resnet18.information import about_file, about_machine
 
     _console().print(about_machine() if what is None else about_file(what))
@@ -212,16 +212,6 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             print("keras-resnet18: interrupted", file=sys.stderr)
         raise
-
-
-def _start_tensorflow() -> None:
-    """Imports what takes seconds and greets; each command does so first, --help never."""
-    prepare_tensorflow()
-    with native_stderr_hidden():
-        import ai_edge_litert.interpreter  # noqa: F401
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
 
 
 def _console() -> Console:

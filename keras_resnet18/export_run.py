@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from keras_resnet18.evaluate import broken_pictures_named
 from keras_resnet18.export.report import ExportReport
 from keras_resnet18.export.saved_model import export_saved_model
 from keras_resnet18.export.tflite import CALIBRATION_IMAGES, export_tflite
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
+from keras_resnet18.staging import check_parent
 
 FORMATS = ("saved_model", "tflite", "tflite-int8")
 
@@ -50,7 +53,8 @@ def export_run(
         A report for each format, as soon as it is written.
 
     Raises:
-        InputError: If a format is unknown, the pictures are not those of the run, or one is broken.
+        InputError: If a format is unknown, the pictures are not those of the run, one is broken, or
+            the folder holds somebody else's files of the same names.
         ExportError: If an export does not give the model's answers.
     """
     for name in formats:
@@ -59,8 +63,27 @@ def export_run(
     formats = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
+    folder = Path(out or run.export_folder)
+    _check_folder(run, folder)
     source = open_pictures(data or run.source, run.labels)
-    return _export(run, formats, Path(out or run.export_folder), source, check_images)
+    return _export(run, formats, folder, source, check_images)
+
+
+def _check_folder(run: Run, folder: Path) -> None:
+    """Raises InputError if `folder` holds a labels.txt or preprocess.json of somebody else."""
+    check_parent(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"exports need a folder. Received: {folder}, which is a file")
+    labels, preprocess = (folder / file.name for file in (run.labels_file, run.preprocess_file))
+    if not labels.exists() and not preprocess.exists():
+        return
+    try:
+        Preprocess.from_dict(json.loads(preprocess.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{folder} holds a {labels.name} or {preprocess.name} that no export left, so nothing "
+            "is written there: give another folder"
+        ) from None
 
 
 def _export(

@@ -30,6 +30,19 @@ def prepare_tensorflow() -> None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def start_tensorflow() -> None:
+    """Imports what takes seconds and greets its user, fast and quiet, before a program's work.
+
+    See `prepare_tensorflow`, which does not import it.
+    """
+    prepare_tensorflow()
+    with native_stderr_hidden():
+        import ai_edge_litert.interpreter  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
     """Hides what C++ code writes to standard error; Python's own messages still come through.

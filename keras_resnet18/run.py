@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -207,19 +208,27 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return run
 
 
-def create_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Run:
+@contextlib.contextmanager
+def new_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Run]:
     """A new, empty folder for a training.
+
+    A finished run that it replaces lies beside it until the body has ended: if the body raises, the
+    old run is there again and the new one is gone. After a kill, the next training does the same.
 
     Args:
         path: Where it shall be.
-        overwrite: Whether to remove a run that is there. Nothing but a run is ever removed.
+        overwrite: Whether to replace a run that is there. Nothing but a run is ever removed.
 
     Raises:
         InputError: If something is there already, or the folder cannot be made.
     """
     run = Run(Path(path))
     check_run_path(path, overwrite=overwrite)
-    if run.path.is_dir():
+    old = run.path.absolute().with_name(f".replaced-{run.path.absolute().name}")
+    if run.finished:
+        shutil.rmtree(old, ignore_errors=True)
+        run.path.replace(old)
+    elif run.path.is_dir():
         shutil.rmtree(run.path)
     try:
         run.path.mkdir(parents=True)
@@ -227,11 +236,18 @@ def create_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Run:
         raise InputError(
             f"the folder {path} cannot be made: {error.strerror}. Give another one"
         ) from None
-    return run
+    try:
+        yield run
+    except BaseException:
+        if old.is_dir():
+            shutil.rmtree(run.path)
+            old.replace(run.path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_run_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raises InputError unless `create_run` would find the place free, or a run to replace."""
+    """Raises InputError unless `new_run` would find the place free, or a run to replace."""
     run = Run(Path(path))
     check_parent(run.path)
     if run.path.is_dir() and not any(run.path.iterdir()):

@@ -24,7 +24,7 @@ from keras_resnet18.model import resnet
 from keras_resnet18.plots import plot_confusion, plot_curves
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe, load_recipe
-from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, create_run
+from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run
 from keras_resnet18.staging import staged
 
 # Up to here the stem of ImageNet's networks would leave too little of a picture.
@@ -58,7 +58,7 @@ def train(
         recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
             suits the pictures.
         out: The folder to write, by default one in `saved_models/` with the source's name.
-        overwrite: Whether a run that is there is replaced.
+        overwrite: Whether a run that is there is replaced, once the new one is whole.
         console: Where progress is printed; standard output by default,
             `rich.console.Console(quiet=True)` for silence.
 
@@ -91,42 +91,45 @@ def train(
             dropout=recipe.network.dropout,
         )
 
-    run = create_run(out, overwrite=overwrite)
-    run.write_text(run.recipe_file, recipe.to_toml())
-    run.write_text(run.labels_file, "".join(f"{label}\n" for label in source.classes))
-    run.write_json(run.preprocess_file, preprocess.to_dict())
-    run.write_json(
-        run.environment_file,
-        {
-            "source": _lasting_name(source),
-            "device": device_name(),
-            "precision": policy,
-            "precision_reason": reason,
-            **environment(),
-        },
-    )
-    with broken_pictures_named():
-        rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
-        evaluations = {
-            kind: evaluate(model.predict_on_batch, source.splits[kind], preprocess)
-            for kind in ("validation", "test")
-        }
-    _write_results(run, model, rows, best_epoch, evaluations)
+    with new_run(out, overwrite=overwrite) as run:
+        run.write_text(run.recipe_file, recipe.to_toml())
+        run.write_text(run.labels_file, "".join(f"{label}\n" for label in source.classes))
+        run.write_json(run.preprocess_file, preprocess.to_dict())
+        run.write_json(
+            run.environment_file,
+            {
+                "source": source.spec,
+                "device": device_name(),
+                "precision": policy,
+                "precision_reason": reason,
+                **environment(),
+            },
+        )
+        with broken_pictures_named():
+            rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
+            evaluations = {
+                kind: evaluate(model.predict_on_batch, source.splits[kind], preprocess)
+                for kind in ("validation", "test")
+            }
+        _write_results(run, model, rows, best_epoch, evaluations)
     _print_summary(console, run, len(rows), best_epoch, evaluations)
     return run
 
 
 def default_out(source: Source | str | os.PathLike[str]) -> Path:
     """Where a run goes that was given no folder: named after its pictures."""
-    name = source.name if isinstance(source, Source) else os.fspath(source)
-    if Path(name).is_dir():
-        name = Path(name).resolve().name  # of "." too
+    if isinstance(source, Source):
+        name = source.spec or source.name
+    else:
+        name = os.fspath(source)
+        if Path(name).is_dir():
+            name = Path(name).resolve().name  # of "." too
     return DEFAULT_FOLDER / (Path(name.replace(":", "-")).name or "run")
 
 
 def default_recipe(source: Source) -> str:
     """The name of the recipe that suits these pictures."""
-    if source.name == "digits":
+    if source.spec == "digits":
         return "digits"
     small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
     return "small-images" if small else "photos"
@@ -149,13 +152,6 @@ def _policy(precision: str) -> tuple[str, str]:
         recommended = recommended_policy()
         return str(recommended), recommended.reason
     return precision, "as the recipe says"
-
-
-def _lasting_name(source: Source) -> str | None:
-    """The name that opens a source again, also from another working directory."""
-    if source.name == "digits" or source.name.startswith("tfds:"):
-        return source.name
-    return str(Path(source.name).resolve()) if Path(source.name).is_dir() else None
 
 
 def _fit(

@@ -297,7 +297,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, command):
-    monkeypatch.setattr(cli, "_start_tensorflow", lambda: 1 / 0)
+    monkeypatch.setattr(cli, "start_tensorflow", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("info")
 
@@ -326,12 +326,12 @@ import sys
 from small import build_tiny
 from keras_resnet18 import cli
 
-def start_tensorflow(start=cli._start_tensorflow):
+def start_tensorflow(start=cli.start_tensorflow):
     start()
     from keras_resnet18 import trainer
     trainer._BUILDERS["resnet18"] = build_tiny
 
-cli._start_tensorflow = start_tensorflow
+cli.start_tensorflow = start_tensorflow
 cli.main()
 """
     words = ["train", pictures, "--out", tmp_path / "run", "--recipe", recipe_file]

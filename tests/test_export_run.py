@@ -100,6 +100,21 @@ def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "preprocess.json"])
+def test_somebody_elses_files_are_not_replaced(run, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="no export left"):
+        export_run(run, ["tflite"], tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(InputError, match="which is a file"):
+        export_run(run, ["tflite"], tmp_path / name)
+
+
+def test_an_earlier_export_is_replaced(run, exported, given):
+    with pytest.raises(Given):
+        next(export_run(run, ["tflite"], exported))
+
+
 def test_a_broken_picture_is_named(run, broken_pictures, tmp_path):
     with pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
         list(export_run(run, ["tflite"], tmp_path / "export", data=str(broken_pictures)))

@@ -13,7 +13,7 @@ import pytest
 
 from keras_resnet18 import load_run
 from keras_resnet18.errors import InputError
-from keras_resnet18.run import Run, check_run_path, create_run, open_model
+from keras_resnet18.run import Run, check_run_path, new_run, open_model
 from keras_resnet18.staging import staged
 
 FILES = {
@@ -34,6 +34,11 @@ FILES = {
 def copy(run, tmp_path) -> Run:
     """The trained run once more, to be changed."""
     return Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+
+
+def open_new(path, *, overwrite=False):
+    with new_run(path, overwrite=overwrite):
+        pass
 
 
 def test_a_training_leaves_these_files_and_no_others(run):
@@ -92,7 +97,7 @@ def test_a_run_without_its_last_files_is_said_to_be_unfinished(copy, lacking):
     with pytest.raises(InputError, match="unfinished run"):
         load_run(copy.path)
     with pytest.raises(InputError, match=r"holds an unfinished run.*--overwrite"):
-        create_run(copy.path)
+        open_new(copy.path)
 
 
 def test_what_is_no_run_is_not_opened(tmp_path):
@@ -104,23 +109,55 @@ def test_what_is_no_run_is_not_opened(tmp_path):
 
 def test_a_run_is_replaced_only_when_asked(copy):
     with pytest.raises(InputError, match=r"holds a run: .*--overwrite"):
-        create_run(copy.path)
+        open_new(copy.path)
     assert copy.finished
-    create_run(copy.path, overwrite=True)
+    open_new(copy.path, overwrite=True)
     assert list(copy.path.iterdir()) == []
+    assert list(copy.path.parent.iterdir()) == [copy.path]
+
+
+class Stopped(BaseException):
+    """Such as an interruption, or a process that was killed."""
+
+
+def test_a_replaced_run_is_there_again_if_the_new_one_does_not_come_to_its_end(copy):
+    before = {path.name for path in copy.path.iterdir()}
+    with pytest.raises(Stopped), new_run(copy.path, overwrite=True) as run:
+        assert not run.finished
+        run.write_text(run.recipe_file, "half")
+        raise Stopped
+    assert {path.name for path in copy.path.iterdir()} == before
+    assert list(copy.path.parent.iterdir()) == [copy.path]
+
+
+def test_a_replaced_run_outlives_a_kill(copy):
+    killed = new_run(copy.path, overwrite=True)
+    run = killed.__enter__()  # and no end
+    run.write_text(run.recipe_file, "half")
+    with pytest.raises(Stopped), new_run(copy.path, overwrite=True):
+        raise Stopped
+    assert copy.finished
+
+
+def test_what_a_training_leaves_when_it_replaced_nothing_is_unfinished(tmp_path):
+    with pytest.raises(Stopped), new_run(tmp_path / "run") as run:
+        run.write_text(run.recipe_file, "half")
+        raise Stopped
+    with pytest.raises(InputError, match="unfinished run"):
+        load_run(tmp_path / "run")
 
 
 def test_a_run_with_exports_or_the_rest_of_a_killed_write_is_replaced(copy):
     copy.export_folder.mkdir()
     (copy.path / ".writing-x").mkdir()
-    create_run(copy.path, overwrite=True)
+    open_new(copy.path, overwrite=True)
     assert list(copy.path.iterdir()) == []
 
 
 def test_a_run_with_somebodys_files_in_it_is_not_replaced(copy):
     (copy.path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"move 'notes.txt' away"):
-        create_run(copy.path, overwrite=True)
+        open_new(copy.path, overwrite=True)
     assert copy.finished
 
 
@@ -131,9 +168,9 @@ def test_something_that_is_no_run_is_never_touched(tmp_path, overwrite):
     file.write_text("mine")
     for path in (file.parent, file):
         with pytest.raises(InputError, match="no run, so it is not touched"):
-            create_run(path, overwrite=overwrite)
+            open_new(path, overwrite=overwrite)
     with pytest.raises(InputError, match="below the file"):
-        create_run(file / "run", overwrite=overwrite)
+        open_new(file / "run", overwrite=overwrite)
     assert file.read_text() == "mine"
 
 

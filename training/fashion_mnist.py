@@ -12,7 +12,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from keras_resnet18.machine import prepare_tensorflow
+from keras_resnet18.machine import start_tensorflow
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
 
-    prepare_tensorflow()
+    start_tensorflow()
     from keras_resnet18 import load_run, train
     from keras_resnet18.recipe import load_recipe
 

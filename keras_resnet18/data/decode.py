@@ -18,7 +18,7 @@ from keras_resnet18.errors import InputError
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-_EXPECTED = "a picture must be a whole JPEG, PNG, BMP, GIF or WebP file"
+_EXPECTED = "a picture must be"  # how every refusal of this module begins
 
 
 def is_picture_name(name: str | os.PathLike[str]) -> bool:
@@ -63,7 +63,10 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(_refusal(os.fspath(path), error)) from error
+        raise InputError(
+            f"{_EXPECTED} a file that can be read. Received: {os.fspath(path)!r} "
+            f"({error.strerror}). Check its path."
+        ) from error
     return decode_image(data, name=os.fspath(path))
 
 
@@ -88,7 +91,7 @@ def broken_image(error: tf.errors.OpError) -> InputError | None:
     Returns:
         The `InputError` that the decoder raised, or None if something else went wrong.
     """
-    found = re.search(rf"InputError: ({re.escape(_EXPECTED)}.*)", str(error))
+    found = re.search(rf"InputError: ({_EXPECTED}.*)", str(error))
     return InputError(found[1]) if found else None
 
 
@@ -96,7 +99,10 @@ def _refusal(name: str, error: Exception) -> str:
     reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
     reason = " ".join(reason.split()) or type(error).__name__
     # repr keeps the message on one line whatever the name, and printable
-    return f"{_EXPECTED}. Received: {name!r} ({reason}). Replace or delete it."
+    return (
+        f"{_EXPECTED} a whole JPEG, PNG, BMP, GIF or WebP file. Received: {name!r} ({reason}). "
+        "Replace or delete it."
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

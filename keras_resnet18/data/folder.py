@@ -162,12 +162,6 @@ def _class_names(given: Mapping[Kind, list[_Picture]], tree: _Tree, name: str) -
                 f"every class needs training pictures. Received: {listed(unknown)}, which only the "
                 f"{kind} folder has. Add them to train/, or remove them."
             )
-    unprintable = sorted(class_name for class_name in classes if not class_name.isprintable())
-    if unprintable:  # they could not be written to labels.txt, one a line
-        raise InputError(
-            f"class folders need printable names in UTF-8. Received: {listed(unprintable)}. "
-            "Rename them."
-        )
     return tuple(sorted(classes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import math
 import zlib
@@ -35,13 +36,14 @@ def open_source(spec: str | Path, *, split_seed: int = 0) -> Source:
     """
     name = str(spec)
     if spec == "digits":
-        return _digits(split_seed)
+        return dataclasses.replace(_digits(split_seed), spec=name)
     if name.startswith("tfds:"):
-        return open_tfds(name)
+        return dataclasses.replace(open_tfds(name), spec=name)
     path = Path(name).expanduser()
     if path.is_dir():
         is_idx = _find_idx(path, "train", "images") is not None
-        return (_open_idx if is_idx else open_folder)(path, name, split_seed)
+        source = (_open_idx if is_idx else open_folder)(path, name, split_seed)
+        return dataclasses.replace(source, spec=str(path.resolve()))
     what = "a file" if path.is_file() else "no such folder"
     raise InputError(
         'data must be a folder of pictures or of IDX files, "tfds:NAME" or "digits". '

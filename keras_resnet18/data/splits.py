@@ -59,14 +59,16 @@ class Source:
     """Labelled pictures, ready for training.
 
     Attributes:
-        name: What the person called it; a spec that opens it again, unless it came from arrays.
+        name: What the person called it.
         classes: Names; a label is an index into them.
         splits: Exactly `"train"`, `"validation"` and `"test"`; no picture is in two of them.
         notes: Sentences for the person: where each split comes from, what was ignored, what lacks.
         image_size: (height, width) where all pictures are known to share it, else None.
+        spec: What `open_source` opens it by again, from any working directory; None for arrays.
 
     Raises:
-        InputError: For fewer than two classes, an empty split, or a class that nothing trains.
+        InputError: For fewer than two classes, a name that is no line of text, an empty split, or a
+            class that nothing trains.
     """
 
     name: str
@@ -74,12 +76,19 @@ class Source:
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
+    spec: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise InputError(
                 "a classifier needs two classes or more. "
                 f"Received: {self.name!r} with {listed(self.classes) or 'none'}. Add another class."
+            )
+        unprintable = [name for name in self.classes if not name or not name.isprintable()]
+        if unprintable:  # labels.txt has a line for each
+            raise InputError(
+                "class names must be printable, in UTF-8. "
+                f"Received: {self.name!r} with {listed(unprintable)}. Rename them."
             )
         empty = [kind for kind in KINDS if not self.splits[kind].size]
         if empty:

@@ -119,6 +119,26 @@ def test_classes_must_be_different_and_enough() -> None:
     assert from_arrays(IMAGES, LABELS, classes=["a", "b", "c"]).classes == ("a", "b", "c")
 
 
+@pytest.mark.parametrize("name", ["two\nlines", ""])
+def test_classes_of_arrays_must_be_lines_of_text(name: str) -> None:
+    with pytest.raises(InputError, match="class names must be printable"):
+        from_arrays(IMAGES, LABELS, classes=["a", "b", name])
+
+
+def test_arrays_are_not_taken_for_what_they_are_named_after(tmp_path: Path) -> None:
+    for name in ("digits", "tfds:mnist", str(tmp_path)):
+        assert from_arrays(IMAGES, LABELS, name=name).spec is None
+    assert open_source("digits").spec == "digits"
+
+
+def test_a_folder_is_found_again_from_elsewhere(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(*pictures("a", 40), *pictures("b", 40))
+    monkeypatch.chdir(folder)
+    assert open_source(".").spec == str(folder.resolve())
+
+
 def test_test_arrays_may_not_have_another_picture_size() -> None:
     with pytest.raises(InputError, match="one size"):
         from_arrays(IMAGES, LABELS, test=(IMAGES[:, :3], LABELS))
