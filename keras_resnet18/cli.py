@@ -237,28 +237,32 @@ def _csv_writer(top: int) -> Callable[[Path, Sequence[tuple[str, float]], str], 
 
 def _print_reports(reports: Iterable[ExportReport]) -> None:
     """A table of what was exported, and where it lies."""
-    table = Table("format", "MB", "ms/image", "same class", "largest difference", "top-1 (model)")
-    table.box = box.ASCII2  # readable on every terminal and in a file
+    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
+    table = Table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
+    # readable in a file and on every terminal of 80 columns
+    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
     paths = []
     for report in reports:
         proof = report.comparison
-        accuracy = "not measured"
-        if proof.accuracy is not None and proof.model_accuracy is not None:
-            accuracy = f"{proof.accuracy:.2%} ({proof.model_accuracy:.2%})"
-        same = "" if proof.agreement is None else f"{proof.agreement:.2%} of {proof.images:,}"
         table.add_row(
             report.format,
-            f"{report.size_bytes / 1e6:.2f}",
-            f"{report.latency_ms:.2f}",
-            same,
+            f"{report.size_bytes / 1e6:.3g}",
+            f"{report.latency_ms:.3g}",
+            f"{proof.images:,}",
+            _percent(proof.agreement),
             f"{proof.max_difference:.1e}",
-            accuracy,
+            _percent(proof.accuracy),
+            _percent(proof.model_accuracy),
         )
         paths.append(report.path)
     console = _console()
     console.print(table, soft_wrap=False)
     for path in paths:
         console.print(path)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 if __name__ == "__main__":
