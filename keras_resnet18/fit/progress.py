@@ -14,6 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from keras_resnet18.errors import InputError
 
 
+# After so many seconds without a line a file gets one, also in the middle of an epoch.
+_SILENCE = 60.0
+
+
 class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """A row for each epoch: its number, loss, accuracy, learning rate and training speed.
 
@@ -64,7 +68,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
     """One line for each epoch, and on a terminal a bar below that moves with every step.
 
     Args:
-        console: Where to; redirected to a file it gets the lines alone.
+        console: Where to; redirected to a file it gets lines alone, one a minute at least.
         history: Comes before this one in the list of callbacks; its last row is the line.
     """
 
@@ -73,10 +77,10 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         self._console = console
         self._history = history
         self._bar: Progress | None = None
-        self._started = 0.0
+        self._started = self._said = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._started = time.perf_counter()
+        self._started = self._said = time.perf_counter()
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -106,29 +110,46 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         self._epoch, self._epoch_started = epoch, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if self._bar is None:
+        if self._bar is None and time.perf_counter() - self._said < _SILENCE:
             return
         logs = logs or {}
         seconds = time.perf_counter() - self._epoch_started
+        speed = (batch + 1) * self._history.batch_size / seconds
+        if self._bar is None:
+            self._say(
+                self._epoch,
+                batch + 1,
+                f"step {batch + 1:,}/{self.params['steps']:,}  loss {logs['loss']:.3f}  "
+                f"accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s",
+            )
+            return
         self._bar.update(
             self._task,
             completed=self._epoch * self.params["steps"] + batch + 1,
             epoch=self._epoch + 1,
             loss=logs["loss"],
             accuracy=logs["accuracy"],
-            speed=(batch + 1) * self._history.batch_size / seconds,
+            speed=speed,
         )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        row, epochs = self._history.rows[-1], self.params["epochs"]
-        done = epoch + 1
-        left = (time.perf_counter() - self._started) / done * (epochs - done)
-        width = len(str(epochs))
+        row = self._history.rows[-1]
+        self._say(
+            epoch,
+            self.params["steps"],
+            f"loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
+            f"validation {row['validation_accuracy']:.1%}  "
+            f"{row['images_per_second']:,.0f} images/s",
+        )
+
+    def _say(self, epoch: int, steps_done: int, what: str) -> None:
+        self._said = time.perf_counter()
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        done = epoch * steps + steps_done
+        left = int((self._said - self._started) / done * (epochs * steps - done))
         self._console.print(
-            f"epoch {done:{width}}/{epochs}  loss {row['loss']:.3f}  "
-            f"accuracy {row['accuracy']:.1%}  validation {row['validation_accuracy']:.1%}  "
-            f"{row['images_per_second']:,.0f} images/s  "
-            f"{int(left) // 60}:{int(left) % 60:02} left"
+            f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  {what}  "
+            f"{left // 60}:{left % 60:02} left"
         )
 
     def stop(self) -> None:

@@ -59,6 +59,18 @@ def test_a_file_gets_one_plain_line_an_epoch():
     assert "\x1b" not in file.getvalue()
 
 
+def test_a_file_gets_lines_within_an_epoch_that_takes_long(monkeypatch):
+    monkeypatch.setattr("keras_resnet18.fit.progress._SILENCE", 0)
+    file = io.StringIO()
+    fit(Console(file=file))
+    starts = [line.partition("  loss")[0] for line in file.getvalue().splitlines()]
+    assert starts == [
+        *("epoch 1/2  step 1/2", "epoch 1/2  step 2/2", "epoch 1/2"),
+        *("epoch 2/2  step 1/2", "epoch 2/2  step 2/2", "epoch 2/2"),
+    ]
+    assert all(line.endswith(" left") for line in file.getvalue().splitlines())
+
+
 def test_a_terminal_without_unicode_gets_a_bar_of_ascii():
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
