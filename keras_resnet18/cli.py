@@ -188,14 +188,24 @@ def demo() -> None:
 @app.command()
 def info(
     what: Annotated[
-        Path | None, typer.Argument(metavar="RUN|FILE", help="A run, or a .tflite or .keras file.")
+        str | None,
+        typer.Argument(
+            metavar="RUN|FILE|weights",
+            help="A run, a .tflite or .keras file, or the word weights (a run's folder of that "
+            "name is ./weights).",
+        ),
     ] = None,
 ) -> None:
-    """Tell what this machine has; or what a run or a model file is."""
+    """Tell what this machine has; what a run or a model file is; which weights have a name."""
+    if what == "weights":
+        from keras_resnet18.weights.catalogue import table
+
+        _console().print(table())
+        return
     start_tensorflow()
     from keras_resnet18.information import about_file, about_machine
 
-    _console().print(about_machine() if what is None else about_file(what))
+    _console().print(about_machine() if what is None else about_file(Path(what)))
 
 
 def main() -> None:

@@ -261,6 +261,15 @@ def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
         assert word in tflite.out
 
 
+def test_info_weights_lists_the_catalogue_and_a_folder_of_that_name_has_a_path(command, tmp_path):
+    (tmp_path / "weights").mkdir()
+    answer = command("info", "weights")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.splitlines()[0].split()[:2] == ["name", "network"]
+    assert "imagenet is resnet18.a1_in1k" in answer.out
+    assert_refused(command("info", "./weights"), "a run is a folder")
+
+
 @pytest.mark.parametrize("name", ["model.keras", "model.tflite", "notes.txt"])
 def test_info_refuses_a_file_that_is_no_model(command, tmp_path, name):
     (tmp_path / name).write_text("no model")
@@ -277,23 +286,26 @@ def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
 # all
 
 
-def test_help_names_every_command_and_imports_no_framework(run_python):
+def test_help_and_the_catalogue_name_everything_and_import_no_framework(run_python):
     program = """
 import sys
 from keras_resnet18 import cli
-for arguments in (["--help"], *([name, "--help"] for name in sys.argv[1:])):
+helps = [[name, "--help"] for name in sys.argv[1:]]
+for arguments in (["--help"], *helps, ["info", "weights"]):
     sys.argv = ["keras-resnet18", *arguments]
     try:
         cli.main()
     except SystemExit as end:
         assert end.code == 0
 heavy = {"tensorflow", "keras", "numpy", "PIL", "sklearn", "matplotlib", "ai_edge_litert"}
+heavy |= {"huggingface_hub"}
 assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set(sys.modules)
 """
     names = ("train", "evaluate", "predict", "export", "demo", "info")
     printed = run_python(program, *names)
     for name in names:
         assert f"keras-resnet18 {name}" in printed
+    assert "resnet18.tv_in1k" in printed
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, command):

@@ -28,7 +28,7 @@ ROOMS = {
     "schema": set(),
     "recipe": {"preprocess", "schema"},
     "run": {"preprocess", "recipe", "staging"},
-    "weights": {"preprocess", "staging"},
+    "weights": {"preprocess", "schema", "staging"},
     "model": {"preprocess", "weights"},
     "data": {"preprocess"},
     "fit": {"machine", "preprocess", "recipe"},

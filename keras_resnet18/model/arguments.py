@@ -11,6 +11,7 @@ import keras
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.model.pooling import as_output_size
+from keras_resnet18.weights.catalogue import Published, find
 from keras_resnet18.weights.files import SAFETENSORS, TORCH
 
 KERAS_WEIGHTS = ".weights.h5"
@@ -56,8 +57,11 @@ class Builder(Protocol):
 
         Args:
             include_top: Whether to end in the classifier: average pooling, dropout, a dense layer.
-            weights: `None` for random ones, or the path of a file to load: Keras' `.weights.h5`, or
-                a checkpoint that `load_weights` reads, whose head must have the same classes.
+            weights: `None` for random ones; `"imagenet"` or another name of published ones, which
+                `keras-resnet18 info weights` lists: they are downloaded once, and with another
+                number of classes the head stays new, which is a warning; or the path of a file to
+                load: Keras' `.weights.h5`, or a checkpoint that `load_weights` reads, whose head
+                must have the same classes.
             input_tensor: A Keras tensor to use as the picture, instead of a new input.
             input_shape: (height, width, channels). Height and width may be `None`, for pictures of
                 any size. At least 32 pixels a side with the imagenet stem, 8 with the others.
@@ -69,8 +73,9 @@ class Builder(Protocol):
             classifier_activation: `"softmax"` for probabilities, `None` for logits, or any Keras
                 activation; with a top only.
             include_preprocessing: Whether the network takes pixels of 0 to 255 and normalises them
-                itself, with ImageNet's mean and std (three channels then, red, green and blue).
-                Without it, give it what `preprocess_input` returns.
+                itself, with the mean and std of published weights or else ImageNet's (three
+                channels then, red, green and blue). Without it, give it what `preprocess_input`
+                returns.
             stem: `"imagenet"` (7×7 at stride 2, max pooling), or for pictures of about 28 to 64
                 pixels `"small"` (3×3 at stride 1) or `"small_stride2"` (3×3 at stride 2).
             dropout: Rate before the dense layer, from 0 up to but not including 1; with a top only.
@@ -179,16 +184,31 @@ def _check_classifier(classes: int, activation: Activation, dropout: float) -> N
         ) from None
 
 
-def check_weights(weights: str | os.PathLike[str] | None) -> None:
-    """Raises InputError unless `weights` is None or a file that can be loaded."""
+def published_weights(
+    weights: str | os.PathLike[str] | None, *, network: str, stem: str
+) -> Published | None:
+    """The catalogue's entry that `weights` names, or None if it is None or the path of a file.
+
+    Raises:
+        InputError: If it is none of them, or the entry is for another network.
+    """
+    endings = (KERAS_WEIGHTS, SAFETENSORS, *TORCH)
+    if isinstance(weights, str) and not weights.endswith(endings):
+        entry = find(weights)
+        if (entry.network, stem) != (network, "imagenet"):
+            raise InputError(
+                f"these weights are for a {entry.network} with the imagenet stem. "
+                f"Received: weights={weights!r} for a {network} with stem={stem!r}"
+            )
+        return entry
     if weights is not None and not (
         isinstance(weights, str | os.PathLike)
-        and str(weights).endswith((KERAS_WEIGHTS, SAFETENSORS, *TORCH))
+        and str(weights).endswith(endings)
         and Path(weights).is_file()
     ):
         received = str(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(
-            "weights must be None or the path of an existing "
-            f"{', '.join((KERAS_WEIGHTS, SAFETENSORS, *TORCH))} file. "
-            f"Received: weights={received!r}"
+            "weights must be None, the name of published ones (keras-resnet18 info weights), or "
+            f"the path of an existing {', '.join(endings)} file. Received: weights={received!r}"
         )
+    return None

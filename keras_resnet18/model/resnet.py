@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 
 import keras
 from keras import layers
@@ -18,7 +19,7 @@ from keras_resnet18.model.arguments import (
     check_head,
     check_input,
     check_input_tensor,
-    check_weights,
+    published_weights,
 )
 from keras_resnet18.model.blocks import (
     batch_norm,
@@ -29,6 +30,7 @@ from keras_resnet18.model.blocks import (
 )
 from keras_resnet18.model.pooling import AdaptiveAveragePooling2D, as_output_size
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.weights.catalogue import Published, fetch
 from keras_resnet18.weights.transfer import load_weights
 
 # depth: how many blocks each stage has. With two convolutions a block, the stem and the dense layer
@@ -65,10 +67,11 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
             classifier_activation=classifier_activation,
             dropout=dropout,
         )
-        check_weights(weights)
+        published = published_weights(weights, network=default_name, stem=stem)
+        preprocess = Preprocess() if published is None else published.preprocess
 
         image = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
-        x = _normalization(Preprocess())(image) if include_preprocessing else image
+        x = _normalization(preprocess)(image) if include_preprocessing else image
         x = _stem(x, stem)
         x = _stages(x, depth, residual)
         x = _classifier(x, classes, classifier_activation, dropout) if include_top else x
@@ -77,7 +80,9 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
         inputs = keras.utils.get_source_inputs(image)
         # one input bare, not in a list: Keras warns when a call's structure is another one
         model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
-        if weights is not None:
+        if published is not None:
+            _load_published(model, published)
+        elif weights is not None:
             _load(model, weights)
         return model
 
@@ -91,6 +96,16 @@ def _load(model: keras.Model, weights: str | os.PathLike[str]) -> None:
         model.load_weights(weights)
     else:
         load_weights(model, weights)
+
+
+def _load_published(model: keras.Model, published: Published) -> None:
+    # a classifier of the same classes is loaded all the same: the file is known to have one
+    if load_weights(model, fetch(published), head="skip").kept:
+        warnings.warn(
+            f"{published.name} knows ImageNet's 1,000 classes: the head for "
+            f"{model.output_shape[-1]:,} classes is new, and has to be trained",
+            stacklevel=3,  # the line that builds
+        )
 
 
 def _normalization(preprocess: Preprocess) -> layers.Layer:

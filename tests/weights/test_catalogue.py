@@ -1,0 +1,353 @@
+"""Published weights come from the hub as they were published, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from golden.keras_weights import torch_weights
+from golden.numpy_weights import numpy_weights, resnet_shapes
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import close_session
+from PIL import Image
+from weights.checkpoints import with_counters
+from weights.hub import Hub
+
+from keras_resnet18 import build_plain18, build_resnet18, build_resnet34
+from keras_resnet18.errors import InputError
+from keras_resnet18.model.arguments import KERAS_WEIGHTS
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.weights import catalogue
+from keras_resnet18.weights.catalogue import CATALOGUE, FILENAME, Published, fetch, find, table
+from keras_resnet18.weights.files import SAFETENSORS, TORCH
+
+README = Path(__file__).parents[2] / "README.md"
+CONTENT = bytes(range(256)) * 1000
+REVISION = "0123456789" * 4
+
+
+def entry_for(content, **changes):
+    entry = Published(
+        repository="timm/resnet18.made_up",
+        revision=REVISION,
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence="Apache-2.0",
+        preprocess=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3),
+        top1=None,
+    )
+    return dataclasses.replace(entry, **changes)
+
+
+ENTRY = entry_for(CONTENT)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub's client."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(cache, monkeypatch):
+    """A hub that has CONTENT, and which the client asks. It waits for nothing between tries."""
+    hub = Hub(CONTENT)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # one that an earlier test opened knows another environment
+    yield hub
+    hub.close()
+    close_session()
+
+
+def place(cache, entry=ENTRY):
+    """Where the client looks for a file of this commit."""
+    folder = f"models--{entry.repository.replace('/', '--')}"
+    return cache / folder / "snapshots" / entry.revision / FILENAME
+
+
+def files(cache):
+    """What is in the cache that somebody could take for weights."""
+    found = [path for kind in ("blobs", "snapshots") for path in cache.glob(f"*/{kind}/**/*")]
+    return [path for path in found if not path.is_dir()]
+
+
+def refusal(entry=ENTRY):
+    """The line with which an entry is refused."""
+    with pytest.raises(InputError) as error:
+        fetch(entry)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# The table
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_an_entry_says_exactly_which_bytes_it_means(entry):
+    assert re.fullmatch("[0-9a-f]{64}", entry.sha256)
+    assert re.fullmatch("[0-9a-f]{40}", entry.revision)  # the client knows no shorter commits
+    assert re.fullmatch(r"[\w-]+/[\w.-]+", entry.repository)
+    assert entry.licence and entry.network in ("resnet18", "resnet18d")
+    assert entry.top1 is None or 60 < entry.top1 < 80
+    assert entry.preprocess.size == (224, 224)
+    assert not entry.name.endswith((KERAS_WEIGHTS, SAFETENSORS, *TORCH))  # or it were a path
+
+
+def test_names_and_files_are_there_once():
+    for field in ("name", "sha256"):
+        assert len({getattr(entry, field) for entry in CATALOGUE}) == len(CATALOGUE)
+
+
+def test_imagenet_is_timms_default():
+    assert find("imagenet") is find("resnet18.a1_in1k")
+    assert find("imagenet").preprocess == Preprocess(crop_ratio=0.95, interpolation="bicubic")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_and_the_other_way():
+    with pytest.raises(InputError) as error:
+        find("resnet18.a1_in1")
+    message = str(error.value)
+    assert "did you mean resnet18.a1_in1k?" in message and "the path of a checkpoint" in message
+    assert "Received: weights='resnet18.a1_in1'" in message and "\n" not in message
+
+
+def test_the_table_has_a_line_for_each_and_fits_a_terminal():
+    lines = table().splitlines()
+    assert max(map(len, lines)) <= 100
+    for entry in CATALOGUE:
+        (line,) = (line for line in lines if line.startswith(f"{entry.name} "))
+        assert entry.licence in line and f"{entry.preprocess.crop_ratio:g} " in line
+    assert "imagenet is resnet18.a1_in1k" in lines
+
+
+# From the hub
+
+
+def test_a_file_is_downloaded_once_and_then_needs_no_network(hub, cache):
+    path = fetch(ENTRY)
+    assert path.read_bytes() == CONTENT
+    assert path == place(cache)
+    assert hub.requests[-1] == f"GET /timm/resnet18.made_up/resolve/{REVISION}/{FILENAME}"
+    hub.close()
+    assert fetch(ENTRY) == path
+
+
+@pytest.mark.parametrize("no_links", [False, True])
+def test_a_file_of_other_bytes_is_refused_and_removed(hub, cache, monkeypatch, no_links):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", no_links)
+    hub.content = b"other" * 100
+    message = refusal()
+    assert ENTRY.sha256 in message and hashlib.sha256(hub.content).hexdigest() in message
+    assert "It was removed: try again" in message
+    assert files(cache) == []
+    hub.content = CONTENT
+    assert fetch(ENTRY).read_bytes() == CONTENT
+
+
+def test_a_file_that_went_bad_in_the_cache_is_downloaded_anew(hub, cache):
+    fetch(ENTRY).write_bytes(CONTENT[:-1])
+    assert "It was removed" in refusal()
+    assert files(cache) == []
+    assert fetch(ENTRY).read_bytes() == CONTENT
+
+
+def test_a_bad_file_that_cannot_be_removed_is_said_to_be_there(hub, cache, monkeypatch):
+    fetch(ENTRY).write_bytes(b"bad")
+
+    def unlink(path):
+        raise PermissionError(13, "a cache that others own", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        message = refusal()
+    assert "Remove it" in message and str(place(cache)) in message
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(hub):
+    hub.cut = 1000
+    assert fetch(ENTRY).read_bytes() == CONTENT
+    assert sum(request.startswith("GET /timm") for request in hub.requests) == 2
+
+
+def test_a_file_that_stays_short_is_refused_and_leaves_nothing(hub, cache):
+    hub.size = len(CONTENT) + 1
+    assert "could not be downloaded" in refusal()
+    assert files(cache) == []
+
+
+def test_ctrl_c_leaves_nothing_that_is_taken_for_the_file(hub, cache, monkeypatch):
+    def interrupted(url, temp_file, **_):
+        temp_file.write(CONTENT[:1000])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_download, "http_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(ENTRY)
+    assert files(cache) == []
+    assert fetch(ENTRY).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "EntryNotFound"), (404, "RevisionNotFound"), (401, "RepoNotFound"), (503, "")],
+)
+def test_what_the_hub_does_not_give_is_one_line(hub, cache, status, code):
+    hub.status = status, code
+    message = refusal()
+    assert str(status) in message and "timm/resnet18.made_up" in message
+    assert files(cache) == []
+
+
+def test_a_server_that_is_no_hub_is_one_line(hub, cache):
+    hub.commit = False
+    assert "does not seem to be served by a Hugging Face Hub" in refusal()
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_a_network_the_file_can_be_put_where_the_error_says(
+    hub, cache, monkeypatch, offline
+):
+    hub.close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    message = refusal()
+    assert ("offline mode is enabled" if offline else "refused") in message
+    assert FILENAME in message and "HF_HUB_OFFLINE=1" in message
+    assert files(cache) == []
+    told = Path(re.search(r"put it at (\S+),", message)[1])
+    told.parent.mkdir(parents=True)
+    told.write_bytes(CONTENT)
+    assert fetch(ENTRY) == told
+
+
+def test_the_variables_of_the_hubs_client_are_obeyed(hub, cache, run_python):
+    program = f"""
+from keras_resnet18.weights.catalogue import Preprocess, Published, fetch
+entry = {ENTRY!r}
+try:
+    print(fetch(entry))
+except ValueError as error:
+    print(error)
+"""
+    variables = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(cache.parent),
+        "HF_HUB_CACHE": str(cache),
+        "NO_PROXY": "127.0.0.1",
+    }
+    assert "offline mode is enabled" in run_python(program, **variables, HF_HUB_OFFLINE="1")
+    assert not any("resolve" in request for request in hub.requests)
+    assert run_python(program, **variables, HF_HUB_OFFLINE="0") == f"{place(cache)}\n"
+    asked = len(hub.requests)
+    assert run_python(program, **variables, HF_HUB_OFFLINE="1") == f"{place(cache)}\n"
+    assert len(hub.requests) == asked
+
+
+def test_weights_that_are_not_for_trade_say_so(hub):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fetch(ENTRY)
+    with pytest.warns(UserWarning, match=r"resnet18\.made_up: CC-BY-NC-4\.0, no commercial use"):
+        fetch(dataclasses.replace(ENTRY, licence="CC-BY-NC-4.0"))
+
+
+# In a builder
+
+
+@pytest.fixture(scope="module")
+def imagenet_arrays():
+    return numpy_weights(resnet_shapes(18, 1000), 3)
+
+
+@pytest.fixture(scope="module")
+def imagenet_file(imagenet_arrays):
+    return safetensors.numpy.save(with_counters(imagenet_arrays))
+
+
+@pytest.fixture
+def imagenet(hub, imagenet_file, monkeypatch):
+    """A hub whose "imagenet" is a checkpoint that a test made, normalised with .5 and .5."""
+    hub.content = imagenet_file
+    monkeypatch.setattr(catalogue, "CATALOGUE", (entry_for(imagenet_file),))
+    monkeypatch.setitem(catalogue.ALIASES, "imagenet", "resnet18.made_up")
+    return hub
+
+
+def test_imagenet_gives_the_weights_of_the_file_and_its_normalisation(imagenet, imagenet_arrays):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = build_resnet18(input_shape=(32, 32, 3), weights="imagenet")
+    loaded = torch_weights(model, imagenet_arrays)
+    assert loaded.keys() == imagenet_arrays.keys()
+    for name, array in loaded.items():
+        assert np.array_equal(array, imagenet_arrays[name]), name
+    normalised = model.get_layer("normalization")(np.array([[[[0, 127.5, 255]]]]))
+    np.testing.assert_allclose(np.ravel(normalised), [-1, 0, 1], atol=1e-6)
+
+
+def test_other_classes_keep_the_body_and_say_that_the_head_is_new(imagenet, imagenet_arrays):
+    with pytest.warns(UserWarning, match=r"^resnet18\.made_up knows .* head for 5 cl") as warned:
+        model = build_resnet18(input_shape=(32, 32, 3), weights="resnet18.made_up", classes=5)
+    assert [warning.filename for warning in warned] == [__file__]  # the line that builds
+    body = {name: a for name, a in imagenet_arrays.items() if not name.startswith("fc.")}
+    for name, array in torch_weights(model, body).items():
+        assert np.array_equal(array, body[name]), name
+    head = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
+    assert head.shape == (512, 5) and head.std() > 0
+
+
+def test_features_take_the_body_and_warn_of_nothing(imagenet, imagenet_arrays):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = build_resnet18(
+            input_shape=(32, 32, 1),
+            include_top=False,
+            include_preprocessing=False,
+            weights="imagenet",
+        )
+    kernel = model.get_layer("stem_conv").kernel  # grey: the sum over red, green and blue
+    expected = imagenet_arrays["conv1.weight"].sum(axis=1, keepdims=True).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "received"),
+    [
+        (build_resnet34, {"weights": "imagenet"}, "for a resnet34"),
+        (build_plain18, {"weights": "resnet18.tv_in1k"}, "for a plain18"),
+        (build_resnet18, {"weights": "imagenet", "stem": "small"}, "stem='small'"),
+        (build_resnet18, {"weights": "resnet18d.ra2_in1k"}, "for a resnet18 with"),
+    ],
+)
+def test_weights_of_another_network_are_refused_before_a_download(hub, build, arguments, received):
+    with pytest.raises(InputError) as error:
+        build(**arguments)
+    expected, _, got = str(error.value).partition(" Received: ")
+    network = find(arguments["weights"]).network
+    assert expected == f"these weights are for a {network} with the imagenet stem."
+    assert received in got and "\n" not in got
+    assert hub.requests == []
+
+
+def test_readmes_lines_for_a_photo_work(imagenet, tmp_path, monkeypatch, capsys):
+    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (program,) = (text for text in programs if 'weights="imagenet"' in text)
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.RandomState(0).randint(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(pixels).save("holiday.jpg")
+    exec(program, {})
+    assert len(re.findall(r"\('n\d{8}', .+?, 0\.\d+\)", capsys.readouterr().out)) == 5
