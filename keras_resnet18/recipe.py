@@ -25,7 +25,7 @@ from keras_resnet18.schema import (
 NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
 STEMS = ("imagenet", "small", "small_stride2")
 OPTIMIZERS = ("sgd", "adamw")
-RECIPES = ("digits", "small-images", "photos")  # recipes/*.toml
+RECIPES = ("digits", "small-images", "photos", "finetune")  # recipes/*.toml
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -121,6 +121,35 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finetune:
+    """How a network that knows other pictures learns these.
+
+    First the classifier alone, on features that the network computes once; then all weights, by
+    the recipe's optimizer and for its epochs, BatchNorm left as it was (Kumar et al. 2022, arXiv
+    2202.10054: the second part alone bends good features to a random classifier).
+
+    Attributes:
+        weights: A name such as `"imagenet"`, the path of a checkpoint, or a run's folder.
+        head_epochs: How often the classifier sees the features.
+        head_learning_rate: Of AdamW, falling along a cosine from the start.
+    """
+
+    weights: str = "imagenet"
+    head_epochs: int = 20
+    head_learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        check_types(self, "finetune.")
+        within("finetune.head_epochs", self.head_epochs, self.head_epochs >= 1, "1 or more")
+        within(
+            "finetune.head_learning_rate",
+            self.head_learning_rate,
+            self.head_learning_rate > 0,
+            "over 0",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training, complete but for the pictures.
 
@@ -136,6 +165,7 @@ class Recipe:
         network: Which network is built.
         optimizer: How weights follow gradients.
         augment: How training pictures vary.
+        finetune: Which weights to begin with, and how; None for random ones.
 
     Raises:
         InputError: For a value of the wrong type or out of range.
@@ -151,6 +181,7 @@ class Recipe:
     network: Network = dataclasses.field(default_factory=Network)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    finetune: Finetune | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "")

@@ -24,7 +24,7 @@ def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
                 f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
                 f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
             )
-        hint = hints[key]
+        hint = _without_none(hints[key])
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
         else:
@@ -41,10 +41,9 @@ def check_types(table: Any, prefix: str) -> None:
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
     """`value` as the annotation asks: a whole number may stand for a float, a list for a pair."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = typing.get_args(hint)[0]
+    if value is None and isinstance(hint, types.UnionType):
+        return None
+    hint = _without_none(hint)
     if typing.get_origin(hint) is tuple:
         items = typing.get_args(hint)
         if isinstance(value, list | tuple) and len(value) == len(items):
@@ -57,6 +56,11 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
     expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
     raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
+
+
+def _without_none(hint: Any) -> Any:
+    """`X` of `X | None`."""
+    return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
 
 
 def toml_value(text: str) -> Any:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.splits import Source
+from keras_resnet18.data.splits import Source, Split, array_split
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import Evaluation, broken_pictures_named, evaluate
-from keras_resnet18.fit.fit import compile_model, fit_model
-from keras_resnet18.fit.precision import device_name, dtype_policy, recommended_policy
+from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
+from keras_resnet18.fit.fit import KeepBest, fit_model
+from keras_resnet18.fit.precision import (
+    device_name,
+    dtype_policy,
+    fastest_jit,
+    recommended_policy,
+)
 from keras_resnet18.fit.progress import History, ProgressLine
 from keras_resnet18.machine import environment
 from keras_resnet18.model import resnet
@@ -29,6 +38,8 @@ from keras_resnet18.staging import staged
 
 # Up to here the stem of ImageNet's networks would leave too little of a picture.
 _SMALL_SIDE = 64
+
+_FEATURES_BATCH = 64
 
 _BUILDERS = {
     "resnet18": resnet.build_resnet18,
@@ -163,10 +174,10 @@ def _fit(
     console: Console,
 ) -> tuple[list[dict[str, Any]], int]:
     """Trains; returns a row for each epoch, and which epoch the model has the weights of."""
-    training = source.splits["train"]
+    training, validation = source.splits["train"], source.splits["validation"]
     batch_size = min(recipe.batch_size, training.size)
-    steps = steps_per_epoch(training.size, batch_size)
-    compile_model(model, recipe, steps_per_epoch=steps)
+    shuffled = functools.partial(train_batches, batch_size=batch_size, seed=recipe.seed)
+    in_order = functools.partial(eval_batches, batch_size=batch_size)
     vary = functools.partial(
         augment,
         size=preprocess.size,
@@ -175,26 +186,56 @@ def _fit(
         flip=recipe.augment.flip,
         erase=recipe.augment.erase,
     )
+    head_epochs = recipe.finetune.head_epochs if recipe.finetune else 0
     history = History(batch_size, run.write_history)
-    progress = ProgressLine(console, history)
+    progress = ProgressLine(console, history, epochs=head_epochs + recipe.epochs)
+    best = KeepBest(model)
+    fit = functools.partial(
+        fit_model,
+        steps_per_epoch=steps_per_epoch(training.size, batch_size),
+        callbacks=[
+            history,
+            progress,
+            best,
+            keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False),
+        ],
+    )
     try:
-        best_epoch = fit_model(
-            model,
-            train_batches(training, vary, batch_size=batch_size, seed=recipe.seed),
-            eval_batches(
-                source.splits["validation"], preprocess.resize_and_crop, batch_size=batch_size
-            ),
-            epochs=recipe.epochs,
-            steps_per_epoch=steps,
-            callbacks=[
-                history,
-                progress,
-                keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False),
-            ],
-        )
+        if recipe.finetune:
+            body, head = split_head(model)
+            known = _features(body, training, preprocess, console)
+            held_out = _features(body, validation, preprocess, console)
+            fit(
+                head,
+                head_recipe(recipe, recipe.finetune),
+                shuffled(known, lambda features, seed: features),
+                in_order(held_out, lambda features: features),
+            )
+        with frozen_batch_norm(model) if recipe.finetune else contextlib.nullcontext():
+            fit(
+                model,
+                recipe,
+                shuffled(training, vary),
+                in_order(validation, preprocess.resize_and_crop),
+                first_epoch=head_epochs,
+            )
     finally:
         progress.stop()
-    return history.rows, best_epoch
+    return history.rows, best.epoch
+
+
+def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:
+    """What the network makes of each picture, computed once."""
+    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH)
+    body.compile(jit_compile=fastest_jit())
+    features, labels = [], []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("features", total=split.size)
+        for images, targets in batches:
+            features.append(body.predict_on_batch(images))
+            labels.append(targets.numpy())
+            progress.advance(task, len(targets))
+    return array_split(np.concatenate(features), np.concatenate(labels))
 
 
 def _write_results(

@@ -14,7 +14,16 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.folder import open_folder
-from keras_resnet18.data.splits import KINDS, Kind, Order, Source, Split, carve, indexed_split
+from keras_resnet18.data.splits import (
+    KINDS,
+    Kind,
+    Order,
+    Source,
+    Split,
+    carve,
+    indexed_split,
+    on_cpu,
+)
 from keras_resnet18.data.tfds_stream import open_tfds
 from keras_resnet18.errors import InputError
 
@@ -100,7 +109,7 @@ def from_arrays(
     size = len(given["train"][1])
     rows = {kind: np.arange(len(targets)) for kind, (_, targets) in given.items()}
     rows |= carve([str(i) for i in range(size)], wanted, split_seed)
-    stored = {kind: _on_cpu(pixels) for kind, (pixels, _) in given.items()}
+    stored = {kind: on_cpu(pixels) for kind, (pixels, _) in given.items()}
 
     def split(kind: Kind) -> Split:
         home: Kind = kind if kind in given else "train"
@@ -144,14 +153,9 @@ def _checked(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Arrays:
     return pixels, targets.astype(np.int64)
 
 
-def _on_cpu(values: npt.NDArray[np.generic]) -> tf.Tensor:
-    with tf.device("CPU"):  # tf.data works there, also when there is a GPU
-        return tf.constant(values)
-
-
 def _split(pixels: tf.Tensor, targets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Split:
     """Some rows of arrays, which splits share so that no pixel lies in memory twice."""
-    kept = _on_cpu(rows)
+    kept = on_cpu(rows)
     height, width = pixels.shape[1:3]
 
     def fetch_image(index: tf.Tensor) -> tf.Tensor:

@@ -142,9 +142,7 @@ def indexed_split(
         fetch_image: From an int64 scalar tensor to a uint8 tensor of shape (height, width, 3).
         names: The pictures' names, if they have any.
     """
-    size = len(labels)
-    with tf.device("CPU"):  # tf.data works there, also when there is a GPU
-        targets = tf.constant(labels, tf.int64)
+    size, targets = len(labels), on_cpu(labels)
 
     def elements(order: Order | None, start: Any) -> tf.data.Dataset:
         indices = tf.range(start, size, dtype=tf.int64)
@@ -157,6 +155,18 @@ def indexed_split(
         return fetch_image(index), targets[index]
 
     return Split(size, elements, fetch, labels, names)
+
+
+def array_split(values: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Split:
+    """A split of arrays, one value for each label, such as features instead of pictures."""
+    stored = on_cpu(values)
+    return indexed_split(labels, lambda index: stored[index])
+
+
+def on_cpu(values: npt.NDArray[Any]) -> tf.Tensor:
+    """A constant where `tf.data` works, also when there is a GPU."""
+    with tf.device("CPU"):
+        return tf.constant(values)
 
 
 def carve(

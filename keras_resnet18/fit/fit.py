@@ -33,37 +33,36 @@ def compile_model(model: keras.Model, recipe: Recipe, *, steps_per_epoch: int) -
 
 def fit_model(
     model: keras.Model,
+    recipe: Recipe,
     train_batches: Any,
     validation_batches: Any,
     *,
-    epochs: int,
     steps_per_epoch: int,
+    first_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> int:
-    """Trains a compiled model and leaves it with the weights of its best epoch.
+) -> None:
+    """Trains a classifier by `recipe`, from compiling to the last epoch.
 
     Args:
-        model: Compiled by `compile_model`.
-        train_batches: Endless (pixels, class numbers).
+        model: As for `compile_model`.
+        recipe: As for `compile_model`.
+        train_batches: Endless (what the model takes, class numbers).
         validation_batches: Finite, for choosing the epoch.
-        epochs: How many.
         steps_per_epoch: Batches an epoch.
-        callbacks: For reporting.
-
-    Returns:
-        The best epoch, counted from 1; see `KeepBest`.
+        first_epoch: How many epochs of the run's history there are already.
+        callbacks: For reporting, and `KeepBest`.
     """
-    best = KeepBest()
+    compile_model(model, recipe, steps_per_epoch=steps_per_epoch)
     model.fit(
         train_batches,
-        epochs=epochs,
+        initial_epoch=first_epoch,
+        epochs=first_epoch + recipe.epochs,
         steps_per_epoch=steps_per_epoch,
         validation_data=validation_batches,
-        callbacks=[*callbacks, best],
+        callbacks=list(callbacks),
         shuffle=False,  # the batches come in the order that is meant
         verbose=0,
     )
-    return best.epoch
 
 
 class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
@@ -72,13 +71,17 @@ class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
     The best has the highest validation accuracy, and the lowest validation loss among equals: few
     validation pictures make many equals, and Keras' own callbacks would keep the least trained.
 
+    Args:
+        network: Whose weights; a part of it may be what is fitted.
+
     Attributes:
         epoch: The best one so far, counted from 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: keras.Model) -> None:
         super().__init__()
         self.epoch = 0
+        self._network = network
         self._score = (-math.inf, -math.inf)
         self._weights: list[Any] = []
 
@@ -86,10 +89,10 @@ class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         logs = logs or {}
         score = (logs["val_accuracy"], -logs["val_loss"])
         if score > self._score:
-            self.epoch, self._score, self._weights = epoch + 1, score, self.model.get_weights()
+            self.epoch, self._score, self._weights = epoch + 1, score, self._network.get_weights()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.model.set_weights(self._weights)
+        self._network.set_weights(self._weights)
 
 
 def build_optimizer(

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_resnet18.errors import InputError
 
-
 # After so many seconds without a line a file gets one, also in the middle of an epoch.
 _SILENCE = 60.0
 
@@ -70,17 +69,21 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
     Args:
         console: Where to; redirected to a file it gets lines alone, one a minute at least.
         history: Comes before this one in the list of callbacks; its last row is the line.
+        epochs: Of all that is fitted one after the other; the time left is that of each alone.
     """
 
-    def __init__(self, console: Console, history: History) -> None:
+    def __init__(self, console: Console, history: History, *, epochs: int) -> None:
         super().__init__()
         self._console = console
         self._history = history
+        self._epochs = epochs
+        self._first_epoch = 0
         self._bar: Progress | None = None
         self._started = self._said = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._started = self._said = time.perf_counter()
+        self._first_epoch = len(self._history.rows)
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -97,9 +100,9 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         )
         self._task = self._bar.add_task(
             "train",
-            total=self.params["epochs"] * self.params["steps"],
-            epoch=1,
-            epochs=self.params["epochs"],
+            total=(self.params["epochs"] - self._first_epoch) * self.params["steps"],
+            epoch=self._first_epoch + 1,
+            epochs=self._epochs,
             loss=float("nan"),
             accuracy=float("nan"),
             speed=float("nan"),
@@ -117,7 +120,6 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         speed = (batch + 1) * self._history.batch_size / seconds
         if self._bar is None:
             self._say(
-                self._epoch,
                 batch + 1,
                 f"step {batch + 1:,}/{self.params['steps']:,}  loss {logs['loss']:.3f}  "
                 f"accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s",
@@ -125,7 +127,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
             return
         self._bar.update(
             self._task,
-            completed=self._epoch * self.params["steps"] + batch + 1,
+            completed=self._steps_done(batch + 1),
             epoch=self._epoch + 1,
             loss=logs["loss"],
             accuracy=logs["accuracy"],
@@ -135,20 +137,24 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = self._history.rows[-1]
         self._say(
-            epoch,
             self.params["steps"],
             f"loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
             f"validation {row['validation_accuracy']:.1%}  "
             f"{row['images_per_second']:,.0f} images/s",
         )
 
-    def _say(self, epoch: int, steps_done: int, what: str) -> None:
+    def _steps_done(self, of_epoch: int) -> int:
+        """Since `fit` was called."""
+        whole: int = (self._epoch - self._first_epoch) * self.params["steps"]
+        return whole + of_epoch
+
+    def _say(self, steps_of_epoch: int, what: str) -> None:
         self._said = time.perf_counter()
-        epochs, steps = self.params["epochs"], self.params["steps"]
-        done = epoch * steps + steps_done
-        left = int((self._said - self._started) / done * (epochs * steps - done))
+        done = self._steps_done(steps_of_epoch)
+        total = (self.params["epochs"] - self._first_epoch) * self.params["steps"]
+        left = int((self._said - self._started) / done * (total - done))
         self._console.print(
-            f"epoch {epoch + 1:{len(str(epochs))}}/{epochs}  {what}  "
+            f"epoch {self._epoch + 1:{len(str(self._epochs))}}/{self._epochs}  {what}  "
             f"{left // 60}:{left % 60:02} left"
         )
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet18.fit.fit import build_optimizer, fit_model, smoothed_cross_entropy
+from keras_resnet18.fit.fit import KeepBest, build_optimizer, fit_model, smoothed_cross_entropy
 from keras_resnet18.fit.precision import dtype_policy, fastest_jit
-from keras_resnet18.recipe import Optimizer
+from keras_resnet18.recipe import Optimizer, Recipe
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ class Forced(keras.callbacks.Callback):
         self.scores = scores
 
     def on_epoch_end(self, epoch, logs):
-        self.model.layers[-1].bias.assign([float(epoch)])
+        self.model.layers[-1].bias.assign([float(epoch)] * 2)
         logs["val_accuracy"], logs["val_loss"] = self.scores[epoch]
 
 
@@ -117,19 +117,27 @@ class Forced(keras.callbacks.Callback):
     ],
 )
 def test_the_best_epoch_by_accuracy_and_then_loss_is_kept(scores, best):
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=fastest_jit())
-    data = (np.zeros((4, 1)), np.zeros((4, 1)))
-    kept = fit_model(
-        model,
-        _batches(data).repeat(),
-        _batches(data),
-        epochs=len(scores),
-        steps_per_epoch=2,
-        callbacks=[Forced(scores)],
-    )
-    assert kept == best
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
+    kept = KeepBest(model)
+    fit(model, Recipe(epochs=len(scores)), callbacks=[Forced(scores), kept])
+    assert kept.epoch == best
     assert float(model.layers[-1].bias.numpy()[0]) == best - 1
+
+
+def test_epochs_go_on_counting_and_the_best_of_all_is_kept():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
+    kept = KeepBest(model)
+    callbacks = [Forced([(0.1, 1), (0.9, 1), (0.5, 1)]), kept]
+    fit(model, Recipe(epochs=2), callbacks=callbacks)
+    fit(model, Recipe(epochs=1), callbacks=callbacks, first_epoch=2)
+    assert kept.epoch == 2
+    assert float(model.layers[-1].bias.numpy()[0]) == 1
+
+
+def fit(model, recipe, **arguments):
+    data = (np.zeros((4, 1)), np.zeros(4))
+    batches = _batches(data)
+    fit_model(model, recipe, batches.repeat(), batches, steps_per_epoch=2, **arguments)
 
 
 def _batches(data):

@@ -18,7 +18,7 @@ def fit(console, epochs=2):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = History(2, lambda rows: written.append([dict(row) for row in rows]))
-    progress = ProgressLine(console, history)
+    progress = ProgressLine(console, history, epochs=epochs)
     data = (np.zeros((4, 1)), np.array([0, 1, 0, 1]))
     model.fit(
         *data,
