@@ -63,7 +63,16 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="digits, small-images, photos, or a .toml file. [default: what suits the pictures]"
+            help="digits, small-images, photos, finetune, or a .toml file. "
+            "[default: what suits the pictures]"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="What to fine-tune: published weights (keras-resnet18 info weights), or a "
+            "checkpoint such as resnet18.safetensors. Means --recipe finetune.",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -89,12 +98,15 @@ def train(
     from keras_resnet18.recipe import load_recipe
     from keras_resnet18.trainer import default_recipe, train
 
+    opened = open_source(source)
+    chosen = load_recipe(recipe or ("finetune" if weights else default_recipe(opened)))
+    if weights is not None:
+        chosen = chosen.with_weights(weights)
     changes = [f"epochs={epochs}"] if epochs is not None else []
     changes += [f"precision={precision}"] if precision is not None else []
-    opened = open_source(source)
     train(
         opened,
-        load_recipe(recipe or default_recipe(opened)).changed([*changes, *(settings or [])]),
+        chosen.changed([*changes, *(settings or [])]),
         out,
         overwrite=overwrite,
         console=_console(),

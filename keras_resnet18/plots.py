@@ -18,8 +18,13 @@ _NAMED_CLASSES = 40
 _NUMBERED_CLASSES = 15
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
-    """Draws loss and accuracy over the epochs; the epoch that was kept is marked."""
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path, *, head_epochs: int = 0
+) -> None:
+    """Draws loss and accuracy over the epochs; the epoch that was kept is marked.
+
+    Epochs of the classifier alone, with which a fine-tuning begins, lie on a grey ground.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 30 else ""
@@ -27,6 +32,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) 
         for label, key in (("training", name), ("validation", f"validation_{name}")):
             axes.plot(epochs, [row[key] for row in rows], marker=marker, ms=4, label=label)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        if head_epochs:
+            axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

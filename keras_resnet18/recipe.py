@@ -222,6 +222,20 @@ class Recipe:
 
         return tomli_w.dumps(without_none(dataclasses.asdict(self)))
 
+    def with_weights(self, weights: str) -> Recipe:
+        """The recipe with other weights to fine-tune.
+
+        Raises:
+            InputError: If it is for training from scratch.
+        """
+        if self.finetune is None:
+            raise InputError(
+                "weights are fine-tuned by a recipe with a [finetune] table: take the recipe "
+                f"finetune. Received: recipe {self.name!r} with weights={weights!r}"
+            )
+        finetune = dataclasses.replace(self.finetune, weights=weights)
+        return dataclasses.replace(self, finetune=finetune)
+
     def changed(self, settings: Iterable[str]) -> Recipe:
         """The recipe with some values set, as the command line's `--set` does.
 

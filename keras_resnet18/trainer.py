@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe, load_recipe
 from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run
 from keras_resnet18.staging import staged
+from keras_resnet18.weights.catalogue import find
+from keras_resnet18.weights.endings import is_name
+from keras_resnet18.weights.transfer import load_weights
 
 # Up to here the stem of ImageNet's networks would leave too little of a picture.
 _SMALL_SIDE = 64
@@ -87,6 +92,9 @@ def train(
     source = source if isinstance(source, Source) else open_source(os.fspath(source))
     recipe = recipe or load_recipe(default_recipe(source))
     preprocess = Preprocess(size=_image_size(recipe, source), crop_ratio=recipe.crop_ratio)
+    if recipe.finetune and is_name(recipe.finetune.weights):
+        published = find(recipe.finetune.weights).preprocess
+        preprocess = dataclasses.replace(published, size=preprocess.size)
     policy, reason = _policy(recipe.precision)
 
     console.print(f"{device_name()}, {policy}: {reason}")
@@ -95,12 +103,7 @@ def train(
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(recipe.seed)
     with dtype_policy(policy):
-        model = _BUILDERS[recipe.network.name](
-            input_shape=(*preprocess.size, 3),
-            classes=len(source.classes),
-            stem=recipe.network.stem,
-            dropout=recipe.network.dropout,
-        )
+        model = _build(recipe, preprocess, len(source.classes), console)
 
     with new_run(out, overwrite=overwrite) as run:
         run.write_text(run.recipe_file, recipe.to_toml())
@@ -156,6 +159,28 @@ def _image_size(recipe: Recipe, source: Source) -> tuple[int, int]:
             "--set image_size=32"
         )
     return source.image_size
+
+
+def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Console) -> keras.Model:
+    build = functools.partial(
+        _BUILDERS[recipe.network.name],
+        input_shape=(*preprocess.size, 3),
+        classes=classes,
+        stem=recipe.network.stem,
+        dropout=recipe.network.dropout,
+    )
+    if recipe.finetune is None:
+        return build()
+    weights = recipe.finetune.weights
+    if is_name(weights):  # the builder, for their normalisation
+        with warnings.catch_warnings(record=True, category=UserWarning) as said:
+            model = build(weights=weights)
+        for warning in said:
+            console.print(str(warning.message))
+    else:
+        model = build()
+        console.print(f"{weights}: {load_weights(model, weights, head='skip')}")
+    return model
 
 
 def _policy(precision: str) -> tuple[str, str]:
@@ -245,9 +270,9 @@ def _write_results(
     best_epoch: int,
     evaluations: dict[str, Evaluation],
 ) -> None:
-    test = evaluations["test"]
+    test, finetune = evaluations["test"], run.recipe.finetune
     with staged(run.curves_file) as new:
-        plot_curves(rows, best_epoch, new)
+        plot_curves(rows, best_epoch, new, head_epochs=finetune.head_epochs if finetune else 0)
     with staged(run.confusion_file) as new:
         plot_confusion(test.labels, test.predictions, run.labels, new)
     # Saved uncompiled, so that any Keras 3 opens it: the loss and the schedule are ours.

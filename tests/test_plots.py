@@ -17,11 +17,11 @@ def drawn(path):
         return image.format == "PNG" and np.asarray(image.convert("L")).std() > 5
 
 
-@pytest.mark.parametrize("epochs", [1, 40])
-def test_curves_are_drawn(tmp_path, epochs):
+@pytest.mark.parametrize(("epochs", "head_epochs"), [(1, 0), (40, 0), (5, 3)])
+def test_curves_are_drawn(tmp_path, epochs, head_epochs):
     keys = ("loss", "accuracy", "validation_loss", "validation_accuracy")
     rows = [{"epoch": i + 1, **dict.fromkeys(keys, 1 / (i + 1))} for i in range(epochs)]
-    plot_curves(rows, 1, tmp_path / "curves.png")
+    plot_curves(rows, 1, tmp_path / "curves.png", head_epochs=head_epochs)
     assert drawn(tmp_path / "curves.png")
 
 

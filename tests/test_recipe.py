@@ -7,7 +7,15 @@ import dataclasses
 import pytest
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.recipe import RECIPES, Augment, Network, Optimizer, Recipe, load_recipe
+from keras_resnet18.recipe import (
+    RECIPES,
+    Augment,
+    Finetune,
+    Network,
+    Optimizer,
+    Recipe,
+    load_recipe,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -29,8 +37,14 @@ def test_a_recipe_without_a_default_left_survives_toml():
         network=Network("plain34", "small", 0.2),
         optimizer=Optimizer("adamw", 1e-3, 0.8, 0.05, 0.5, 0.0),
         augment=Augment((0.25, 1.0), 4, True, 0.3),
+        finetune=Finetune("b.pth", 3, 0.1),
     )
-    for part, default in ((recipe, Recipe()), (recipe.network, Network())):
+    parts = (
+        (recipe, Recipe()),
+        (recipe.network, Network()),
+        (recipe.finetune, Finetune()),
+    )
+    for part, default in parts:
         for field in dataclasses.fields(part):
             assert getattr(part, field.name) != getattr(default, field.name)
     assert Recipe.from_toml(recipe.to_toml()) == recipe
@@ -58,6 +72,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(toml, words):
         ("epochs=0", "epochs must be 1 or more"),
         ("epochs=2.5", "epochs must be a whole number"),
         ("epochs=ten", "epochs must be a whole number"),
+        ("finetune.head_epochs=0", "finetune.head_epochs must be 1 or more"),
+        ("finetune.head_learning_rate=-1", "finetune.head_learning_rate must be over 0"),
+        ("finetune.weights=3", "finetune.weights must be a word"),
+        ("finetune=imagenet", "finetune must be a table"),
         ("epochs=true", "epochs must be a whole number"),
         ("batch_size=1", "batch_size must be 2 or more"),
         ("image_size=4", "image_size must be 8 or more"),

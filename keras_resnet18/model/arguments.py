@@ -12,9 +12,7 @@ import keras
 from keras_resnet18.errors import InputError
 from keras_resnet18.model.pooling import as_output_size
 from keras_resnet18.weights.catalogue import Published, find
-from keras_resnet18.weights.files import SAFETENSORS, TORCH
-
-KERAS_WEIGHTS = ".weights.h5"
+from keras_resnet18.weights.endings import ENDINGS, is_name
 
 # stem: (kernel size, stride, max pooling?, smallest input side in pixels). The first is the
 # paper's; the others keep more of a small picture, as is usual for CIFAR.
@@ -192,8 +190,7 @@ def published_weights(
     Raises:
         InputError: If it is none of them, or the entry is for another network.
     """
-    endings = (KERAS_WEIGHTS, SAFETENSORS, *TORCH)
-    if isinstance(weights, str) and not weights.endswith(endings):
+    if isinstance(weights, str) and is_name(weights):
         entry = find(weights)
         if (entry.network, stem) != (network, "imagenet"):
             raise InputError(
@@ -203,12 +200,12 @@ def published_weights(
         return entry
     if weights is not None and not (
         isinstance(weights, str | os.PathLike)
-        and str(weights).endswith(endings)
+        and not is_name(str(weights))
         and Path(weights).is_file()
     ):
         received = str(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(
             "weights must be None, the name of published ones (keras-resnet18 info weights), or "
-            f"the path of an existing {', '.join(endings)} file. Received: weights={received!r}"
+            f"the path of an existing {', '.join(ENDINGS)} file. Received: weights={received!r}"
         )
     return None

@@ -10,7 +10,6 @@ import keras
 from keras import layers
 
 from keras_resnet18.model.arguments import (
-    KERAS_WEIGHTS,
     STEMS,
     Activation,
     Builder,
@@ -31,6 +30,7 @@ from keras_resnet18.model.blocks import (
 from keras_resnet18.model.pooling import AdaptiveAveragePooling2D, as_output_size
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.weights.catalogue import Published, fetch
+from keras_resnet18.weights.endings import KERAS_WEIGHTS
 from keras_resnet18.weights.transfer import load_weights
 
 # depth: how many blocks each stage has. With two convolutions a block, the stem and the dense layer

@@ -13,11 +13,8 @@ import safetensors.numpy
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.staging import check_parent, staged
+from keras_resnet18.weights.endings import SAFETENSORS, TORCH
 from keras_resnet18.weights.layouts import COUNTER, Array
-
-SAFETENSORS = ".safetensors"
-# torch.save's: Lightning writes .ckpt, timm's training .pth.tar
-TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 # where a training script puts the weights, beside its optimizer and epoch
 _WRAPPERS = ("state_dict", "model", "model_state_dict")

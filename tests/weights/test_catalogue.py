@@ -22,11 +22,10 @@ from weights.hub import Hub
 
 from keras_resnet18 import build_plain18, build_resnet18, build_resnet34
 from keras_resnet18.errors import InputError
-from keras_resnet18.model.arguments import KERAS_WEIGHTS
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.weights import catalogue
 from keras_resnet18.weights.catalogue import CATALOGUE, FILENAME, Published, fetch, find, table
-from keras_resnet18.weights.files import SAFETENSORS, TORCH
+from keras_resnet18.weights.endings import is_name
 
 README = Path(__file__).parents[2] / "README.md"
 CONTENT = bytes(range(256)) * 1000
@@ -103,7 +102,7 @@ def test_an_entry_says_exactly_which_bytes_it_means(entry):
     assert entry.licence and entry.network in ("resnet18", "resnet18d")
     assert entry.top1 is None or 60 < entry.top1 < 80
     assert entry.preprocess.size == (224, 224)
-    assert not entry.name.endswith((KERAS_WEIGHTS, SAFETENSORS, *TORCH))  # or it were a path
+    assert is_name(entry.name)
 
 
 def test_names_and_files_are_there_once():
