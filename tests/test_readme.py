@@ -9,14 +9,21 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from keras_resnet18 import save_weights
+from keras_resnet18.export.flatbuffer import read_labels
+from keras_resnet18.export.verify import TFLiteFile
 
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-def first_program(markdown: str) -> str:
-    return re.search(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)[1]
+def program_with(words: str) -> str:
+    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (program,) = (text for text in programs if words in text)
+    return program
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ def digits_as_cifar10(digits, tmp_path):
 def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar10, tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / "road.py").write_text(first_program(README.read_text()))
+    (folder / "road.py").write_text(program_with("tfds.load("))
     done = subprocess.run(
         [sys.executable, "road.py"],
         cwd=folder,
@@ -76,3 +83,16 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
     with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES
+
+
+def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypatch, capsys):
+    program = program_with('weights="resnet18.safetensors"')
+    assert len([line for line in program.splitlines() if line]) == 4
+    monkeypatch.chdir(tmp_path)
+    save_weights(resnet18, "resnet18.safetensors")
+    exec(program, {})
+    assert re.match(r"resnet18.tflite: tflite, 46\.\d+ MB", capsys.readouterr().out)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    expected, got = resnet18.predict_on_batch(pixels), TFLiteFile(Path("resnet18.tflite"))(pixels)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert read_labels(Path("resnet18.tflite"))[:2] == ["tench", "goldfish"]
