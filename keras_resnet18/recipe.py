@@ -155,7 +155,7 @@ class Recipe:
 
     Attributes:
         name: For people.
-        epochs: How often the training pictures are seen.
+        epochs: How often the training pictures are seen; 0 fine-tunes the classifier alone.
         batch_size: Pictures a step.
         image_size: Side of the network's square input in pixels; without it the pictures' own size,
             where they share one.
@@ -185,7 +185,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_types(self, "")
-        within("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        if self.finetune is None:
+            within("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        else:
+            within("epochs", self.epochs, self.epochs >= 0, "0 (the classifier alone) or more")
         within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
         if self.image_size is not None:
             within("image_size", self.image_size, self.image_size >= 8, "8 or more")

@@ -236,14 +236,15 @@ def _fit(
                 shuffled(known, lambda features, seed: features),
                 in_order(held_out, lambda features: features),
             )
-        with frozen_batch_norm(model) if recipe.finetune else contextlib.nullcontext():
-            fit(
-                model,
-                recipe,
-                shuffled(training, vary),
-                in_order(validation, preprocess.resize_and_crop),
-                first_epoch=head_epochs,
-            )
+        if recipe.epochs:
+            with frozen_batch_norm(model) if recipe.finetune else contextlib.nullcontext():
+                fit(
+                    model,
+                    recipe,
+                    shuffled(training, vary),
+                    in_order(validation, preprocess.resize_and_crop),
+                    first_epoch=head_epochs,
+                )
     finally:
         progress.stop()
     return history.rows, best.epoch

@@ -99,6 +99,17 @@ def test_twice_gives_the_same_bits(tuned, two_classes, recipe, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_no_epochs_leave_the_body_as_it_was(two_classes, recipe, run, tmp_path):
+    head_alone = dataclasses.replace(recipe, epochs=0)
+    tuned = train(two_classes, head_alone, tmp_path / "run", console=Console(quiet=True))
+    assert len(rows(tuned)) == HEAD_EPOCHS
+    for layer in tuned.model.layers[:-1]:
+        for ours, theirs in zip(
+            layer.weights, run.model.get_layer(layer.name).weights, strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 class Stopped(BaseException):
     """Instead of the training."""
 
