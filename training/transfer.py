@@ -57,11 +57,16 @@ def main() -> None:
     run = trained(
         "transfer-six-classes", scratch.changed([f"epochs={arguments.pretraining_epochs}"]), six
     )
-    weights = run.path / "weights.safetensors"
+    weights = run.path.with_suffix(".safetensors")
     save_weights(run.model, weights)
     print(f"six classes: {run.metrics['test']['accuracy']:.2%}", flush=True)
 
-    few = ["batch_size=8", "network.stem=small_stride2", "augment.resized_crop=[0.5, 1.0]"]
+    few = [
+        "batch_size=8",
+        "crop_ratio=1.0",
+        "network.stem=small_stride2",
+        "augment.resized_crop=[0.5, 1.0]",
+    ]
     tune = load_recipe("finetune").with_weights(str(weights)).changed([*few, "image_size=32"])
     ways = {
         "head": tune.changed(["epochs=0"]),
@@ -91,10 +96,9 @@ def read(folder: Path, classes: tuple[str, ...]) -> Arrays:
     """The pictures of some classes, (n, 32, 32, 3), and which of them each shows, (n,)."""
     from keras_resnet18.data.decode import read_image
 
-    paths = [
-        (path, i) for i, name in enumerate(classes) for path in sorted((folder / name).iterdir())
-    ]
-    return np.stack([read_image(path) for path, _ in paths]), np.array([i for _, i in paths])
+    paths = [sorted((folder / name).iterdir()) for name in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in paths])
+    return np.stack([read_image(path) for of_class in paths for path in of_class]), labels
 
 
 def drawn(pictures: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:
