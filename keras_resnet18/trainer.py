@@ -293,7 +293,7 @@ def _write_results(
 def _print_summary(
     console: Console, run: Run, epochs: int, best_epoch: int, evaluations: dict[str, Evaluation]
 ) -> None:
-    console.print(f"kept epoch {best_epoch} of {epochs}, the best on the validation pictures")
+    console.print(f"kept epoch {best_epoch} of {epochs}, of the lowest validation loss")
     for kind, evaluation in evaluations.items():
         console.print(f"{kind:10} accuracy {evaluation}")
     console.print(f"everything lies in {run.path}")

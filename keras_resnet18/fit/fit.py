@@ -68,8 +68,8 @@ def fit_model(
 class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Puts the weights of the best epoch back when the training ends.
 
-    The best has the highest validation accuracy, and the lowest validation loss among equals: few
-    validation pictures make many equals, and Keras' own callbacks would keep the least trained.
+    The best has the lowest validation loss, as for Keras' own callbacks: the accuracy on a few
+    hundred pictures is so coarse that an early epoch wins by chance.
 
     Args:
         network: Whose weights; a part of it may be what is fitted.
@@ -82,14 +82,14 @@ class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         super().__init__()
         self.epoch = 0
         self._network = network
-        self._score = (-math.inf, -math.inf)
+        self._loss = math.inf
         self._weights: list[Any] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        score = (logs["val_accuracy"], -logs["val_loss"])
-        if score > self._score:
-            self.epoch, self._score, self._weights = epoch + 1, score, self._network.get_weights()
+        loss = (logs or {})["val_loss"]
+        loss = loss if math.isfinite(loss) else math.inf
+        if loss < self._loss or not self._weights:
+            self.epoch, self._loss, self._weights = epoch + 1, loss, self._network.get_weights()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._network.set_weights(self._weights)
