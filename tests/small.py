@@ -26,19 +26,18 @@ def draw_pictures(folder: Path, counts: Mapping[str, int], *, side: int = 16) ->
     return folder
 
 
-def build_tiny(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
-    """One convolution with what is around it in a ResNet, traced in no time."""
+def build_tiny(
+    *, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float, **others: object
+) -> Any:
+    """One convolution with what is around it in a ResNet, under its names, traced in no time."""
     import keras
     from keras import layers
 
-    return keras.Sequential(
-        [
-            keras.Input(input_shape),
-            layers.Rescaling(1 / 127.5, offset=-1),
-            layers.Conv2D(8, 3, use_bias=False, name="convolution"),
-            layers.BatchNormalization(momentum=0.9),
-            layers.Flatten(),
-            layers.Dense(classes),
-            layers.Activation("softmax", dtype="float32"),
-        ]
-    )
+    image = keras.Input(input_shape)
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = layers.Conv2D(8, 3, use_bias=False, name="stem_conv")(x)
+    x = layers.BatchNormalization(momentum=0.9, name="stem_bn")(x)
+    x = layers.Flatten(name="head_pool")(x)
+    x = layers.Dropout(dropout, name="head_dropout")(x) if dropout else x
+    x = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(image, x)

@@ -95,7 +95,7 @@ def test_a_run_of_arrays_in_another_precision(
     assert keras.config.dtype_policy().name == "float32"  # the user's setting is back
     assert run.environment["precision"] == "mixed_bfloat16"
     assert run.environment["precision_reason"] == "as the recipe says"
-    assert run.model.get_layer("convolution").compute_dtype == "bfloat16"
+    assert run.model.get_layer("stem_conv").compute_dtype == "bfloat16"
     assert run.preprocess.size == (32, 32)  # the pictures' own
     assert run.source is None
 

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 from rich.console import Console
+from small import build_tiny
 
-from keras_resnet18 import Preprocess, load_run, save_weights, train
+from keras_resnet18 import Preprocess, build_resnet18, load_run, save_weights, train, trainer
 from keras_resnet18.errors import InputError
 from keras_resnet18.recipe import Finetune, Network, load_recipe
 from keras_resnet18.weights import catalogue
@@ -19,11 +20,26 @@ from keras_resnet18.weights import catalogue
 HEAD_EPOCHS = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
+        yield
+
+
 @pytest.fixture(scope="module")
-def checkpoint(run, tmp_path_factory):
-    """What the trained run knows, as a checkpoint of three classes."""
+def pretrained():
+    """A network of three classes, with statistics that no training left."""
+    model = build_tiny(input_shape=(16, 16, 3), classes=3, stem="", dropout=0)
+    random = np.random.default_rng(0)
+    model.set_weights([random.uniform(0.5, 1, w.shape) * w.numpy() for w in model.weights])
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pretrained, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "insects.safetensors"
-    save_weights(run.model, path)
+    save_weights(pretrained, path)
     return path
 
 
@@ -82,12 +98,12 @@ def test_it_knows_more_than_it_was_trained_for(tuned):
     assert tuned[0].metrics["test"]["accuracy"] >= 0.75
 
 
-def test_batch_norm_is_that_of_the_weights_bit_for_bit(tuned, run):
+def test_batch_norm_is_that_of_the_weights_bit_for_bit(tuned, pretrained):
     for layer in tuned[0].model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             assert layer.trainable  # for whoever goes on with it
             for ours, theirs in zip(
-                layer.weights, run.model.get_layer(layer.name).weights, strict=True
+                layer.weights, pretrained.get_layer(layer.name).weights, strict=True
             ):
                 np.testing.assert_array_equal(ours, theirs)
 
@@ -99,14 +115,13 @@ def test_twice_gives_the_same_bits(tuned, two_classes, recipe, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_no_epochs_leave_the_body_as_it_was(two_classes, recipe, run, tmp_path):
+def test_no_epochs_leave_the_body_as_it_was(two_classes, recipe, pretrained, tmp_path):
     head_alone = dataclasses.replace(recipe, epochs=0)
     tuned = train(two_classes, head_alone, tmp_path / "run", console=Console(quiet=True))
     assert len(rows(tuned)) == HEAD_EPOCHS
-    for layer in tuned.model.layers[:-1]:
-        for ours, theirs in zip(
-            layer.weights, run.model.get_layer(layer.name).weights, strict=True
-        ):
+    for name in ("stem_conv", "stem_bn"):
+        layers = (model.get_layer(name) for model in (tuned.model, pretrained))
+        for ours, theirs in zip(*(layer.weights for layer in layers), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
@@ -123,6 +138,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     entry = dataclasses.replace(catalogue.find("imagenet"), preprocess=published)
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
     monkeypatch.setattr("keras_resnet18.model.resnet.fetch", lambda entry: checkpoint)
+    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_resnet18)
     caught = []
 
     def stop(model, source, recipe, preprocess, run, console):
@@ -155,7 +171,10 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
         ("resnet18d.ra2_in1k", "these weights are for a resnet18d"),
     ],
 )
-def test_weights_that_are_none_leave_nothing(two_classes, recipe, tmp_path, weights, message):
+def test_weights_that_are_none_leave_nothing(
+    two_classes, recipe, tmp_path, monkeypatch, weights, message
+):
+    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_resnet18)
     with pytest.raises(InputError, match=message):
         train(
             two_classes,
