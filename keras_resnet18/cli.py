@@ -183,7 +183,7 @@ def export(
 
 @app.command()
 def demo() -> None:
-    """Train on scikit-learn's digits, export, and prove the exports: about two minutes."""
+    """Train on scikit-learn's digits, export, and prove the exports: two to three minutes."""
     start_tensorflow()
     from keras_resnet18.export_run import export_run
     from keras_resnet18.trainer import train

@@ -129,7 +129,7 @@ class Finetune:
     2202.10054: the second part alone bends good features to a random classifier).
 
     Attributes:
-        weights: A name such as `"imagenet"`, the path of a checkpoint, or a run's folder.
+        weights: A name such as `"imagenet"`, or the path of a checkpoint.
         head_epochs: How often the classifier sees the features.
         head_learning_rate: Of AdamW, falling along a cosine from the start.
     """

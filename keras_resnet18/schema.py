@@ -24,7 +24,7 @@ def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
                 f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
                 f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
             )
-        hint = _without_none(hints[key])
+        hint = _wanted(hints[key])
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
         else:
@@ -43,7 +43,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     """`value` as the annotation asks: a whole number may stand for a float, a list for a pair."""
     if value is None and isinstance(hint, types.UnionType):
         return None
-    hint = _without_none(hint)
+    hint = _wanted(hint)
     if typing.get_origin(hint) is tuple:
         items = typing.get_args(hint)
         if isinstance(value, list | tuple) and len(value) == len(items):
@@ -58,7 +58,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
 
 
-def _without_none(hint: Any) -> Any:
+def _wanted(hint: Any) -> Any:
     """`X` of `X | None`."""
     return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
 

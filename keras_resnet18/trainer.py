@@ -173,10 +173,12 @@ def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Consol
         return build()
     weights = recipe.finetune.weights
     if is_name(weights):  # the builder, for their normalisation
-        with warnings.catch_warnings(record=True, category=UserWarning) as said:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)  # each training says it, not the first
             model = build(weights=weights)
         for warning in said:
-            console.print(str(warning.message))
+            if issubclass(warning.category, UserWarning):
+                console.print(str(warning.message))
     else:
         model = build()
         console.print(f"{weights}: {load_weights(model, weights, head='skip')}")
