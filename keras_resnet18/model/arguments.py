@@ -85,7 +85,8 @@ class Builder(Protocol):
             output_stride: By how much the last map is smaller than the picture, at most: 32, or 16
                 or 8 for maps that stay larger, as segmentation wants them. The weights are the
                 same, and so are the values: every second (fourth) one of each row and column is
-                what a stride of 32 gives. The convolutions of the last stages are dilated for it.
+                what a stride of 32 gives. The convolutions of the last stages are dilated for it,
+                as in timm, and with variant `"d"` the averages too, which timm's are not.
             dropout: Rate before the dense layer, from 0 up to but not including 1; with a top only.
             name: Of the model.
 

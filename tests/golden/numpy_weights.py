@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,34 @@ POOL_CASES = (
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 WIDTHS = (64, 128, 256, 512)
+
+
+class Network(NamedTuple):
+    """A network of the golden run.
+
+    Attributes:
+        depth: 18 or 34.
+        channels: of the image.
+        deep: whether it is a ResNet-D.
+        output_stride: by how much the last map is smaller than the image, at most.
+    """
+
+    depth: int = 18
+    channels: int = 3
+    deep: bool = False
+    output_stride: int = 32
+
+
+# Those that are compared stage by stage on one small image. Its sides leave a last row or column
+# without a neighbour in most maps that are halved.
+SMALL_SIZE = (67, 54)
+NETWORKS = {
+    "18_grey": Network(channels=1),
+    "34": Network(depth=34),
+    "18d": Network(deep=True),
+    "18_stride8": Network(output_stride=8),
+    "18d_stride8": Network(deep=True, output_stride=8),
+}
 IMAGE_LOW, IMAGE_HIGH = -2.1, 2.6
 ACTIVATION_SAMPLES = 16
 TENSOR_SAMPLES = 4
