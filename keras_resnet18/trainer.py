@@ -88,6 +88,7 @@ def train(
             input_shape=(*preprocess.size, 3),
             classes=len(source.classes),
             stem=recipe.network.stem,
+            variant=recipe.network.variant,
             dropout=recipe.network.dropout,
         )
 

@@ -26,7 +26,9 @@ def draw_pictures(folder: Path, counts: Mapping[str, int], *, side: int = 16) ->
     return folder
 
 
-def build_tiny(*, input_shape: tuple[int, ...], classes: int, stem: str, dropout: float) -> Any:
+def build_tiny(
+    *, input_shape: tuple[int, ...], classes: int, stem: str, variant: str | None, dropout: float
+) -> Any:
     """One convolution with what is around it in a ResNet, traced in no time."""
     import keras
     from keras import layers

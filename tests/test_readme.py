@@ -15,8 +15,8 @@ README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-def first_program(markdown: str) -> str:
-    return re.search(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)[1]
+def programs(markdown: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def digits_as_cifar10(digits, tmp_path):
 def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar10, tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / "road.py").write_text(first_program(README.read_text()))
+    (folder / "road.py").write_text(programs(README.read_text())[0])
     done = subprocess.run(
         [sys.executable, "road.py"],
         cwd=folder,
@@ -76,3 +76,21 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
     with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES
+
+
+def test_the_feature_pyramid_has_a_level_at_each_stride():
+    import keras
+
+    import keras_resnet18
+
+    names = {"keras": keras, "kr": keras_resnet18}  # README's first program imports them
+    exec(programs(README.read_text())[1], names)
+    assert [x.shape for x in names["maps"]] == [
+        (None, 64, 80, 64),
+        (None, 32, 40, 128),
+        (None, 16, 20, 256),
+        (None, 8, 10, 512),
+    ]
+    assert names["pyramid"].output_shape == [
+        (None, 256 // stride, 320 // stride, 256) for stride in (4, 8, 16, 32)
+    ]
