@@ -24,6 +24,7 @@ from keras_resnet18.schema import (
 
 NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
 STEMS = ("imagenet", "small", "small_stride2")
+VARIANTS = ("d",)
 OPTIMIZERS = ("sgd", "adamw")
 RECIPES = ("digits", "small-images", "photos", "finetune")  # recipes/*.toml
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
@@ -36,17 +37,23 @@ class Network:
     Attributes:
         name: `"resnet18"`, `"resnet34"`, or without shortcuts `"plain18"`, `"plain34"`.
         stem: `"imagenet"`, `"small"` or `"small_stride2"`.
+        variant: `"d"` for ResNet-D, with the imagenet stem only; without it the paper's network.
         dropout: Rate before the last layer, from 0 up to but not including 1.
     """
 
     name: str = "resnet18"
     stem: str = "imagenet"
+    variant: str | None = None
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self, "network.")
         one_of("network.name", self.name, NETWORKS)
         one_of("network.stem", self.stem, STEMS)
+        if self.variant is not None:
+            one_of("network.variant", self.variant, VARIANTS)
+            fits = self.stem == "imagenet"
+            within("network.stem", self.stem, fits, f"imagenet for variant {self.variant}")
         within("network.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to below 1")
 
 

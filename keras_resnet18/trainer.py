@@ -167,6 +167,7 @@ def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Consol
         input_shape=(*preprocess.size, 3),
         classes=classes,
         stem=recipe.network.stem,
+        variant=recipe.network.variant,
         dropout=recipe.network.dropout,
     )
     if recipe.finetune is None:

@@ -47,6 +47,14 @@ def resnet18() -> Any:
 
 
 @pytest.fixture(scope="session")
+def resnet18d() -> Any:
+    """The network that `build_resnet18(variant="d")` gives. It is shared: look, do not change."""
+    from keras_resnet18 import build_resnet18
+
+    return build_resnet18(variant="d")
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures of 16×16 that a network learns in seconds: 49 to train, 9 and 12."""
     folder = tmp_path_factory.mktemp("pictures")

@@ -96,3 +96,21 @@ def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypat
     expected, got = resnet18.predict_on_batch(pixels), TFLiteFile(Path("resnet18.tflite"))(pixels)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert read_labels(Path("resnet18.tflite"))[:2] == ["tench", "goldfish"]
+
+
+def test_the_feature_pyramid_has_a_level_at_each_stride():
+    import keras
+
+    import keras_resnet18
+
+    names = {"keras": keras, "kr": keras_resnet18}  # README's first program imports them
+    exec(program_with("pyramid ="), names)
+    assert [x.shape for x in names["maps"]] == [
+        (None, 64, 80, 64),
+        (None, 32, 40, 128),
+        (None, 16, 20, 256),
+        (None, 8, 10, 512),
+    ]
+    assert names["pyramid"].output_shape == [
+        (None, 256 // stride, 320 // stride, 256) for stride in (4, 8, 16, 32)
+    ]

@@ -34,20 +34,22 @@ def test_a_recipe_without_a_default_left_survives_toml():
         crop_ratio=0.9,
         precision="mixed_bfloat16",
         seed=5,
-        network=Network("plain34", "small", 0.2),
+        network=Network("plain34", "small", dropout=0.2),
         optimizer=Optimizer("adamw", 1e-3, 0.8, 0.05, 0.5, 0.0),
         augment=Augment((0.25, 1.0), 4, True, 0.3),
         finetune=Finetune("b.pth", 3, 0.1),
     )
-    parts = (
-        (recipe, Recipe()),
-        (recipe.network, Network()),
-        (recipe.finetune, Finetune()),
-    )
-    for part, default in parts:
-        for field in dataclasses.fields(part):
-            assert getattr(part, field.name) != getattr(default, field.name)
+    of_variant_d = dataclasses.replace(recipe, network=Network("plain34", "imagenet", "d", 0.2))
+    # a variant needs the default stem: two recipes have between them no default left
+    for parts, default in (
+        ((recipe, recipe), Recipe()),
+        ((recipe.network, of_variant_d.network), Network()),
+        ((recipe.finetune,), Finetune()),
+    ):
+        for field in dataclasses.fields(default):
+            assert {getattr(p, field.name) for p in parts} - {getattr(default, field.name)}
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_toml(of_variant_d.to_toml()) == of_variant_d
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(toml, words):
         ("network=resnet18", "network must be a table"),
         ("network.name=resnet81", "did you mean resnet18?"),
         ("network.stem=large", "network.stem must be one of imagenet, small"),
+        ("network.variant=b", "network.variant must be one of d"),
+        ("network.variant=3", "network.variant must be a word"),
         ("network.dropout=1", "network.dropout must be from 0 up to below 1"),
         ("optimizer.name=adam", "did you mean adamw?"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate must be over 0"),
@@ -111,6 +115,12 @@ def test_a_wrong_value_is_named_with_what_it_should_be(setting, message):
     assert message in str(error.value)
     assert "Received: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_variant_needs_the_imagenet_stem():
+    assert Recipe().changed(["network.variant=d"]).network == Network(variant="d")
+    with pytest.raises(InputError, match=r"network.stem must be imagenet for variant d.*small"):
+        Recipe().changed(["network.variant=d", "network.stem=small"])
 
 
 def test_a_recipe_made_in_python_is_checked_the_same_way():

@@ -22,6 +22,9 @@ STEMS = {
     "small_stride2": (3, 2, False, 8),
 }
 
+VARIANTS = (None, "d")
+OUTPUT_STRIDES = (8, 16, 32)
+
 Activation = str | Callable[[Any], Any] | None
 Pooling = str | int | tuple[int, int] | None
 Shape = tuple[int | None, int | None, int]
@@ -45,6 +48,8 @@ class Builder(Protocol):
         classifier_activation: Activation = "softmax",
         include_preprocessing: bool = True,
         stem: str = "imagenet",
+        variant: str | None = None,
+        output_stride: int = 32,
         dropout: float = 0.0,
         name: str = ...,
     ) -> keras.Model:
@@ -64,9 +69,9 @@ class Builder(Protocol):
             input_shape: (height, width, channels). Height and width may be `None`, for pictures of
                 any size. At least 32 pixels a side with the imagenet stem, 8 with the others.
             pooling: Without a top: `None` for the last feature map (batch, height / 32, width / 32,
-                512), `"avg"` or `"max"` for its mean or maximum (batch, 512), or an output size
-                such as 3 or (3, 3) for a map of that size whatever the picture's (batch, 3, 3,
-                512).
+                512; see `output_stride`), `"avg"` or `"max"` for its mean or maximum (batch, 512),
+                or an output size such as 3 or (3, 3) for a map of that size whatever the picture's
+                (batch, 3, 3, 512).
             classes: Number of classes; with a top only.
             classifier_activation: `"softmax"` for probabilities, `None` for logits, or any Keras
                 activation; with a top only.
@@ -76,12 +81,25 @@ class Builder(Protocol):
                 returns.
             stem: `"imagenet"` (7×7 at stride 2, max pooling), or for pictures of about 28 to 64
                 pixels `"small"` (3×3 at stride 1) or `"small_stride2"` (3×3 at stride 2).
+            variant: `None` for the paper's network, or `"d"` for ResNet-D (He et al. 2018, arXiv
+                1812.01187, figure 2): a stem of three 3×3 convolutions, and shortcuts that average
+                before they project; with the imagenet stem only. A plain network has no shortcut,
+                so there it is the stem.
+            output_stride: By how much the last map is smaller than the picture, at most: 32, or 16
+                or 8 for maps that stay larger, as segmentation wants them. The weights are the
+                same, and so are the values: every second (fourth) one of each row and column is
+                what a stride of 32 gives. The convolutions of the last stages are dilated for it,
+                as in timm, and with variant `"d"` the averages too, which timm's are not.
             dropout: Rate before the dense layer, from 0 up to but not including 1; with a top only.
             name: Of the model.
 
         Returns:
             A functional `keras.Model`, not compiled. Its layers' names are stable (`stem_conv`,
-            `stage2_block1_conv1`, `predictions`, …), so that feature maps can be taken by name.
+            `stage2_block1_conv1`, `predictions`, …), so that feature maps can be taken by name: a
+            stage's map is the `_out` of its last block. At strides 4, 8, 16 and 32 these are, of
+            ResNet-18, `stage1_block2_out`, `stage2_block2_out`, `stage3_block2_out` and
+            `stage4_block2_out`; of ResNet-34, `stage1_block3_out`, `stage2_block4_out`,
+            `stage3_block6_out` and `stage4_block3_out`.
 
         Raises:
             InputError: A `ValueError` that says what is allowed and what was received.
@@ -119,6 +137,29 @@ def check_input(input_shape: Any, *, stem: str, include_preprocessing: bool) -> 
             "include_preprocessing=True normalises three channels, red, green and blue; other "
             "numbers of channels need include_preprocessing=False. "
             f"Received: input_shape={tuple(input_shape)}"
+        )
+
+
+def check_variant(variant: str | None, *, stem: str) -> None:
+    """Raises InputError unless this variant is one, and goes with this stem."""
+    if variant not in VARIANTS:
+        raise InputError(
+            "variant must be None (the paper's network) or 'd' (ResNet-D). "
+            f"Received: variant={variant!r}"
+        )
+    if variant is not None and stem != "imagenet":
+        raise InputError(
+            f"variant {variant!r} has a stem of its own in place of the imagenet stem: leave stem "
+            f"at 'imagenet'. Received: stem={stem!r}, variant={variant!r}"
+        )
+
+
+def check_output_stride(output_stride: int) -> None:
+    """Raises InputError unless the last map can be smaller than the picture by this."""
+    if not isinstance(output_stride, int) or output_stride not in OUTPUT_STRIDES:
+        raise InputError(
+            f"output_stride must be one of {', '.join(map(str, OUTPUT_STRIDES))}. "
+            f"Received: output_stride={output_stride!r}"
         )
 
 

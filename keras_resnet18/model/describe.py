@@ -139,18 +139,21 @@ def _part(layer_name: str) -> str | None:
 
 
 def _receptive_field(members: list[layers.Layer], field: int, jump: int) -> tuple[int, int]:
-    """Follows the main path: each window of size k adds k - 1 steps of the map it slides over."""
+    """Follows the main path: each window of size k adds k - 1 steps of the map it slides over.
+
+    With a dilation each of these steps is as many times as long.
+    """
     for layer in members:
         if isinstance(layer, layers.Conv2D):
-            window, stride = layer.kernel_size[0], layer.strides[0]
+            reach = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
         elif isinstance(layer, layers.MaxPooling2D):
-            window, stride = layer.pool_size[0], layer.strides[0]
+            reach = layer.pool_size[0] - 1
         else:
             continue
         if "_shortcut_" in layer.name:
             continue
-        field += (window - 1) * jump
-        jump *= stride
+        field += reach * jump
+        jump *= layer.strides[0]
     return field, jump
 
 
@@ -166,18 +169,29 @@ def _multiply_adds(layer: layers.Layer) -> int | None:
 def _notation(members: list[layers.Layer]) -> str:
     """The part's layers as the paper writes them."""
     blocks: dict[str, list[str]] = {}
+    dilations = []
     for layer in members:
         if isinstance(layer, layers.Conv2D) and "_shortcut_" not in layer.name:
             block = layer.name.rpartition("_")[0]
             stride = f" /{layer.strides[0]}" if layer.strides[0] > 1 else ""
             side = layer.kernel_size[0]
+            dilations.append(layer.dilation_rate[0])
             blocks.setdefault(block, []).append(f"{side}×{side}, {layer.filters}{stride}")
     if blocks and members[0].name.startswith("stage"):
         convolutions = next(iter(blocks.values()))
-        projected = any("_shortcut_" in layer.name for layer in members)
-        projection = ", the first with a 1×1 shortcut" if projected else ""
-        return f"[{'; '.join(convolutions)}] ×{len(blocks)}{projection}"
+        dilated = ""
+        if max(dilations) > 1:  # in the first block of a stage it changes
+            dilated = f", dilation {', then '.join(map(str, dict.fromkeys(dilations)))}"
+        return f"[{'; '.join(convolutions)}] ×{len(blocks)}{dilated}{_projection(members)}"
     return "; ".join([*(c for block in blocks.values() for c in block), *_other(members)])
+
+
+def _projection(members: list[layers.Layer]) -> str:
+    shortcut = {layer.name.partition("_shortcut_")[2] for layer in members}
+    if "conv" not in shortcut:
+        return ""
+    pool = "2×2 average pool and " if "pool" in shortcut else ""
+    return f", the first with a {pool}1×1 shortcut"
 
 
 def _other(members: list[layers.Layer]) -> Iterator[str]:

@@ -18,6 +18,8 @@ from keras_resnet18.model.arguments import (
     check_head,
     check_input,
     check_input_tensor,
+    check_output_stride,
+    check_variant,
     published_weights,
 )
 from keras_resnet18.model.blocks import (
@@ -38,6 +40,12 @@ from keras_resnet18.weights.transfer import load_weights
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 STAGE_FILTERS = (64, 128, 256, 512)
 
+# the deep stem's convolutions: what their names end in, filters, kernel size, stride
+DEEP_STEM = (("1", 32, 3, 2), ("2", 32, 3, 1), ("3", 64, 3, 1))
+
+# by how much a stem makes the map smaller
+STEM_STRIDES = {stem: stride * (2 if pool else 1) for stem, (_, stride, pool, _) in STEMS.items()}
+
 
 def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Builder:
     """The public function that builds one of the four networks."""
@@ -53,6 +61,8 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
         classifier_activation: Activation = "softmax",
         include_preprocessing: bool = True,
         stem: str = "imagenet",
+        variant: str | None = None,
+        output_stride: int = 32,
         dropout: float = 0.0,
         name: str = default_name,
     ) -> keras.Model:
@@ -60,6 +70,8 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
             check_input_tensor(input_tensor)
             input_shape = input_tensor.shape[1:]
         check_input(input_shape, stem=stem, include_preprocessing=include_preprocessing)
+        check_variant(variant, stem=stem)
+        check_output_stride(output_stride)
         check_head(
             include_top=include_top,
             pooling=pooling,
@@ -67,13 +79,20 @@ def _builder(depth: int, *, residual: bool, default_name: str, title: str) -> Bu
             classifier_activation=classifier_activation,
             dropout=dropout,
         )
-        published = published_weights(weights, network=default_name, stem=stem)
+        published = published_weights(weights, network=f"{default_name}{variant or ''}", stem=stem)
         preprocess = Preprocess() if published is None else published.preprocess
 
         image = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
         x = _normalization(preprocess)(image) if include_preprocessing else image
-        x = _stem(x, stem)
-        x = _stages(x, depth, residual)
+        x = _stem(x, stem, variant)
+        x = _stages(
+            x,
+            depth,
+            residual=residual,
+            pool=variant == "d",
+            reached=STEM_STRIDES[stem],
+            output_stride=output_stride,
+        )
         x = _classifier(x, classes, classifier_activation, dropout) if include_top else x
         x = x if pooling is None else _features(x, pooling)
 
@@ -118,11 +137,13 @@ def _normalization(preprocess: Preprocess) -> layers.Layer:
     )
 
 
-def _stem(x: keras.KerasTensor, stem: str) -> keras.KerasTensor:
+def _stem(x: keras.KerasTensor, stem: str, variant: str | None) -> keras.KerasTensor:
     kernel_size, stride, pool, _ = STEMS[stem]
-    x = convolution(x, STAGE_FILTERS[0], kernel_size, stride=stride, name="stem_conv")
-    x = batch_norm(x, name="stem_bn")
-    x = layers.ReLU(name="stem_relu")(x)
+    convolutions = DEEP_STEM if variant == "d" else (("", STAGE_FILTERS[0], kernel_size, stride),)
+    for number, filters, size, step in convolutions:
+        x = convolution(x, filters, size, stride=step, name=f"stem_conv{number}")
+        x = batch_norm(x, name=f"stem_bn{number}")
+        x = layers.ReLU(name=f"stem_relu{number}")(x)
     if pool:
         # zeros never win the maximum, because nothing that leaves a ReLU is below zero
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
@@ -130,18 +151,38 @@ def _stem(x: keras.KerasTensor, stem: str) -> keras.KerasTensor:
     return x
 
 
-def _stages(x: keras.KerasTensor, depth: int, residual: bool) -> keras.KerasTensor:
-    """Table 1's four stages. From the second on, the first block halves the map."""
+def _stages(
+    x: keras.KerasTensor,
+    depth: int,
+    *,
+    residual: bool,
+    pool: bool,
+    reached: int,
+    output_stride: int,
+) -> keras.KerasTensor:
+    """Table 1's four stages. From the second on, the first block halves the map.
+
+    Once its stride has `reached` the output's, the map stays as it is and what follows looks at
+    every second value instead, with the same weights: the holes ("trous") of Chen et al. 2014
+    (arXiv 1412.7062). Every second value of the result is what halving would have given.
+    """
+    dilation = 1
     for stage, filters in enumerate(STAGE_FILTERS, start=1):
         for block in range(1, STAGE_BLOCKS[depth][stage - 1] + 1):
             name = f"stage{stage}_block{block}"
-            stride = 2 if stage > 1 and block == 1 else 1
+            stride, before = 1, dilation
+            halves = stage > 1 and block == 1
+            if halves and reached < output_stride:
+                stride, reached = 2, 2 * reached
+            elif halves:
+                dilation = 2 * dilation
+            dilations = (before, dilation)
             if not residual:
-                x = plain_block(x, filters, stride=stride, name=name)
-            elif stride == 1:
-                x = identity_block(x, filters, name=name)
+                x = plain_block(x, filters, stride=stride, dilations=dilations, name=name)
+            elif halves:
+                x = conv_block(x, filters, stride=stride, dilations=dilations, pool=pool, name=name)
             else:
-                x = conv_block(x, filters, stride=stride, name=name)
+                x = identity_block(x, filters, dilation=dilation, name=name)
     return x
 
 

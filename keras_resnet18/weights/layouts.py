@@ -1,12 +1,14 @@
 """What torchvision, timm and Hugging Face transformers call our layers, and how torch stores them.
 
 A layout is a set of names only: a tensor is the same array in all three. torchvision and timm agree
-on the names. A new network of the same family is a new column, or new rows, of the tables below.
+on the names; variant "d" (ResNet-D) is timm's alone. A new network of the same family is a new
+column, or new rows, of the tables below.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,23 +22,45 @@ Array = npt.NDArray[Any]
 
 LAYOUTS = ("torchvision", "timm", "transformers")
 
-STEM_CONV, HEAD = "stem_conv", "predictions"
+HEAD = "predictions"
 
-# Ours, torchvision's and timm's, transformers'; a stage s, a block b of it, and both from zero.
+# The column below for a layout and a variant of the network.
+_COLUMNS = {
+    ("torchvision", None): 1,
+    ("timm", None): 1,
+    ("timm", "d"): 2,
+    ("transformers", None): 3,
+}
+# Ours, torchvision's and timm's, timm's of variant d, transformers'; None if that network has no
+# such layer. A stage s, a block b of it, and both from zero.
 _STEM = (
-    (STEM_CONV, "conv1", "resnet.embedder.embedder.convolution"),
-    ("stem_bn", "bn1", "resnet.embedder.embedder.normalization"),
+    ("stem_conv", "conv1", None, "resnet.embedder.embedder.convolution"),
+    ("stem_bn", "bn1", None, "resnet.embedder.embedder.normalization"),
+    ("stem_conv1", None, "conv1.0", None),
+    ("stem_bn1", None, "conv1.1", None),
+    ("stem_conv2", None, "conv1.3", None),
+    ("stem_bn2", None, "conv1.4", None),
+    ("stem_conv3", None, "conv1.6", None),
+    ("stem_bn3", None, "bn1", None),
 )
-_BLOCK_PREFIX = ("stage{s}_block{b}_", "layer{s}.{b0}.", "resnet.encoder.stages.{s0}.layers.{b0}.")
+_BLOCK_PREFIX = (
+    "stage{s}_block{b}_",
+    "layer{s}.{b0}.",
+    "layer{s}.{b0}.",
+    "resnet.encoder.stages.{s0}.layers.{b0}.",
+)
 _BLOCK = (
-    ("conv1", "conv1", "layer.0.convolution"),
-    ("bn1", "bn1", "layer.0.normalization"),
-    ("conv2", "conv2", "layer.1.convolution"),
-    ("bn2", "bn2", "layer.1.normalization"),
-    ("shortcut_conv", "downsample.0", "shortcut.convolution"),
-    ("shortcut_bn", "downsample.1", "shortcut.normalization"),
+    ("conv1", "conv1", "conv1", "layer.0.convolution"),
+    ("bn1", "bn1", "bn1", "layer.0.normalization"),
+    ("conv2", "conv2", "conv2", "layer.1.convolution"),
+    ("bn2", "bn2", "bn2", "layer.1.normalization"),
+    ("shortcut_conv", "downsample.0", "downsample.1", "shortcut.convolution"),
+    ("shortcut_bn", "downsample.1", "downsample.2", "shortcut.normalization"),
 )
-_HEAD = ((HEAD, "fc", "classifier.1"),)
+_HEAD = ((HEAD, "fc", "fc", "classifier.1"),)
+
+# The layers that variant d alone has: one in the stem, one in each stage after the first.
+_OF_VARIANT_D = re.compile(r"stem_conv1|stage\d_block\d_shortcut_pool")
 
 _STAGES = range(1, 5)
 _BLOCKS = range(1, 7)  # of a stage: six is the most that ResNet-34 has
@@ -54,17 +78,22 @@ _KERNEL = {"weight": "kernel", "bias": "bias"}
 COUNTER = "num_batches_tracked"
 
 
-def module_names(layout: str) -> dict[str, str]:
+def has_variant(layout: str, variant: str | None) -> bool:
+    """Whether a layout has names for this variant of the network."""
+    return (layout, variant) in _COLUMNS
+
+
+def module_names(layout: str, variant: str | None) -> dict[str, str]:
     """Our layers, in the order of the network, and what they are called in `layout`.
 
-    The names are those of every basic-block ResNet with four stages of at most six blocks, so a
-    network has some of them.
+    The names are those of every basic-block ResNet of this variant with four stages of at most six
+    blocks, so a network has some of them.
     """
-    column = 2 if layout == "transformers" else 1
-    names = {row[0]: row[column] for row in _STEM}
+    column = _COLUMNS[layout, variant]
+    names = {row[0]: name for row in _STEM if (name := row[column])}
     for s, b in itertools.product(_STAGES, _BLOCKS):
-        ours, *theirs = (prefix.format(s=s, b=b, s0=s - 1, b0=b - 1) for prefix in _BLOCK_PREFIX)
-        names |= {ours + row[0]: theirs[column - 1] + row[column] for row in _BLOCK}
+        prefixes = [prefix.format(s=s, b=b, s0=s - 1, b0=b - 1) for prefix in _BLOCK_PREFIX]
+        names |= {prefixes[0] + row[0]: prefixes[column] + row[column] for row in _BLOCK}
     return names | {row[0]: row[column] for row in _HEAD}
 
 
@@ -82,19 +111,25 @@ def without_prefix(tensors: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def recognise(tensors: Iterable[str]) -> str | None:
-    """`"torchvision"`, timm's too, or `"transformers"`: which has more of these names, if any."""
+    """The layout that has most of these names, if any has one.
+
+    That is `"torchvision"` for what timm calls the same, and `"timm"` for variant d.
+    """
     modules = {module_of(name) for name in tensors}
-    known = {
-        layout: len(modules & {*module_names(layout).values()})
-        for layout in ("torchvision", "transformers")
-    }
-    best = max(known, key=lambda layout: known[layout])
-    return best if known[best] else None
+    known = {names: len(modules & {*module_names(*names).values()}) for names in _COLUMNS}
+    layout, variant = max(known, key=lambda names: known[names])  # of equals the first
+    return layout if known[layout, variant] else None
 
 
 def module_of(tensor: str) -> str:
     """`layer1.0.conv1.weight` → `layer1.0.conv1`."""
     return tensor.rpartition(".")[0]
+
+
+def variant_of(model: keras.Model) -> str | None:
+    """`"d"` if a model, or one within it, has the layers that only variant d has."""
+    found = any(_OF_VARIANT_D.fullmatch(layer.name) for layer in _leaves(model))
+    return "d" if found else None
 
 
 def own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
@@ -103,7 +138,7 @@ def own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     Raises:
         InputError: If one is not built, or two have the same name.
     """
-    known = module_names("torchvision")
+    known = module_names("timm", variant_of(model))  # which has every variant
     found: dict[str, keras.layers.Layer] = {}
     for layer in _leaves(model):
         if layer.name not in known or found.get(layer.name) is layer:

@@ -16,9 +16,9 @@ from keras_resnet18.weights.layouts import (
     COUNTER,
     HEAD,
     LAYOUTS,
-    STEM_CONV,
     Array,
     adapt_channels,
+    has_variant,
     is_batch_norm,
     module_names,
     module_of,
@@ -28,6 +28,7 @@ from keras_resnet18.weights.layouts import (
     to_torch,
     torch_shape,
     variables,
+    variant_of,
     without_prefix,
 )
 
@@ -39,8 +40,8 @@ class Transfer:
     """What went from a checkpoint into a model, or from a model into a checkpoint.
 
     Attributes:
-        layout: Whose names the checkpoint has: `"torchvision"` (timm's are the same), `"timm"` or
-            `"transformers"`.
+        layout: Whose names the checkpoint has: `"torchvision"` (timm's are the same), `"timm"`
+            (when loading, of variant d alone) or `"transformers"`.
         tensors: How many were transferred.
         left_out: What the other side has no place for: a checkpoint's tensors when loading, a
             model's variables when saving.
@@ -96,15 +97,18 @@ def load_weights(
             "a checkpoint must have torchvision's, timm's or transformers' names, such as "
             f"layer1.0.conv1.weight. Received: {path} with {_list('tensors', [*file])}"
         )
-    names = module_names(layout)
+    variant = variant_of(model)
+    if not has_variant(layout, variant):
+        layout = "timm"  # it has every variant, and the checkpoint must have its names
+    names = module_names(layout, variant)
     slots = {
         f"{names[name]}.{part}": variable
         for name, layer in layers.items()
         for part, variable in variables(layer).items()
     }
-    stem = f"{names[STEM_CONV]}.weight"
-    if stem in slots and stem in tensors:
-        tensors[stem] = adapt_channels(tensors[stem], slots[stem].shape[-2])
+    first = f"{next(iter(names.values()))}.weight"
+    if first in slots and first in tensors:
+        tensors[first] = adapt_channels(tensors[first], slots[first].shape[-2])
 
     of_head = {name for name in (*slots, *tensors) if module_of(name) == names[HEAD]}
     skipped = head == "skip" and not all(_fits(name, tensors, slots) for name in of_head)
@@ -112,7 +116,7 @@ def load_weights(
         slots = {name: variable for name, variable in slots.items() if name not in of_head}
     left_out = _outside(tensors, slots, names.values())
     if unfit := _unfit(tensors, slots, left_out):
-        cure = "build the network that it was made with, of the same depth and stem"
+        cure = "build the network that it was made with, of the same depth, stem and variant"
         if all(name in of_head for kind in unfit.values() for name in kind):
             cure = "head='skip' leaves its classifier out"
         found = ", ".join(_list(kind, [*named.values()]) for kind, named in unfit.items())
@@ -131,11 +135,11 @@ def save_weights(
 ) -> Transfer:
     """Saves a model's weights as a checkpoint of torchvision, timm or Hugging Face transformers.
 
-    A ResNet-18 or -34 with the imagenet stem loads there with `strict=True`, and here bit for bit.
-    timm takes one without a classifier too (`num_classes=0`). transformers also needs a
-    configuration: `ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512],
-    depths=[2, 2, 2, 2], layer_type="basic")`. The normalisation of `include_preprocessing` is not
-    part of any of these.
+    A ResNet-18 or -34 with the imagenet stem loads there with `strict=True`, and here bit for bit;
+    one of variant `"d"` does so in timm, which alone has that network. timm takes one without a
+    classifier too (`num_classes=0`). transformers also needs a configuration:
+    `ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
+    layer_type="basic")`. The normalisation of `include_preprocessing` is not part of any of these.
 
     Args:
         model: Any that has layers with our names, as for `load_weights`.
@@ -147,11 +151,18 @@ def save_weights(
         variables of the model have no place in such a checkpoint.
 
     Raises:
-        InputError: If the layout is another, or the file cannot be written there.
+        InputError: If the layout is another or has no such network, or the file cannot be written
+            there.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}. Received: layout={layout!r}")
-    names, saved = module_names(layout), set()
+    variant = variant_of(model)
+    if not has_variant(layout, variant):
+        raise InputError(
+            f"{layout} has no ResNet of variant {variant!r}: save with layout='timm'. "
+            f"Received: {model.name!r}, layout={layout!r}"
+        )
+    names, saved = module_names(layout, variant), set()
     tensors: dict[str, Array] = {}
     for name, layer in own_layers(model).items():
         for part, variable in variables(layer).items():

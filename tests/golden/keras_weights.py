@@ -18,7 +18,7 @@ _ATTRIBUTES = {
 
 def set_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     """Assigns every array to the variable of `model` that it belongs to, and leaves out none."""
-    variables = {name: _variable(model, name) for name in arrays}
+    variables = _variables(model, arrays)
     missed = {v.path for v in model.weights} - {v.path for v in variables.values()}
     assert not missed, f"no torch tensor for {sorted(missed)}"
     for name, variable in variables.items():
@@ -28,30 +28,44 @@ def set_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> N
 def torch_weights(model: keras.Model, names: Iterable[str]) -> dict[str, np.ndarray]:
     """The variables of `model` under their torch names, in torch's layout."""
     return {
-        name: _to_torch(keras.ops.convert_to_numpy(_variable(model, name))).copy() for name in names
+        name: _to_torch(keras.ops.convert_to_numpy(variable)).copy()
+        for name, variable in _variables(model, names).items()
     }
 
 
-def keras_layer_name(torch_name: str) -> str:
+def keras_layer_name(torch_name: str, *, deep: bool = False) -> str:
     """The layer of ours for a torch module: `layer2.0.downsample.1` → `stage2_block1_shortcut_bn`.
+
+    A ResNet-D (`deep`) has a stem of three convolutions, and a pool before its projections.
 
     Raises:
         KeyError: If there is none.
     """
     if torch_name == "fc":
         return "predictions"
-    if match := re.fullmatch(r"(conv|bn)1", torch_name):
+    if deep and torch_name == "bn1":
+        return "stem_bn3"
+    if deep and (match := re.fullmatch(r"conv1\.([01346])", torch_name)):
+        index = int(match[1])
+        return f"stem_{'bn' if index % 3 else 'conv'}{index // 3 + 1}"
+    if not deep and (match := re.fullmatch(r"(conv|bn)1", torch_name)):
         return f"stem_{match[1]}"
-    if match := re.fullmatch(r"layer(\d)\.(\d+)\.((?:conv|bn)\d|downsample\.[01])", torch_name):
-        shortcut = {"downsample.0": "shortcut_conv", "downsample.1": "shortcut_bn"}
+    if match := re.fullmatch(r"layer(\d)\.(\d+)\.((?:conv|bn)\d|downsample\.\d)", torch_name):
+        shortcut = {f"downsample.{0 + deep}": "shortcut_conv"}
+        shortcut[f"downsample.{1 + deep}"] = "shortcut_bn"
         part = shortcut.get(match[3], match[3])
         return f"stage{match[1]}_block{int(match[2]) + 1}_{part}"
     raise KeyError(torch_name)
 
 
-def _variable(model: keras.Model, name: str) -> keras.Variable:
+def _variables(model: keras.Model, names: Iterable[str]) -> dict[str, keras.Variable]:
+    deep = any(layer.name == "stem_conv1" for layer in model.layers)
+    return {name: _variable(model, name, deep) for name in names}
+
+
+def _variable(model: keras.Model, name: str, deep: bool) -> keras.Variable:
     module, _, part = name.rpartition(".")
-    layer = model.get_layer(keras_layer_name(module))
+    layer = model.get_layer(keras_layer_name(module, deep=deep))
     if isinstance(layer, keras.layers.BatchNormalization):
         return getattr(layer, _ATTRIBUTES[part])
     return layer.kernel if part == "weight" else layer.bias

@@ -26,6 +26,9 @@ Keys of golden.npz. Images and activations are NHWC, weights are in torch layout
     inputs/weights_sum    (2,) float64 sum of all tensors at depth 18 and 34, for the same reason
     logits/18, logits/34  (2, 10) evaluation mode, IMAGE_SHAPE
     logits/18_odd         (2, 10) evaluation mode, ODD_IMAGE_SHAPE
+    logits/<network>_small  (1, 10) evaluation mode, an image of SMALL_SIZE; <network> is a key of
+                          NETWORKS
+    stage/<network>/shape, stage/<network>/probe  as stage/shape and stage/probe below, for it
     stage/names           (5,) "stem" (after the max pool), "layer1" ... "layer4"
     stage/shape           (5, 4) NHWC shape of that output at depth 18, IMAGE_SHAPE
     stage/probe           (5, 18) activation_probe(name, output)
@@ -67,13 +70,16 @@ from numpy_weights import (
     LABEL_SEED,
     LEARNING_RATE,
     MOMENTUM,
+    NETWORKS,
     ODD_IMAGE_SHAPE,
     POOL_CASES,
     POOL_SEED,
+    SMALL_SIZE,
     STAGES,
     TRAIN_SHAPE,
     WEIGHT_SEED,
     WIDTHS,
+    Network,
     activation_probe,
     biased_running_var,
     numpy_images,
@@ -96,17 +102,58 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: (n, i, h, w) to (n, o, h / stride, w / stride)."""
+def conv3x3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution whose map is the input's, divided by the stride and rounded up."""
+    return nn.Conv2d(
+        inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
+    )
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+
+class MeanWithHoles(nn.Module):
+    """Mean of the 2x2 values that lie ``dilation`` apart, of those that are inside the map."""
+
+    def __init__(self, dilation: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.dilation = dilation
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum over such a window, with zeros outside the map."""
+        ones = torch.ones(x.shape[1], 1, 2, 2, dtype=x.dtype)
+        padded = F.pad(x, (0, self.dilation, 0, self.dilation))
+        return F.conv2d(padded, ones, dilation=self.dilation, groups=x.shape[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.total(x) / self.total(torch.ones_like(x))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: (n, i, h, w) to (n, o, h / stride, w / stride).
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: of the first convolution and the shortcut.
+        dilations: of the two convolutions.
+        deep: whether a projection averages before it projects.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, dilations: tuple[int, int], deep: bool
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, outputs, stride, dilations[0])
         self.bn1 = batch_norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = conv3x3(outputs, outputs, 1, dilations[1])
         self.bn2 = batch_norm(outputs)
         self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
+        if inputs != outputs and deep:
+            pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+            self.downsample = nn.Sequential(
+                pool if stride == 2 else MeanWithHoles(dilations[0]),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                batch_norm(outputs),
+            )
+        elif inputs != outputs:
             self.downsample = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), batch_norm(outputs)
             )
@@ -119,19 +166,38 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Basic-block ResNet: images (n, 3, h, w) to logits (n, classes)."""
+    """Basic-block ResNet: images (n, channels, h, w) to logits (n, classes)."""
 
-    def __init__(self, depth: int, classes: int) -> None:
+    def __init__(self, network: Network, classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
+        self.conv1: nn.Module = nn.Conv2d(
+            network.channels, WIDTHS[0], 7, stride=2, padding=3, bias=False
+        )
+        if network.deep:
+            self.conv1 = nn.Sequential(
+                conv3x3(network.channels, 32, stride=2),
+                batch_norm(32),
+                nn.ReLU(),
+                conv3x3(32, 32),
+                batch_norm(32),
+                nn.ReLU(),
+                conv3x3(32, WIDTHS[0]),
+            )
         self.bn1 = batch_norm(WIDTHS[0])
         inputs = WIDTHS[0]
-        for stage, (width, count) in enumerate(zip(WIDTHS, BLOCKS[depth], strict=True), start=1):
+        for stage, (width, count) in enumerate(
+            zip(WIDTHS, BLOCKS[network.depth], strict=True), start=1
+        ):
+            # Stage 1 keeps the map of the max pool; the others halve it in their first block, as
+            # long as the output stride allows. Afterwards their grid has holes of that much.
+            whole = 2 ** (stage + 1)
+            before, after = (max(1, s // network.output_stride) for s in (whole // 2, whole))
             blocks = []
             for index in range(count):
-                # Stage 1 keeps the map of the max pool; the others halve it in their first block.
-                stride = 2 if stage > 1 and index == 0 else 1
-                blocks.append(BasicBlock(inputs, width, stride))
+                first = stage > 1 and index == 0
+                stride = 2 if first and before == after else 1
+                dilations = (before, after) if first else (after, after)
+                blocks.append(BasicBlock(inputs, width, stride, dilations, network.deep))
                 inputs = width
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, classes)
@@ -161,10 +227,10 @@ def tensors(model: nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def seeded_model(depth: int, dtype: torch.dtype) -> ResNet:
-    """The network of ``depth`` with CLASSES classes and the seeded weights, evaluation mode."""
-    model = ResNet(depth, CLASSES)
-    shapes = resnet_shapes(depth, CLASSES)
+def seeded_model(network: Network, dtype: torch.dtype) -> ResNet:
+    """The network with CLASSES classes and the seeded weights, evaluation mode."""
+    model = ResNet(network, CLASSES)
+    shapes = resnet_shapes(network.depth, CLASSES, network.channels, deep=network.deep)
     # The shapes that the tests use must be those of a real network, names and order included.
     actual = {name: value.shape for name, value in tensors(model).items()}
     if list(actual.items()) != list(shapes.items()):
@@ -190,20 +256,32 @@ def evaluation_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     odd_images = to_nchw(numpy_images(ODD_IMAGE_SHAPE, IMAGE_SEED), dtype)
     entries = {}
     with torch.no_grad():
-        model = seeded_model(18, dtype)
-        outputs = {name: to_nhwc(value) for name, value in model.stages(images).items()}
+        model = seeded_model(Network(), dtype)
+        stages = stage_entries("stage", model.stages(images))
         entries["logits/18"] = model(images).numpy()
         entries["logits/18_odd"] = model(odd_images).numpy()
-        entries["logits/34"] = seeded_model(34, dtype)(images).numpy()
-    entries["stage/names"] = np.array(STAGES)
-    entries["stage/shape"] = np.array([outputs[name].shape for name in STAGES])
-    entries["stage/probe"] = np.stack([activation_probe(name, outputs[name]) for name in STAGES])
-    return entries
+        entries["logits/34"] = seeded_model(Network(depth=34), dtype)(images).numpy()
+        for name, network in NETWORKS.items():
+            image = numpy_images((1, *SMALL_SIZE, network.channels), IMAGE_SEED)
+            model = seeded_model(network, dtype)
+            outputs = model.stages(to_nchw(image, dtype))
+            entries[f"logits/{name}_small"] = model.head(outputs["layer4"]).numpy()
+            stages |= stage_entries(f"stage/{name}", outputs)
+    return entries | {"stage/names": np.array(STAGES)} | stages
+
+
+def stage_entries(key: str, outputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """The ``shape`` and the ``probe`` of the stages' outputs, each NCHW."""
+    maps = {name: to_nhwc(value) for name, value in outputs.items()}
+    return {
+        f"{key}/shape": np.array([maps[name].shape for name in STAGES]),
+        f"{key}/probe": np.stack([activation_probe(name, maps[name]) for name in STAGES]),
+    }
 
 
 def count_entries() -> dict[str, np.ndarray]:
     """The ``count/`` entries, from the modules and not from ``resnet_shapes``."""
-    models = [ResNet(depth, 1000) for depth in BLOCKS]
+    models = [ResNet(Network(depth), 1000) for depth in BLOCKS]
     trainable = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
     statistics = [
         sum(b.numel() for name, b in m.named_buffers() if "running_" in name) for m in models
@@ -226,7 +304,7 @@ def pool_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
 
 def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     """The ``train/`` entries."""
-    model = seeded_model(18, dtype).train()
+    model = seeded_model(Network(), dtype).train()
     images = to_nchw(numpy_images(TRAIN_SHAPE, IMAGE_SEED), dtype)
     labels = torch.from_numpy(numpy_labels(TRAIN_SHAPE[0], CLASSES, LABEL_SEED))
     optimizer = torch.optim.SGD(
@@ -305,13 +383,14 @@ def network_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
 
 def check_range(entries: dict[str, np.ndarray]) -> None:
     """Refuse goldens that compare badly: exploding or vanishing activations, dead samples."""
-    for key in ("logits/18", "logits/18_odd", "logits/34"):
+    for key in (key for key in entries if key.startswith("logits/")):
         largest = np.abs(entries[key]).max()
         if not 0.1 < largest < 30:
             raise AssertionError(f"{key}: largest logit {largest}")
-    for name, (mean, std, *samples) in zip(STAGES, entries["stage/probe"], strict=True):
-        if not (0.1 < std < 30 and mean < 30 and np.count_nonzero(samples) >= 4):
-            raise AssertionError(f"{name}: mean {mean}, standard deviation {std}, {samples}")
+    for key in (key for key in entries if key.endswith("/probe") and key.startswith("stage/")):
+        for name, (mean, std, *samples) in zip(STAGES, entries[key], strict=True):
+            if not (0.1 < std < 30 and mean < 30 and np.count_nonzero(samples) >= 4):
+                raise AssertionError(f"{key}, {name}: {mean}, deviation {std}, {samples}")
     for key, value in entries.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise AssertionError(f"{key}: not finite")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,34 @@ POOL_CASES = (
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 WIDTHS = (64, 128, 256, 512)
+
+
+class Network(NamedTuple):
+    """A network of the golden run.
+
+    Attributes:
+        depth: 18 or 34.
+        channels: of the image.
+        deep: whether it is a ResNet-D.
+        output_stride: by how much the last map is smaller than the image, at most.
+    """
+
+    depth: int = 18
+    channels: int = 3
+    deep: bool = False
+    output_stride: int = 32
+
+
+# Those that are compared stage by stage on one small image. Its sides leave a last row or column
+# without a neighbour in most maps that are halved.
+SMALL_SIZE = (67, 54)
+NETWORKS = {
+    "18_grey": Network(channels=1),
+    "34": Network(depth=34),
+    "18d": Network(deep=True),
+    "18_stride8": Network(output_stride=8),
+    "18d_stride8": Network(deep=True, output_stride=8),
+}
 IMAGE_LOW, IMAGE_HIGH = -2.1, 2.6
 ACTIVATION_SAMPLES = 16
 TENSOR_SAMPLES = 4
@@ -55,13 +84,17 @@ def _rng(key: str, seed: int) -> np.random.RandomState:
     return np.random.RandomState([seed, zlib.crc32(key.encode())])
 
 
-def resnet_shapes(depth: int, classes: int, in_channels: int = 3) -> dict[str, tuple[int, ...]]:
+def resnet_shapes(
+    depth: int, classes: int, in_channels: int = 3, *, deep: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Shapes of a basic-block ResNet's tensors under torch's names, in the order of the layers.
 
     Args:
         depth: 18 or 34.
         classes: size of the last layer.
         in_channels: channels of the image.
+        deep: whether it is a ResNet-D, with timm's names: three convolutions in the stem, and a
+            pool, which has no tensors, before each projection.
 
     Returns:
         Name to shape: kernels (out, in, k, k), BN vectors (channels,), ``fc.weight``
@@ -74,7 +107,13 @@ def resnet_shapes(depth: int, classes: int, in_channels: int = 3) -> dict[str, t
         for part in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{bn}.{part}"] = (out,)
 
-    conv_bn("conv1", "bn1", WIDTHS[0], in_channels, 7)
+    if deep:
+        conv_bn("conv1.0", "conv1.1", 32, in_channels, 3)
+        conv_bn("conv1.3", "conv1.4", 32, 32, 3)
+        conv_bn("conv1.6", "bn1", WIDTHS[0], 32, 3)
+    else:
+        conv_bn("conv1", "bn1", WIDTHS[0], in_channels, 7)
+    projection = ("downsample.1", "downsample.2") if deep else ("downsample.0", "downsample.1")
     inputs = WIDTHS[0]
     for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS[depth], strict=True), start=1):
         for index in range(blocks):
@@ -83,7 +122,7 @@ def resnet_shapes(depth: int, classes: int, in_channels: int = 3) -> dict[str, t
             conv_bn(f"{block}.conv2", f"{block}.bn2", width, width, 3)
             # Only the blocks that halve the map change their width and need a projection.
             if inputs != width:
-                conv_bn(f"{block}.downsample.0", f"{block}.downsample.1", width, inputs, 1)
+                conv_bn(f"{block}.{projection[0]}", f"{block}.{projection[1]}", width, inputs, 1)
             inputs = width
     shapes["fc.weight"] = (classes, inputs)
     shapes["fc.bias"] = (classes,)

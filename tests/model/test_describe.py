@@ -112,6 +112,32 @@ def test_stems_and_feature_heads_are_told_apart(small):
     assert head.output_shape == (512,)
 
 
+def test_resnet_d_has_a_deep_stem_and_shortcuts_that_average(resnet18d):
+    rows = describe(resnet18d).rows
+    assert rows[0].layers == "3×3, 32 /2; 3×3, 32; 3×3, 64; 3×3 max pool /2"
+    assert rows[1].layers == "[3×3, 64; 3×3, 64] ×2"
+    assert rows[2].layers == (
+        "[3×3, 128 /2; 3×3, 128] ×2, the first with a 2×2 average pool and 1×1 shortcut"
+    )
+    # the stem's 3×3 see 3, 7 and 11 pixels
+    assert [row.receptive_field for row in rows] == [15, 47, 103, 215, 439, None]
+    assert describe(resnet18d).parameters == resnet18d.count_params()
+
+
+@pytest.mark.parametrize("variant", [None, "d"])
+def test_with_holes_a_value_sees_as_much_on_a_larger_map(variant):
+    model = build_resnet18(variant=variant, output_stride=8, classes=10)
+    pool = "2×2 average pool and " if variant == "d" else ""
+    rows = describe(model).rows
+    assert [row.output_shape[0] for row in rows[:5]] == [56, 56, 28, 28, 28]
+    assert [row.layers for row in rows[3:5]] == [
+        f"[3×3, 256; 3×3, 256] ×2, dilation 1, then 2, the first with a {pool}1×1 shortcut",
+        f"[3×3, 512; 3×3, 512] ×2, dilation 2, then 4, the first with a {pool}1×1 shortcut",
+    ]
+    whole = [15, 47, 103, 215, 439] if variant == "d" else [11, 43, 99, 211, 435]
+    assert [row.receptive_field for row in rows[:5]] == whole
+
+
 def test_without_a_head_there_is_no_row_for_it():
     model = build_resnet18(input_shape=(64, 64, 3), include_top=False)
     assert [row.stage for row in describe(model).rows][-1] == "stage4"

@@ -15,32 +15,33 @@ from keras_resnet18 import build_resnet18, build_resnet34
 
 BUILDERS = {18: build_resnet18, 34: build_resnet34}
 
-# torch's name of a stage, and the layer of ours that gives the same map
+# the layers that give the maps of torch's stages: the stem, and the last block of each stage
 STAGE_LAYERS = {
-    "stem": "stem_pool",
-    "layer1": "stage1_block2_out",
-    "layer2": "stage2_block2_out",
-    "layer3": "stage3_block2_out",
-    "layer4": "stage4_block2_out",
+    depth: ["stem_pool", *(f"stage{s}_block{b}_out" for s, b in enumerate(blocks, start=1))]
+    for depth, blocks in inputs.BLOCKS.items()
 }
 
 
-def seeded_network(depth: int) -> keras.Model:
+def seeded_network(network: inputs.Network) -> keras.Model:
     """The golden network: logits for normalised images of any size."""
-    model = BUILDERS[depth](
-        input_shape=(None, None, 3),
+    model = BUILDERS[network.depth](
+        input_shape=(None, None, network.channels),
         classes=inputs.CLASSES,
         classifier_activation=None,
         include_preprocessing=False,
+        variant="d" if network.deep else None,
+        output_stride=network.output_stride,
     )
-    shapes = inputs.resnet_shapes(depth, inputs.CLASSES)
+    shapes = inputs.resnet_shapes(
+        network.depth, inputs.CLASSES, network.channels, deep=network.deep
+    )
     set_torch_weights(model, inputs.numpy_weights(shapes, inputs.WEIGHT_SEED))
     return model
 
 
 @pytest.fixture(scope="module")
 def resnet18():
-    return seeded_network(18)
+    return seeded_network(inputs.Network())
 
 
 def predict(model, images):
@@ -69,21 +70,36 @@ def test_logits_of_resnet18_equal_torchs(resnet18, golden, shape, key):
 
 
 def test_logits_of_resnet34_equal_torchs(golden):
-    logits = predict(seeded_network(34), inputs.numpy_images(inputs.IMAGE_SHAPE, inputs.IMAGE_SEED))
+    resnet34 = seeded_network(inputs.Network(depth=34))
+    logits = predict(resnet34, inputs.numpy_images(inputs.IMAGE_SHAPE, inputs.IMAGE_SEED))
     assert_close_to_the_largest(logits, golden["logits/34"])
 
 
 def test_every_stage_gives_torchs_feature_map(resnet18, golden):
     images = inputs.numpy_images(inputs.IMAGE_SHAPE, inputs.IMAGE_SEED)
-    stages = keras.Model(
-        resnet18.input, [resnet18.get_layer(name).output for name in STAGE_LAYERS.values()]
-    )
-    maps = stages(images, training=False)
-    assert tuple(golden["stage/names"]) == tuple(STAGE_LAYERS)
+    *maps, _ = stages_and_logits(resnet18, 18, images)
+    assert_stages_equal_torchs(maps, golden, "stage")
+
+
+@pytest.mark.parametrize("name", inputs.NETWORKS)
+def test_stages_and_logits_of_every_other_network_equal_torchs(golden, name):
+    network = inputs.NETWORKS[name]
+    image = inputs.numpy_images((1, *inputs.SMALL_SIZE, network.channels), inputs.IMAGE_SEED)
+    *maps, logits = stages_and_logits(seeded_network(network), network.depth, image)
+    assert_stages_equal_torchs(maps, golden, f"stage/{name}")
+    assert_close_to_the_largest(logits, golden[f"logits/{name}_small"])
+
+
+def stages_and_logits(model, depth, images):
+    layers = [model.get_layer(name) for name in STAGE_LAYERS[depth]]
+    outputs = keras.Model(model.input, [*(layer.output for layer in layers), model.output])
+    return [keras.ops.convert_to_numpy(x) for x in outputs(images, training=False)]
+
+
+def assert_stages_equal_torchs(maps, golden, key):
     for name, values, shape, probe in zip(
-        STAGE_LAYERS, maps, golden["stage/shape"], golden["stage/probe"], strict=True
+        golden["stage/names"], maps, golden[f"{key}/shape"], golden[f"{key}/probe"], strict=True
     ):
-        values = keras.ops.convert_to_numpy(values)
         assert values.shape == tuple(shape), name
         error = inputs.activation_probe(name, values) - probe
         assert np.abs(error).max() <= 1e-4 * np.abs(values).max(), name

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.numpy_weights import NETWORKS
 
 from keras_resnet18 import build_resnet18
 
@@ -92,6 +93,7 @@ GOLDEN = (
     "test_losses_of_three_steps_with_momentum_equal_torchs",
     "test_one_step_moves_every_weight_as_in_torch",
     "test_one_step_moves_the_running_variances_by_the_batchs_own",
+    *(f"test_stages_and_logits_of_every_other_network_equal_torchs[{name}]" for name in NETWORKS),
 )
 POOLING = ("test_output_equals_torchs_in_every_way", "test_gradient_equals_torchs_in_every_way")
 CASES = ("7x7_to_1x1", "7x10_to_3x4")

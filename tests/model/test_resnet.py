@@ -21,6 +21,7 @@ from keras_resnet18 import (
 
 ALL_BUILDERS = [build_resnet18, build_resnet34, build_plain18, build_plain34]
 LAYER_NAMES = Path(__file__).with_name("layer_names.txt")
+LAYER_NAMES_D = LAYER_NAMES.with_name("layer_names_d.txt")
 
 
 def counts(model):
@@ -84,6 +85,11 @@ def test_layer_names_are_those_that_users_rely_on(resnet18):
     assert names == LAYER_NAMES.read_text().splitlines()
 
 
+def test_layer_names_of_resnet_d_are_those_that_users_rely_on(resnet18d):
+    names = [layer.name for layer in resnet18d.layers]
+    assert names == LAYER_NAMES_D.read_text().splitlines()
+
+
 def test_the_sum_comes_before_the_last_relu_of_every_block(resnet18):
     for stage in range(1, 5):
         for block in (1, 2):
@@ -134,6 +140,88 @@ def test_a_plain_34_is_as_deep_as_a_resnet34_and_has_no_shortcut():
     plain = build_plain34(input_shape=(8, 8, 3), stem="small_stride2", classes=2)
     assert (len(layers_of(plain, layers.Conv2D)), layers_of(plain, layers.Add)) == (33, [])
     assert plain.name == "plain34" and not plain.compiled
+
+
+# ResNet-D
+
+
+def test_resnet_d_has_the_known_number_of_parameters(resnet18d):
+    assert counts(resnet18d) == (11_708_744, 9_728)
+
+
+def test_a_d_shortcut_averages_before_it_projects(resnet18d):
+    for stage in (2, 3, 4):
+        name = f"stage{stage}_block1"
+        pool = resnet18d.get_layer(f"{name}_shortcut_pool")
+        projection = resnet18d.get_layer(f"{name}_shortcut_conv")
+        assert producers(projection.output) == [pool] and projection.strides == (1, 1)
+        assert (pool.pool_size, pool.strides) == ((2, 2), (2, 2))
+
+
+def test_a_plain_network_of_variant_d_has_the_deep_stem_and_no_shortcut(resnet18d):
+    plain = build_plain18(variant="d")
+    names = [layer.name for layer in resnet18d.layers if not layer.name.endswith("_add")]
+    assert [layer.name for layer in plain.layers] == [n for n in names if "_shortcut_" not in n]
+
+
+# Maps that stay large
+
+
+@pytest.fixture(scope="module", params=[None, "d"])
+def features(request):
+    """Features of odd-sized pictures, with BatchNorms that are no identities."""
+    kwargs = {
+        "variant": request.param,
+        "input_shape": (None, None, 3),
+        "include_top": False,
+        "include_preprocessing": False,
+    }
+    model = build_resnet18(**kwargs)
+    random = np.random.RandomState(0)
+    for layer in layers_of(model, layers.BatchNormalization):
+        for variable in layer.weights:
+            variable.assign(random.uniform(0.5, 1.0, variable.shape))
+    image = random.normal(size=(1, 67, 54, 3)).astype("float32")
+    return kwargs, model, image, keras.ops.convert_to_numpy(model(image))
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_a_larger_map_has_the_values_of_the_small_one_and_some_between(features, output_stride):
+    kwargs, model, image, small = features
+    dense = build_resnet18(**kwargs, output_stride=output_stride)
+    dense.set_weights(model.get_weights())
+    large = keras.ops.convert_to_numpy(dense(image))
+    # the picture's 67×54, divided and rounded up
+    assert small.shape == (1, 3, 2, 512)
+    assert large.shape == (1, *{16: (5, 4), 8: (9, 7)}[output_stride], 512)
+    every = 32 // output_stride
+    error = np.abs(large[:, ::every, ::every] - small).max()
+    assert error <= 1e-5 * np.abs(small).max()
+
+
+@pytest.mark.parametrize(
+    ("stem", "output_stride", "side"),
+    [("imagenet", 16, 4), ("small", 8, 8), ("small", 32, 8), ("small_stride2", 8, 8)],
+)
+def test_an_output_stride_is_the_most_that_a_stem_is_brought_to(stem, output_stride, side):
+    model = build_plain18(
+        input_shape=(64, 64, 3), stem=stem, output_stride=output_stride, include_top=False
+    )
+    assert model.output_shape == (None, side, side, 512)
+
+
+def test_every_layer_of_a_network_with_holes_is_keras_own():
+    model = build_resnet18(input_shape=(64, 64, 3), variant="d", output_stride=8, classes=2)
+    assert model.output_shape == (None, 2)
+    assert {type(layer).__module__.partition(".")[0] for layer in model.layers} == {"keras"}
+
+
+def test_a_block_of_ones_own_has_a_stride_or_a_dilation():
+    x = keras.Input((9, 9, 3))
+    out = conv_block(x, 8, stride=1, dilations=(2, 4), pool=True, name="b")
+    assert out.shape == (None, 9, 9, 8)
+    with pytest.raises(ValueError, match=r"or a dilation.*stride=2, dilations=\(2, 2\)"):
+        conv_block(x, 8, dilations=(2, 2), name="b")
 
 
 @pytest.mark.parametrize("build", ALL_BUILDERS, ids=lambda build: build.__name__)
@@ -281,6 +369,12 @@ BAD = [
     ({"input_shape": (64, 64, 1)}, "include_preprocessing=False", "(64, 64, 1)"),
     ({"stem": "cifar"}, "imagenet, small, small_stride2", "stem='cifar'"),
     ({"stem": ["small"]}, "imagenet, small, small_stride2", "stem=['small']"),
+    ({"variant": "b"}, "None (the paper's network) or 'd'", "variant='b'"),
+    ({"variant": ["d"]}, "None (the paper's network) or 'd'", "variant=['d']"),
+    ({"variant": "d", "stem": "small"}, "leave stem at 'imagenet'", "stem='small', variant='d'"),
+    ({"output_stride": 4}, "8, 16, 32", "output_stride=4"),
+    ({"output_stride": 16.0}, "8, 16, 32", "output_stride=16.0"),
+    ({"output_stride": "8"}, "8, 16, 32", "output_stride='8'"),
     ({"pooling": "avg"}, "include_top=False", "pooling='avg'"),
     ({"pooling": "mean", "include_top": False}, "'avg', 'max' or an output size", "'mean'"),
     ({"pooling": (3, 0), "include_top": False}, "'avg', 'max' or an output size", "(3, 0)"),

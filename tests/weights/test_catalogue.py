@@ -20,7 +20,7 @@ from PIL import Image
 from weights.checkpoints import with_counters
 from weights.hub import Hub
 
-from keras_resnet18 import build_plain18, build_resnet18, build_resnet34
+from keras_resnet18 import build_plain18, build_resnet18, build_resnet34, save_weights
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.weights import catalogue
@@ -350,3 +350,12 @@ def test_readmes_lines_for_a_photo_work(imagenet, tmp_path, monkeypatch, capsys)
     Image.fromarray(pixels).save("holiday.jpg")
     exec(program, {})
     assert len(re.findall(r"\('n\d{8}', .+?, 0\.\d+\)", capsys.readouterr().out)) == 5
+
+
+def test_weights_of_resnet_d_go_into_its_variant(tmp_path, monkeypatch):
+    published = build_resnet18(variant="d", input_shape=(32, 32, 3))
+    save_weights(published, tmp_path / FILENAME, layout="timm")
+    monkeypatch.setattr("keras_resnet18.model.resnet.fetch", lambda entry: tmp_path / FILENAME)
+    model = build_resnet18(weights="resnet18d.ra2_in1k", variant="d", input_shape=(32, 32, 3))
+    for got, expected in zip(model.get_weights(), published.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, expected)

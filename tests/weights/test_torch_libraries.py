@@ -184,13 +184,21 @@ def test_integer_weights_are_refused(small_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "builder"), [("resnet18", build_resnet18), ("resnet34", build_resnet34)]
+    ("name", "builder", "variant", "stride"),
+    [
+        ("resnet18", build_resnet18, None, 32),
+        ("resnet34", build_resnet34, None, 32),
+        ("resnet18d", build_resnet18, "d", 32),
+        ("resnet34d", build_resnet34, "d", 32),
+        ("resnet18", build_resnet18, None, 16),
+        ("resnet18", build_resnet18, None, 8),
+    ],
 )
-def test_timms_file_gives_timms_logits(name, builder, tmp_path):
+def test_timms_file_gives_timms_logits(name, builder, variant, stride, tmp_path):
     timm = pytest.importorskip("timm")
-    theirs = randomised(timm.create_model(name, num_classes=10))
+    theirs = randomised(timm.create_model(name, num_classes=10, output_stride=stride))
     safetensors_torch.save_model(theirs, str(tmp_path / "timm.safetensors"))
-    model = logits_net(builder=builder)
+    model = logits_net(builder=builder, variant=variant, output_stride=stride)
     load_weights(model, tmp_path / "timm.safetensors")
     assert_close_to_the_largest(keras_logits(model), torch_logits(theirs))
 
@@ -226,6 +234,16 @@ def test_a_file_saved_here_loads_in_timm_strictly(layout, resnet18, arrays, chec
         "resnet18", num_classes=10, checkpoint_path=str(tmp_path / "ours.safetensors")
     )
     assert torch.equal(from_path.fc.weight, theirs.fc.weight)
+
+
+def test_a_d_network_saved_here_loads_in_timm_strictly(tmp_path):
+    timm = pytest.importorskip("timm")
+    model = logits_net(variant="d")
+    save_weights(model, tmp_path / "ours.safetensors", "timm")
+    theirs = timm.create_model("resnet18d", num_classes=10)
+    state = safetensors_torch.load_file(tmp_path / "ours.safetensors")
+    theirs.load_state_dict(state, strict=True)
+    assert_close_to_the_largest(keras_logits(model), torch_logits(theirs))
 
 
 def test_features_saved_here_load_in_timm_strictly(arrays, checkpoint, tmp_path):

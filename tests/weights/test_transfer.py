@@ -121,6 +121,79 @@ def test_a_checkpoint_of_another_block_is_refused_with_the_first_differing_names
     assert same(values(resnet18), before)
 
 
+# ResNet-D, which only timm has
+
+
+@pytest.fixture(scope="module")
+def resnet18d():
+    return build(variant="d", classes=10)
+
+
+@pytest.fixture(scope="module")
+def arrays_d():
+    return inputs.numpy_weights(inputs.resnet_shapes(18, 10, deep=True), inputs.WEIGHT_SEED)
+
+
+def test_a_d_checkpoint_comes_back_bit_for_bit(resnet18d, arrays_d, checkpoint, tmp_path):
+    assert load_weights(resnet18d, checkpoint(arrays_d)) == Transfer("timm", len(arrays_d))
+    for name, array in torch_weights(resnet18d, arrays_d).items():
+        assert np.array_equal(array, arrays_d[name]), name
+    report = save_weights(resnet18d, tmp_path / "saved.safetensors", "timm")
+    assert report == Transfer("timm", 134)
+    saved = safetensors.numpy.load_file(tmp_path / "saved.safetensors")
+    assert saved.keys() == with_counters(arrays_d).keys()
+    assert all(np.array_equal(saved[name], array) for name, array in arrays_d.items())
+
+
+def test_a_d_checkpoint_and_the_papers_network_refuse_each_other(
+    resnet18, resnet18d, arrays, arrays_d, checkpoint
+):
+    before = values(resnet18), values(resnet18d)
+    with pytest.raises(InputError) as error:
+        load_weights(resnet18, checkpoint(arrays_d))
+    assert "depth, stem and variant" in str(error.value)
+    assert "missing (conv1.weight, layer2.0.downsample." in str(error.value)
+    assert "unexpected (conv1.0.weight, conv1.1." in str(error.value)
+    for layout in ("torchvision", "transformers"):
+        with pytest.raises(InputError, match=r"missing \(conv1\.0\.weight, conv1\.1\.weight"):
+            load_weights(resnet18d, checkpoint(in_layout(arrays, layout)))
+    assert same(values(resnet18), before[0]) and same(values(resnet18d), before[1])
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "transformers"])
+def test_a_library_without_resnet_d_is_no_layout_for_it(resnet18d, tmp_path, layout):
+    with pytest.raises(InputError, match=rf"save with layout='timm'.*layout='{layout}'"):
+        save_weights(resnet18d, tmp_path / "new.safetensors", layout)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_d_network_without_stem_and_head_takes_what_lies_between(arrays_d, checkpoint):
+    whole = build(variant="d", include_top=False, input_shape=(64, 64, 3))
+    after_stage1 = whole.get_layer("stage1_block2_out").output
+    model = keras.Model(after_stage1, whole.get_layer("stage2_block1_out").output)
+    report = load_weights(model, checkpoint(arrays_d))
+    assert (report.layout, report.tensors) == ("timm", 15)
+    assert report.left_out[0] == "conv1.0.weight"
+    name = "layer2.0.downsample.1.weight"
+    assert np.array_equal(torch_weights(whole, [name])[name], arrays_d[name])
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_deep_stem_adapts_to_other_channels(arrays_d, checkpoint, channels):
+    model = build(variant="d", input_shape=(None, None, channels), include_top=False)
+    load_weights(model, checkpoint(arrays_d))
+    kernel = torch_weights(model, ["conv1.0.weight"])["conv1.0.weight"]
+    rgb = arrays_d["conv1.0.weight"]
+    for channel in range(channels):
+        expected = rgb.sum(axis=1) if channels == 1 else rgb[:, channel % 3] * (3 / channels)
+        np.testing.assert_allclose(kernel[:, channel], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_same_checkpoint_loads_whatever_the_output_stride(arrays_d, checkpoint):
+    model = build(variant="d", output_stride=8, classes=10)
+    assert load_weights(model, checkpoint(arrays_d)).tensors == len(arrays_d)
+
+
 # Where the network's size does not matter
 
 
@@ -136,7 +209,7 @@ def test_all_faults_are_one_error_and_nothing_is_loaded(small_model, small_array
         load_weights(model, path)
     assert str(error.value) == (
         "a checkpoint must have the tensors of 'small': build the network that it was made with, "
-        f"of the same depth and stem. Received: {path} with "
+        f"of the same depth, stem and variant. Received: {path} with "
         "4 missing (bn1.weight, bn1.bias, bn1.running_mean, …), 1 unexpected (aux.weight), "
         "1 of another shape (layer1.0.conv2.weight (32, 64, 3, 3) for (64, 64, 3, 3))"
     )
