@@ -225,7 +225,8 @@ def test_predict_refuses_a_model_that_is_none(command, pictures, tmp_path):
 def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path):
     answer = command("export", run.path, "--format", "saved_model", "--out", "ship")
     assert (answer.status, answer.err) == (0, "")
-    assert "| saved_model" in answer.out
+    assert re.search(r"^saved_model +\| 4\d\.\d +\|", answer.out, re.MULTILINE)
+    assert max(map(len, answer.out.splitlines())) <= 80
     assert answer.out.splitlines()[-1] == "ship/saved_model"
     names = {path.name for path in (tmp_path / "ship").iterdir()}
     assert names == {"saved_model", "labels.txt", "preprocess.json"}

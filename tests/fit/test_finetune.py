@@ -45,9 +45,8 @@ def test_a_network_that_was_split_is_saved_as_before(network, images, tmp_path):
 def test_what_the_head_learns_the_network_knows(network):
     body, head = split_head(network)
     before = [weight.numpy() for weight in body.weights]
-    random = np.random.default_rng(0)
-    features = random.random((24, 14 * 14 * 8), np.float32)
-    features[np.arange(24), np.arange(24) % 3] += 20
+    features = np.zeros((24, 14 * 14 * 8), np.float32)
+    features[np.arange(24), np.arange(24) % 3] = 1
     batches = _batches(features, np.arange(24) % 3, 8)
     recipe = head_recipe(Recipe(), Finetune(head_epochs=5, head_learning_rate=0.1))
     fit_model(head, recipe, batches.repeat(), batches, steps_per_epoch=3)
