@@ -49,7 +49,9 @@ def plain_keras(size: int, batch: int) -> float:
 
     model = build_resnet18(input_shape=(size, size, 3))
     model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", ["accuracy"]
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     return _keras_speed(model, size, batch)
 
