@@ -17,7 +17,7 @@ from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import Predict
 from keras_resnet18.export.flatbuffer import read_labels
-from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.export.runtime import TFLiteFile
 from keras_resnet18.fit.precision import fastest_jit
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run

@@ -21,7 +21,12 @@ from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
 from keras_resnet18.staging import check_parent
 
-FORMATS = ("saved_model", "tflite", "tflite-int8")
+# Each format, and what its file or folder is called.
+FORMATS = {
+    "saved_model": "saved_model",
+    "tflite": "model.tflite",
+    "tflite-int8": "model-int8.tflite",
+}
 
 # Enough to see a lost point of accuracy, and on a phone-sized picture under a minute.
 CHECK_IMAGES = 1000
@@ -31,7 +36,7 @@ _BATCH_SIZE = 32
 
 def export_run(
     run: Run,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = ("all",),
     out: str | os.PathLike[str] | None = None,
     *,
     data: str | None = None,
@@ -60,7 +65,7 @@ def export_run(
     for name in formats:
         if name not in (*FORMATS, "all"):
             raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
-    formats = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
+    formats = tuple(FORMATS) if "all" in formats else tuple(dict.fromkeys(formats))
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
     folder = Path(out or run.export_folder)
@@ -93,14 +98,14 @@ def _export(
     check = _shuffled(run, source, "test", check_images)
     for name in formats:
         if name == "saved_model":
-            report = export_saved_model(run.model, out / name, labels=run.labels)
+            report = export_saved_model(run.model, out / FORMATS[name], labels=run.labels)
         else:
             with broken_pictures_named():
                 report = export_tflite(
                     run.model,
-                    out / ("model.tflite" if name == "tflite" else "model-int8.tflite"),
+                    out / FORMATS[name],
                     labels=run.labels,
-                    quantize=None if name == "tflite" else "int8",
+                    quantize=name.removeprefix("tflite").removeprefix("-") or None,
                     calibration=calibration,
                     check=check,
                 )

@@ -11,7 +11,7 @@ from keras_resnet18 import __version__
 from keras_resnet18.errors import InputError
 from keras_resnet18.export import serving
 from keras_resnet18.export.flatbuffer import op_histogram, read_labels
-from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.export.runtime import TFLiteFile
 from keras_resnet18.fit.precision import device_name, recommended_policy
 from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe

@@ -14,7 +14,7 @@ import pytest
 
 from keras_resnet18 import save_weights
 from keras_resnet18.export.flatbuffer import read_labels
-from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.export.runtime import TFLiteFile
 
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

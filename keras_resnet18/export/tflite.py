@@ -18,6 +18,7 @@ from keras_resnet18.export import convert, serving, verify
 from keras_resnet18.export.flatbuffer import append_labels, keep_softmax_float
 from keras_resnet18.export.pixels import noise, pixel_batches
 from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.runtime import TFLiteFile
 from keras_resnet18.staging import check_destination, staged
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
@@ -85,7 +86,7 @@ def export_tflite(
         if labels is not None:
             append_labels(new, labels)
         operators = verify.check_graph(new, twin)
-        file = verify.TFLiteFile(new)
+        file = TFLiteFile(new)
         comparison = verify.compare(file, model, batches)
         verify.gate(
             comparison,

@@ -17,7 +17,7 @@ from keras_resnet18.export.flatbuffer import (
     op_histogram,
     read_labels,
 )
-from keras_resnet18.export.verify import TFLiteFile
+from keras_resnet18.export.runtime import TFLiteFile
 
 
 @pytest.fixture

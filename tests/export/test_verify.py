@@ -12,7 +12,8 @@ import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_resnet18.errors import ExportError
-from keras_resnet18.export.verify import Comparison, TFLiteFile, check_graph, compare, gate
+from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.export.verify import Comparison, check_graph, compare, gate
 
 PERFECT = Comparison(
     images=100,
