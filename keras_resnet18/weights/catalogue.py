@@ -154,7 +154,7 @@ def fetch(entry: Published) -> Path:
 
 
 def table() -> str:
-    """The catalogue for a person, a line an entry."""
+    """The catalogue for a person: what there is, and where each file lies."""
     rows = [("name", "network", "licence", "evaluation", "top-1")]
     for entry in CATALOGUE:
         height, width = entry.preprocess.size
@@ -165,7 +165,7 @@ def table() -> str:
                 entry.licence,
                 f"{height}×{width} / {entry.preprocess.crop_ratio:g} "
                 f"{entry.preprocess.interpolation}",
-                "not published" if entry.top1 is None else f"{entry.top1:.2f} %",
+                "-" if entry.top1 is None else f"{entry.top1:.2f} %",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -173,7 +173,11 @@ def table() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", *(f"{alias} is {name}" for alias, name in ALIASES.items())])
+    lines += ["", *(f"{alias} is {name}" for alias, name in ALIASES.items())]
+    lines += ["", f"The files, {FILENAME} of repository@revision, and their sha256:"]
+    for entry in CATALOGUE:
+        lines += [f"{entry.repository}@{entry.revision}", f"  {entry.sha256}"]
+    return "\n".join(lines)
 
 
 def _download(entry: Published) -> Path:

@@ -125,10 +125,12 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_other_way():
 
 def test_the_table_has_a_line_for_each_and_fits_a_terminal():
     lines = table().splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     for entry in CATALOGUE:
         (line,) = (line for line in lines if line.startswith(f"{entry.name} "))
         assert entry.licence in line and f"{entry.preprocess.crop_ratio:g} " in line
+        where = lines.index(f"{entry.repository}@{entry.revision}")
+        assert lines[where + 1].strip() == entry.sha256
     assert "imagenet is resnet18.a1_in1k" in lines
 
 
