@@ -25,7 +25,10 @@ async function open({ modelFiles = [], pictureFile = null }) {
       say("Opening the model …");
       model?.close();
       model = null; // an answer never comes from a model that is no longer named
+      element("opened").textContent = "";
       model = await openWithSpec(modelFiles);
+      element("opened").textContent =
+        `${model.name}: ${model.size.join(" × ")} pixels, ${model.labels.length} classes.`;
     }
     if (pictureFile) {
       say("Opening the picture …");
@@ -112,6 +115,7 @@ function show(pixels) {
   }
   const canvas = element("seen");
   Object.assign(canvas, { width, height });
+  canvas.classList.toggle("coarse", width < canvas.clientWidth);
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 

@@ -10,8 +10,8 @@ let runtime; // a promise: LiteRT.js can be loaded once
 /**
  * Opens a .tflite file that takes uint8 pixels and gives float32 probabilities.
  *
- * Returns {size: [height, width], labels, run(pixels), close()}; `run` takes a Uint8Array of
- * height × width × 3 and gives a Float32Array of one probability a label.
+ * Returns {name, size: [height, width], labels, run(pixels), close()}; `run` takes a Uint8Array
+ * of height × width × 3 and gives a Float32Array of one probability a label.
  * Throws an Error of one line if the file is none, or if LiteRT.js cannot run it.
  */
 export async function openModel(file) {
@@ -24,6 +24,7 @@ export async function openModel(file) {
     const shape = checkedShape(compiled, file.name);
     const classes = compiled.getOutputDetails()[0].shape[1];
     return {
+      name: file.name,
       size: [shape[1], shape[2]],
       labels: readLabels(bytes, classes, file.name),
       run: (pixels) => run(compiled, pixels, shape),
