@@ -115,7 +115,7 @@ function show(pixels) {
   }
   const canvas = element("seen");
   Object.assign(canvas, { width, height });
-  canvas.classList.toggle("coarse", width < canvas.clientWidth);
+  canvas.classList.toggle("coarse", width < 64); // few pixels are shown as they are, as squares
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
