@@ -1,0 +1,72 @@
+"""The page in examples/web in headless Chromium, for its tests and for its picture in the docs.
+
+python tests/browser.py saved_models/demo/export PICTURE docs/web.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+WEB = Path(__file__).parents[1] / "examples" / "web"
+CHROMIUM = shutil.which("chromium")
+
+# As root, in a container without a network: no sandbox, and no connections of Chromium's own.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """The page's address, served as `npm start` does."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=WEB)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser, as Playwright has it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def main(export: str, picture: str, screenshot: str) -> None:
+    with served() as address, chromium() as browser:
+        page = browser.new_page(viewport={"width": 640, "height": 480})
+        page.emulate_media(reduced_motion="reduce")
+        page.goto(address)
+        files = [Path(export) / name for name in ("model.tflite", "preprocess.json")]
+        page.set_input_files("#model", files)
+        page.set_input_files("#picture", picture)
+        page.locator("#result:visible").wait_for()
+        page.screenshot(path=screenshot, full_page=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""The pages in docs/ say what the exported files are."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import build_tiny
+
+from keras_resnet18 import export_tflite
+
+DOCS = Path(__file__).parents[1] / "docs"
+script = runpy.run_path(str(DOCS / "tensors.py"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The part of the pages that is made from files, for a classifier of the demo's digits."""
+    folder = tmp_path_factory.mktemp("docs")
+    # what a file takes and gives does not depend on the network between
+    model = build_tiny(input_shape=(12, 12, 3), classes=10, stem="small", dropout=0.0)
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
+    labels = [str(number) for number in range(10)]
+    files = [folder / "model.tflite", folder / "model-int8.tflite"]
+    export_tflite(model, files[0], labels=labels)
+    export_tflite(
+        model, files[1], labels=labels, quantize="int8", calibration=images, min_agreement=0
+    )
+    return script["table"](files)
+
+
+@pytest.mark.parametrize("page", script["PAGES"], ids=lambda page: page.name)
+def test_a_page_says_what_an_exported_file_takes_and_gives(page, made):
+    text = page.read_text(encoding="utf-8")
+    assert script["with_table"](text, made) == text, "run docs/tensors.py, see its first lines"
+
+
+def test_the_part_that_is_made_is_replaced_and_nothing_else(made):
+    page = script["PAGES"][0].read_text(encoding="utf-8")
+    other = script["with_table"](page, "| other |\n")
+    assert "| other |" in other and "`image`" not in other
+    assert script["with_table"](other, made) == page
+    assert len(made.splitlines()) == 9
+
+
+def test_what_pages_link_to_is_there():
+    for page in DOCS.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)", text):
+            assert (DOCS / target).exists(), (page.name, target)
