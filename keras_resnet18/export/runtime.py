@@ -16,6 +16,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export.flatbuffer import read_labels
 from keras_resnet18.machine import native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
 
@@ -37,6 +38,9 @@ class TFLiteFile:
         threads: How many to compute with; all of this machine's by default.
 
     Attributes:
+        image_shape: (height, width, channels) of the pixels that it takes.
+        classes: How many.
+        labels: Their names, if it has them.
         milliseconds: What each image so far took, without the copying in and out.
 
     Raises:
@@ -60,6 +64,9 @@ class TFLiteFile:
                 f"{[list(d['shape']) for d in outputs]}"
             )
         (self.input,), (self.output,) = inputs, outputs
+        self.image_shape = tuple(map(int, self.input["shape"][1:]))
+        self.classes = int(self.output["shape"][1])
+        self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
         self.milliseconds: list[float] = []
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -143,7 +143,7 @@ def _prove_endpoints(
     rng = np.random.default_rng(0)
     names = serving.class_names(labels, served.classes)
     answers = serving.answering(twin)
-    _require(served.labels == (labels and tuple(labels)), "labels")
+    _require(served.labels == (None if labels is None else tuple(labels)), "labels")
     for size in [shape[:2]] if preprocess is None else _PICTURE_SIZES:
         pictures = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
         pixels = pictures if preprocess is None else preprocess.resize_and_crop(pictures).numpy()
