@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from keras_resnet18.export.onnx import export_onnx
     from keras_resnet18.export.saved_model import export_saved_model
     from keras_resnet18.export.tflite import export_tflite
     from keras_resnet18.fit.precision import recommended_policy
@@ -36,6 +37,7 @@ __all__ = [
     "conv_block",
     "decode_predictions",
     "describe",
+    "export_onnx",
     "export_saved_model",
     "export_tflite",
     "identity_block",
@@ -59,6 +61,7 @@ _HOMES = {
     "conv_block": "model.blocks",
     "decode_predictions": "preprocess",
     "describe": "model.describe",
+    "export_onnx": "export.onnx",
     "export_saved_model": "export.saved_model",
     "export_tflite": "export.tflite",
     "identity_block": "model.blocks",

@@ -1,4 +1,4 @@
-"""A trained classifier, whichever file it is in: a run, or a .tflite file."""
+"""A trained classifier, whichever file it is in: a run, or what was exported from one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import Predict
-from keras_resnet18.export.flatbuffer import read_labels
-from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.export.runtime import SavedModelFolder, is_saved_model, open_exported
+from keras_resnet18.export.serving import class_names
 from keras_resnet18.fit.precision import fastest_jit
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
@@ -80,19 +80,23 @@ def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
 
 
 def open_classifier(path: str | os.PathLike[str]) -> Classifier:
-    """Opens a run's folder or a .tflite file.
+    """Opens a run's folder, a .tflite file, an .onnx file or a SavedModel's folder.
 
-    A .tflite file's preprocessing is read from `preprocess.json` beside it, where `export` puts it;
-    without it, pictures are resized and cropped as for ImageNet.
+    What a SavedModel does to pictures is inside of it. A file's preprocessing is read from
+    `preprocess.json` beside it, where `export` puts it; without it, pictures are resized and
+    cropped as for ImageNet.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If it is none of them, or its runtime is not installed.
     """
     path = Path(path)
-    if path.suffix == ".tflite" and path.is_file():
-        return _from_tflite(path)
-    if path.is_file():
-        raise InputError(f"a classifier is a run's folder or a .tflite file. Received: {path}")
+    if path.is_file() and path.suffix not in (".tflite", ".onnx"):
+        raise InputError(
+            "a classifier is a run's folder, a .tflite file, an .onnx file or a SavedModel's "
+            f"folder. Received: {path}"
+        )
+    if path.is_file() or is_saved_model(path):
+        return _from_exported(path)
     return _from_run(load_run(path))
 
 
@@ -126,15 +130,25 @@ def _from_run(run: Run) -> Classifier:
     return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run.source)
 
 
-def _from_tflite(path: Path) -> Classifier:
-    file = TFLiteFile(path)
-    classes = int(file.output["shape"][-1])
-    labels = read_labels(path) or [str(i) for i in range(classes)]
+def _from_exported(path: Path) -> Classifier:
+    file = open_exported(path)
+    *size, channels = file.image_shape
+    if channels != 3:
+        raise InputError(
+            "a classifier of pictures takes three channels, red, green and blue. "
+            f"Received: {path}, which takes {channels}"
+        )
     beside = path.with_name("preprocess.json")
-    if beside.is_file():
+    if isinstance(file, SavedModelFolder) and file.preprocess is not None:
+        preprocess = file.preprocess
+    elif beside.is_file():
         preprocess = Preprocess.from_dict(json.loads(beside.read_text(encoding="utf-8")))
     else:
-        _, height, width, _ = (int(n) for n in file.input["shape"])
-        preprocess = Preprocess(size=(height, width))
+        preprocess = Preprocess(size=tuple(size))
     run = Run(path.absolute().parent.parent)  # where `export` puts its files by default
-    return Classifier(file, tuple(labels), preprocess, run.source if run.finished else None)
+    return Classifier(
+        file,
+        class_names(file.labels, file.classes),
+        preprocess,
+        run.source if run.finished else None,
+    )

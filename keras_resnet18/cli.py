@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 DEMO_RUN = Path("saved_models/demo")
+DEMO_FORMATS = ("saved_model", "tflite", "tflite-int8")  # it has three minutes
 
 _INTERRUPTED = 130  # 128 + SIGINT, what shells expect; Typer turns Ctrl-C into it
 
@@ -43,7 +44,11 @@ class SplitName(enum.StrEnum):
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` left.")]
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="RUN|FILE.tflite", help="A run's folder, or a .tflite file.")
+    Path,
+    typer.Argument(
+        metavar="RUN|FILE",
+        help="A run's folder, or what was exported: a .tflite or .onnx file, or a SavedModel.",
+    ),
 ]
 
 
@@ -162,7 +167,7 @@ def predict(
 def export(
     run: RunArgument,
     formats: Annotated[
-        list[str], typer.Option("--format", help="saved_model, tflite, tflite-int8 or all.")
+        list[str], typer.Option("--format", help="saved_model, tflite, tflite-int8, onnx or all.")
     ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
     data: Annotated[
@@ -175,10 +180,13 @@ def export(
 ) -> None:
     """Write files for servers and phones, each compared with the model before it has its name."""
     start_tensorflow()
-    from keras_resnet18.export_run import export_run
+    from keras_resnet18.export_run import export_run, left_out
     from keras_resnet18.run import load_run
 
     _print_reports(export_run(load_run(run), formats, out, data=data, check_images=check_images))
+    if "all" in formats:
+        for name, reason in left_out().items():
+            _console().print(f"{name} is left out: {reason}")
 
 
 @app.command()
@@ -190,7 +198,7 @@ def demo() -> None:
 
     run = train("digits", "digits", DEMO_RUN, overwrite=True, console=_console())
     _console().print("exporting, and comparing each file with the model")
-    _print_reports(export_run(run))
+    _print_reports(export_run(run, DEMO_FORMATS))
     _console().print(
         f"look at {run.curves_file} and {run.confusion_file}, or try\n"
         f"  keras-resnet18 info {run.path}"
@@ -203,8 +211,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="RUN|FILE|weights",
-            help="A run, a .tflite or .keras file, or the word weights (a run's folder of that "
-            "name is ./weights).",
+            help="A run, a SavedModel, a .tflite, .onnx or .keras file, or the word weights (a "
+            "run's folder of that name is ./weights).",
         ),
     ] = None,
 ) -> None:

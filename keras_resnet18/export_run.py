@@ -14,7 +14,9 @@ from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order, Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
+from keras_resnet18.export.onnx import export_onnx
 from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.runtime import check_onnx_extra
 from keras_resnet18.export.saved_model import export_saved_model
 from keras_resnet18.export.tflite import CALIBRATION_IMAGES, export_tflite
 from keras_resnet18.preprocess import Preprocess
@@ -26,6 +28,7 @@ FORMATS = {
     "saved_model": "saved_model",
     "tflite": "model.tflite",
     "tflite-int8": "model-int8.tflite",
+    "onnx": "model.onnx",
 }
 
 # Enough to see a lost point of accuracy, and on a phone-sized picture under a minute.
@@ -44,12 +47,12 @@ def export_run(
 ) -> Iterator[ExportReport]:
     """Exports one format after the other, each with its proof.
 
-    int8 is calibrated on training pictures; every .tflite file is compared with the model on test
+    int8 is calibrated on training pictures; every export is compared with the model on test
     pictures. `labels.txt` and `preprocess.json` are copied beside the files.
 
     Args:
         run: A finished one.
-        formats: Some of `FORMATS`, or `["all"]`.
+        formats: Some of `FORMATS`, or `["all"]`: those that `left_out` does not name.
         out: The folder to write to; `export` in the run by default.
         data: The source of the pictures; by default the one that the run was trained on.
         check_images: How many test pictures to compare on, at the most.
@@ -58,20 +61,34 @@ def export_run(
         A report for each format, as soon as it is written.
 
     Raises:
-        InputError: If a format is unknown, the pictures are not those of the run, one is broken, or
-            the folder holds somebody else's files of the same names.
+        InputError: If a format is unknown, or asked for without the extra that it needs, the
+            pictures are not those of the run, one is broken, or the folder holds somebody else's
+            files of the same names.
         ExportError: If an export does not give the model's answers.
     """
     for name in formats:
         if name not in (*FORMATS, "all"):
             raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
-    formats = tuple(FORMATS) if "all" in formats else tuple(dict.fromkeys(formats))
+    if "onnx" in formats:
+        check_onnx_extra()
+    if "all" in formats:
+        formats = [name for name in FORMATS if name not in left_out()]
+    formats = tuple(dict.fromkeys(formats))
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
     folder = Path(out or run.export_folder)
     _check_folder(run, folder)
     source = open_pictures(data or run.source, run.labels)
     return _export(run, formats, folder, source, check_images)
+
+
+def left_out() -> dict[str, str]:
+    """The formats that `all` has to leave out here, and why."""
+    try:
+        check_onnx_extra()
+    except InputError as error:
+        return {"onnx": str(error)}
+    return {}
 
 
 def _check_folder(run: Run, folder: Path) -> None:
@@ -97,13 +114,18 @@ def _export(
     calibration = _shuffled(run, source, "train", CALIBRATION_IMAGES)
     check = _shuffled(run, source, "test", check_images)
     for name in formats:
-        if name == "saved_model":
-            report = export_saved_model(run.model, out / FORMATS[name], labels=run.labels)
-        else:
-            with broken_pictures_named():
+        path = out / FORMATS[name]
+        with broken_pictures_named():
+            if name == "saved_model":
+                report = export_saved_model(
+                    run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
+                )
+            elif name == "onnx":
+                report = export_onnx(run.model, path, labels=run.labels, check=check)
+            else:
                 report = export_tflite(
                     run.model,
-                    out / FORMATS[name],
+                    path,
                     labels=run.labels,
                     quantize=name.removeprefix("tflite").removeprefix("-") or None,
                     calibration=calibration,

@@ -11,7 +11,8 @@ from keras_resnet18 import __version__
 from keras_resnet18.errors import InputError
 from keras_resnet18.export import serving
 from keras_resnet18.export.flatbuffer import op_histogram, read_labels
-from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
+from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, TFLiteFile, is_saved_model
 from keras_resnet18.fit.precision import device_name, recommended_policy
 from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe
@@ -37,7 +38,7 @@ def about_machine() -> str:
 
 
 def about_file(path: Path) -> str:
-    """What a run's folder, a .tflite file or a .keras file is.
+    """What a run's folder, a SavedModel's, or a .tflite, .onnx or .keras file is.
 
     Raises:
         InputError: If it is none of them.
@@ -46,9 +47,14 @@ def about_file(path: Path) -> str:
         return _about_tflite(path)
     if path.suffix == ".keras" and path.is_file():
         return _about_model(open_model(path))
+    if path.suffix == ".onnx" and path.is_file():
+        return _about_onnx(path)
+    if is_saved_model(path):
+        return _about_saved_model(path)
     if path.is_file():
         raise InputError(
-            f"info knows a run's folder, a .tflite file and a .keras file. Received: {path}"
+            "info knows the folders of a run and of a SavedModel, and .tflite, .onnx and .keras "
+            f"files. Received: {path}"
         )
     run = load_run(path)
     facts: dict[str, Any] = {
@@ -86,6 +92,41 @@ def _about_tflite(path: Path) -> str:
             "operators": ", ".join(f"{name} {n}" for name, n in op_histogram(path).items()),
             "labels": "none" if labels is None else _labels(labels),
         }
+    )
+
+
+def _about_onnx(path: Path) -> str:
+    file = OnnxFile(path)
+    size = "×".join(map(str, file.image_shape))
+    return _table(
+        {
+            "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
+            "input": f"{serving.INPUT}, uint8 batch×{size}",
+            "output": f"{serving.OUTPUT}, float32 batch×{file.classes}",
+            "operators": ", ".join(f"{name} {n}" for name, n in onnx_op_histogram(path).items()),
+            "labels": "none" if file.labels is None else _labels(file.labels),
+        }
+    )
+
+
+def _about_saved_model(path: Path) -> str:
+    folder = SavedModelFolder(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    facts: dict[str, Any] = {"folder": f"{path}, {size / 1e6:.2f} MB"}
+    for name, signature in folder.signatures.items():
+        _, inputs = signature.structured_input_signature
+        outputs = signature.structured_outputs
+        facts[name] = f"{_specs(inputs)} → {_specs(outputs)}"
+    if folder.preprocess is not None:
+        facts["pictures"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
+    facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
+    return _table(facts)
+
+
+def _specs(specs: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {spec.dtype.name} {'×'.join('any' if n is None else str(n) for n in spec.shape)}"
+        for name, spec in specs.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""A run and the .tflite file made of it are one classifier."""
+"""A run and what is exported from it are one classifier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_resnet18.classifier import open_classifier, open_pictures, picture_files
 from keras_resnet18.data.sources import open_source
@@ -15,10 +16,13 @@ from keras_resnet18.evaluate import evaluate
 from keras_resnet18.preprocess import Preprocess
 
 
-def test_a_run_and_its_tflite_files_name_the_same_classes(run, exported, pictures):
+def test_a_run_and_its_exports_name_the_same_classes(run, exported, pictures):
     files = picture_files([pictures / "test"])
     expected = [open_classifier(run.path).top(file, 3) for file in files]
-    for name, tolerance in (("model.tflite", 1e-4), ("model-int8.tflite", 0.2)):
+    tolerances = {"saved_model": 1e-4, "model.tflite": 1e-4, "model-int8.tflite": 0.2}
+    if (exported / "model.onnx").exists():
+        tolerances["model.onnx"] = 1e-4
+    for name, tolerance in tolerances.items():
         classifier = open_classifier(exported / name)
         assert classifier.labels == run.labels
         assert classifier.preprocess == run.preprocess
@@ -53,6 +57,30 @@ def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
     assert open_classifier(file).preprocess == other
 
 
+def test_a_saved_model_alone_knows_what_to_do_with_pictures(run, exported, tmp_path):
+    folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
+    classifier = open_classifier(folder)
+    assert classifier.preprocess == run.preprocess
+    assert (classifier.labels, classifier.source) == (run.labels, None)
+
+
+def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
+    class Doubling(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+        def double(self, x):
+            return 2 * x
+
+    module = Doubling()
+    tf.saved_model.save(module, str(tmp_path / "a"), signatures=module.double)
+    with pytest.raises(InputError, match=r"serving_default from image .* signatures serving_def"):
+        open_classifier(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "variables")
+    (tmp_path / "a" / "saved_model.pb").write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot be opened by TensorFlow") as error:
+        open_classifier(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
 def test_the_export_in_a_run_knows_the_pictures_of_the_run(run, exported, pictures):
     classifier = open_classifier(exported / "model.tflite")
     assert classifier.source == str(pictures)
@@ -69,7 +97,7 @@ def test_pictures_of_other_classes_are_refused():
 def test_a_file_of_another_kind_is_refused(tmp_path):
     text = tmp_path / "model.txt"
     text.write_text("no model")
-    with pytest.raises(InputError, match=r"a run's folder or a \.tflite file"):
+    with pytest.raises(InputError, match=r"a run's folder, a \.tflite file"):
         open_classifier(text)
     with pytest.raises(InputError, match="not there"):
         open_classifier(tmp_path / "model.tflite")

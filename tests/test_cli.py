@@ -213,7 +213,7 @@ def test_predict_refuses_a_model_that_is_none(command, pictures, tmp_path):
     (tmp_path / "model.tflite").write_text("no model")
     for model, message in (
         ("model.tflite", "cannot be run"),
-        (picture, "a run's folder or a .tflite file"),
+        (picture, "a run's folder, a .tflite file"),
         (pictures, "a run is a folder"),
     ):
         assert_refused(command("predict", model, picture), message)
@@ -232,9 +232,18 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert names == {"saved_model", "labels.txt", "preprocess.json"}
 
 
+def test_export_of_all_says_what_a_missing_extra_leaves_out(command, run, monkeypatch):
+    monkeypatch.setattr("keras_resnet18.export.runtime.ONNX_MODULES", ("not_here",))
+    monkeypatch.setattr("keras_resnet18.export_run.export_run", lambda *args, **options: [])
+    answer = command("export", run.path)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.splitlines()[-1].startswith("onnx is left out: an .onnx file needs the extra")
+    assert "left out" not in command("export", run.path, "--format", "tflite").out
+
+
 def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
     (tmp_path / "file").touch()
-    assert_refused(command("export", run.path, "--format", "onnx"), "a format is one of")
+    assert_refused(command("export", run.path, "--format", "coreml"), "a format is one of")
     assert_refused(command("export", "nothing"), "not there")
     answer = command("export", run.path, "--format", "saved_model", "--out", "file/export")
     assert_refused(answer, "below the file")
@@ -260,6 +269,9 @@ def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
     tflite = command("info", exported / "model-int8.tflite")
     for word in ("uint8 1×16×16×3", "CONV_2D 20", "3: ant, bee, 蝉", " MB"):
         assert word in tflite.out
+    served = command("info", exported / "saved_model")
+    for word in ("image uint8 any×any×any×3 → probabilities float32 any×3", "3: ant, bee, 蝉"):
+        assert word in served.out
 
 
 def test_info_weights_lists_the_catalogue_and_a_folder_of_that_name_has_a_path(command, tmp_path):

@@ -7,30 +7,25 @@ import pytest
 
 from keras_resnet18.cli import export as export_command
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run
+from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run, left_out
 from keras_resnet18.run import load_run
 
 
 def test_every_format_is_written_with_labels_and_preprocessing(run, exported):
-    assert {path.name for path in exported.iterdir()} == {
-        "saved_model",
-        "model.tflite",
-        "model-int8.tflite",
-        "labels.txt",
-        "preprocess.json",
-    }
+    files = {file for name, file in FORMATS.items() if name not in left_out()}
+    assert {"saved_model", "model.tflite", "model-int8.tflite"} <= files
+    assert {path.name for path in exported.iterdir()} == {*files, "labels.txt", "preprocess.json"}
     for file in (run.labels_file, run.preprocess_file):
         assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
 
 
 def test_every_report_tells_where_and_on_how_many_pictures(exported, export_reports):
-    assert [report.format for report in export_reports] == list(FORMATS)
+    assert {report.format for report in export_reports} == FORMATS.keys() - left_out()
     for report in export_reports:
         assert report.path.parent == exported
         assert report.path.exists()
-        if report.format != "saved_model":
-            assert report.comparison.images == 10  # check_images, of 12 test pictures
-            assert report.comparison.accuracy is not None
+        assert report.comparison.images == 10  # check_images, of 12 test pictures
+        assert report.comparison.accuracy is not None
 
 
 class Given(BaseException):
@@ -88,8 +83,8 @@ def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"formats": ["onnx"]}, "a format is one of saved_model, tflite, tflite-int8, all"),
-        ({"formats": ["all", "onnx"]}, "Received: 'onnx'"),
+        ({"formats": ["coreml"]}, "a format is one of saved_model, tflite, tflite-int8, onnx, all"),
+        ({"formats": ["all", "coreml"]}, "Received: 'coreml'"),
         ({"check_images": 0}, "check_images must be 1 or more"),
         ({"data": "digits"}, "must have the classifier's classes"),
     ],
@@ -98,6 +93,25 @@ def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, m
     with pytest.raises(InputError, match=message):
         export_run(run, out=tmp_path / "export", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """As where the extra is not installed."""
+    monkeypatch.setattr("keras_resnet18.export.runtime.ONNX_MODULES", ("tf2onnx_is_not_here",))
+
+
+def test_a_format_whose_extra_is_missing_is_refused_by_name_and_left_out_of_all(
+    run, no_onnx, tmp_path, monkeypatch
+):
+    message = r"pip install 'keras-resnet18\[onnx\]'. Received: no tf2onnx_is_not_here installed"
+    for formats in (["onnx"], ["all", "onnx"]):
+        with pytest.raises(InputError, match=message):
+            export_run(run, formats, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("keras_resnet18.export_run._export", lambda run, formats, *rest: formats)
+    assert set(export_run(run, ["all"], tmp_path / "export")) == FORMATS.keys() - {"onnx"}
+    assert left_out().keys() == {"onnx"}
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "preprocess.json"])

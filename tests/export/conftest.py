@@ -16,7 +16,11 @@ from sklearn.linear_model import LogisticRegression
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.export import tflite
+from keras_resnet18.export.onnx import export_onnx
 from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.runtime import missing_onnx_modules
+from keras_resnet18.export.saved_model import export_saved_model
+from keras_resnet18.preprocess import Preprocess
 
 LABELS = [f"digit {number}" for number in range(10)]
 
@@ -97,6 +101,22 @@ def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
         calibration=training[0][:64],
         check=held_out,
     )
+
+
+@pytest.fixture(scope="session")
+def served(classifier, tmp_path_factory) -> ExportReport:
+    """A SavedModel of the classifier, whose graph crops pictures as ImageNet's do."""
+    path = tmp_path_factory.mktemp("served") / "model"
+    spec = Preprocess(size=(32, 32))
+    return export_saved_model(classifier, path, labels=LABELS, preprocess=spec)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(classifier, held_out, tmp_path_factory) -> ExportReport:
+    if missing := missing_onnx_modules():
+        pytest.skip(f"the extra onnx is not installed: no {missing[0]}")
+    path = tmp_path_factory.mktemp("onnx") / "digits.onnx"
+    return export_onnx(classifier, path, labels=LABELS, check=held_out)
 
 
 def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import keras
@@ -10,87 +9,115 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18 import build_resnet18, export_saved_model
+from keras_resnet18 import Preprocess, build_resnet18, export_saved_model
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import serving
+from keras_resnet18.export.runtime import SavedModelFolder
 
 
-@pytest.fixture(scope="module")
-def report(classifier, labels, tmp_path_factory):
-    return export_saved_model(
-        classifier, tmp_path_factory.mktemp("served") / "model", labels=labels
-    )
+def test_names_types_and_shapes_are_the_documented_ones(served):
+    signatures = tf.saved_model.load(str(served.path)).signatures
+
+    def specs(given):
+        return {key: (spec.dtype.name, *spec.shape.as_list()) for key, spec in given.items()}
+
+    pictures = {"image": ("uint8", None, None, None, 3)}
+    probabilities = {"probabilities": ("float32", None, 10)}
+    best = {"labels": ("string", None, 5), "probabilities": ("float32", None, 5)}
+    expected = {
+        "serving_default": (pictures, probabilities),
+        "serve_pixels": ({"image": ("uint8", None, 32, 32, 3)}, probabilities),
+        "serve_bytes": ({"image_bytes": ("string", None)}, best),
+        "features": (pictures, {"features": ("float32", None, 512)}),
+        "labels": ({}, {"labels": ("string", 10)}),
+    }
+    assert {
+        name: (specs(f.structured_input_signature[1]), specs(f.structured_outputs))
+        for name, f in signatures.items()
+    } == expected
 
 
-def test_opens_where_neither_this_package_nor_keras_can_be_imported(
-    report, classifier, pictures, labels, run_python, tmp_path
-):
-    images = pictures[0][:5]
-    np.save(tmp_path / "images.npy", images)
-    program = """
-import sys
-sys.modules["keras_resnet18"] = sys.modules["keras"] = None
-import json, numpy as np, tensorflow as tf
-served = tf.saved_model.load(sys.argv[1]).signatures
-def answer(images):
-    return served["serving_default"](image=tf.constant(images))["probabilities"].numpy().tolist()
-images = np.load("images.npy")
-print(json.dumps({
-    "signatures": sorted(served),
-    "labels": [label.decode() for label in served["labels"]()["labels"].numpy()],
-    "five": answer(images),
-    "one": answer(images[:1]),
-}))
-"""
-    found = json.loads(run_python(program, str(report.path)))
-    assert found["signatures"] == ["labels", "serving_default"]
-    assert found["labels"] == labels
-    exact = classifier.predict(images, verbose=0)
-    np.testing.assert_allclose(found["five"], exact, atol=1e-6)
-    np.testing.assert_allclose(found["one"], exact[:1], atol=1e-6)
-
-
-def test_takes_uint8_pixels_of_any_batch_and_names_its_output(report):
-    signature = tf.saved_model.load(str(report.path)).signatures["serving_default"]
-    (spec,) = signature.structured_input_signature[1].values()
-    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("image", tf.uint8, [None, 32, 32, 3])
-    (output,) = signature.structured_outputs.items()
-    assert (output[0], output[1].dtype, output[1].shape.as_list()) == (
-        "probabilities",
-        tf.float32,
-        [None, 10],
-    )
-
-
-def test_holds_every_weight_once(report, classifier):
+def test_holds_every_weight_once(served, classifier):
     weights = 4 * classifier.count_params()
-    assert weights < report.size_bytes < 1.02 * weights
-    assert report.size_bytes == sum(
-        file.stat().st_size for file in report.path.rglob("*") if file.is_file()
+    assert weights < served.size_bytes < 1.02 * weights
+    assert served.size_bytes == sum(
+        file.stat().st_size for file in served.path.rglob("*") if file.is_file()
     )
 
 
-def test_reports_that_it_gives_the_models_answers(report):
-    found = report.comparison
+def test_reports_that_it_gives_the_models_answers(served):
+    found = served.comparison
     assert (found.images, found.agreement, found.accuracy) == (16, 1.0, None)
     assert found.max_difference < 1e-5
-    assert report.latency_ms > 0 and report.format == "saved_model"
-    assert str(report).startswith(f"{report.path}: saved_model, 45.")
+    assert served.latency_ms > 0 and served.format == "saved_model"
+    assert str(served).startswith(f"{served.path}: saved_model, 45.")
 
 
 def test_of_a_model_for_any_size_takes_any_size(tmp_path):
     model = build_resnet18(stem="small_stride2", input_shape=(None, None, 3), classes=4)
-    report = export_saved_model(model, tmp_path / "any")
-    served = tf.saved_model.load(str(report.path)).signatures["serving_default"]
+    export_saved_model(model, tmp_path / "any")
+    served = tf.saved_model.load(str(tmp_path / "any")).signatures["serving_default"]
     for shape in [(2, 17, 40, 3), (1, 33, 8, 3)]:
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         got = served(image=tf.constant(images))["probabilities"].numpy()
         np.testing.assert_allclose(got, model.predict(images, verbose=0), atol=1e-6)
 
 
+def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(tiny, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    export_saved_model(tiny, tmp_path / "a")
+    got = SavedModelFolder(tmp_path / "a").endpoint("serving_default", image=pixels)
+    np.testing.assert_allclose(got["probabilities"], tiny.predict(pixels, verbose=0), atol=1e-6)
+    spec = Preprocess(size=(8, 8), crop_ratio=0.5)
+    export_saved_model(tiny, tmp_path / "b", preprocess=spec)
+    served = SavedModelFolder(tmp_path / "b")
+    assert served.preprocess == spec
+    got = served.endpoint("serving_default", image=pixels)["probabilities"]
+    expected = tiny.predict(spec.resize_and_crop(pixels).numpy(), verbose=0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_of_a_model_of_one_channel_takes_its_pixels(tmp_path):
+    image = keras.Input((8, 6, 1))
+    flat = keras.layers.Flatten()(image)
+    model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(flat))
+    export_saved_model(model, tmp_path / "grey", labels=["a", "b"])
+    served = SavedModelFolder(tmp_path / "grey")
+    assert set(served.signatures) == {"serving_default", "labels"}
+    assert (served.image_shape, served.labels, served.preprocess) == ((8, 6, 1), ("a", "b"), None)
+
+
+def test_is_compared_on_check_images_with_their_labels(tiny, tiny_images, tmp_path):
+    labels = tiny.predict(tiny_images, verbose=0).argmax(1)
+    report = export_saved_model(tiny, tmp_path / "a", check=(tiny_images, labels))
+    assert (report.comparison.images, report.comparison.accuracy) == (40, 1.0)
+
+
+@pytest.mark.parametrize("endpoint", ["serving_default", "serve_bytes", "features", "labels"])
+def test_an_endpoint_that_gives_other_answers_is_named(tiny, tmp_path, monkeypatch, endpoint):
+    head = keras.layers.Dense(3, activation="softmax")
+    model = keras.Sequential([*tiny.layers[:1], keras.layers.Flatten(name="head_pool"), head])
+    model.build((None, 8, 8, 3))
+    call = SavedModelFolder.endpoint
+
+    def call_wrongly(self, name, **inputs):
+        outputs = call(self, name, **inputs)
+        return {k: v[..., ::-1] if name == endpoint else v for k, v in outputs.items()}
+
+    monkeypatch.setattr(SavedModelFolder, "endpoint", call_wrongly)
+    with pytest.raises(ExportError, match=f"the SavedModel's {endpoint} does not give"):
+        export_saved_model(model, tmp_path / "a", labels=["a", "b", "c"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_labels_has_no_signature_for_them(tiny, tmp_path):
     export_saved_model(tiny, tmp_path / "tiny")
-    assert list(tf.saved_model.load(str(tmp_path / "tiny")).signatures) == ["serving_default"]
+    served = SavedModelFolder(tmp_path / "tiny")
+    assert "labels" not in served.signatures and served.labels is None
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    best = served.endpoint("serve_bytes", image_bytes=[tf.io.encode_png(pixels[0]).numpy()])
+    order = (-served(pixels)[0]).argsort(kind="stable")
+    assert best["labels"].tolist() == [[f"{i}".encode() for i in order]]
 
 
 def test_exported_again_replaces_the_old_one_whole(tiny, tmp_path):
@@ -108,13 +135,13 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
     path = tmp_path / "tiny"
     export_saved_model(tiny, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    write = serving.write_saved_model
+    write = serving.write_endpoints
 
     def write_bgr(model: keras.Model, *args, **kwargs) -> None:
         image = keras.Input((8, 8, 3))
         write(keras.Model(image, model(image[..., ::-1])), *args, **kwargs)
 
-    monkeypatch.setattr(serving, "write_saved_model", write_bgr)
+    monkeypatch.setattr(serving, "write_endpoints", write_bgr)
     with pytest.raises(ExportError, match=r"differ from the model's by up to .* on 16 images"):
         export_saved_model(tiny, path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
@@ -122,7 +149,7 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
 
 
 def test_whose_outputs_are_no_probabilities_is_refused(tiny, tmp_path):
-    sigmoid = keras.Model(tiny.input, keras.layers.Activation("sigmoid")(tiny.output))
+    sigmoid = keras.Model(tiny.inputs[0], keras.layers.Activation("sigmoid")(tiny.outputs[0]))
     with pytest.raises(ExportError, match=r"do not sum to 1 on 16 images.*must end in a softmax"):
         export_saved_model(sigmoid, tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -198,6 +225,15 @@ class TestArguments:
     def test_labels_must_be_as_many_as_classes(self, tiny, tmp_path):
         with pytest.raises(InputError, match=r"labels must be 3 names.*Received: 4$"):
             export_saved_model(tiny, tmp_path / "a", labels=list("abcd"))
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1)])
+    def test_preprocessing_must_make_what_the_model_takes(self, tmp_path, shape):
+        image = keras.Input(shape)
+        flat = keras.layers.Flatten()(image)
+        model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(flat))
+        with pytest.raises(InputError, match=r"must make what the model takes.*size=\(8, 8\)"):
+            export_saved_model(model, tmp_path / "a", preprocess=Preprocess(size=(8, 8)))
         assert not list(tmp_path.iterdir())
 
     def test_a_feature_model_is_no_classifier(self, tmp_path):

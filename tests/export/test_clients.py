@@ -1,0 +1,116 @@
+"""What ships, opened by the programs that people open it with, none of which know this package."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet18.classifier import Classifier
+from keras_resnet18.preprocess import Preprocess
+
+
+def sideways_photo() -> bytes:
+    """A JPEG as a phone writes it that was held upright: stored lying, with a note in its EXIF."""
+    y, x = np.mgrid[:48, :80]
+    pixels = np.stack([3 * x, 5 * y, 255 - 3 * x], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()
+
+
+def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_imported(
+    served, classifier, pictures, labels, run_python, tmp_path
+):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(sideways_photo())
+    np.save(tmp_path / "images.npy", pictures[0][:5])
+    program = """
+import sys
+sys.modules["keras_resnet18"] = sys.modules["keras"] = None
+import json, numpy as np, tensorflow as tf
+endpoints = tf.saved_model.load(sys.argv[1]).signatures
+def answer(name, **inputs):
+    outputs = endpoints[name](**{key: tf.constant(value) for key, value in inputs.items()})
+    return {key: value.numpy().astype(str).tolist() for key, value in outputs.items()}
+images = np.load("images.npy")
+photo = open("photo.jpg", "rb").read()
+print(json.dumps({
+    "serving_default": answer("serving_default", image=images),
+    "one": answer("serving_default", image=images[:1]),
+    "serve_pixels": answer("serve_pixels", image=images),
+    "features": answer("features", image=images),
+    "serve_bytes": answer("serve_bytes", image_bytes=[photo, photo]),
+    "labels": answer("labels"),
+}))
+"""
+    found = json.loads(run_python(program, str(served.path)))
+
+    def values(endpoint, output="probabilities"):
+        return np.array(found[endpoint][output], np.float32)
+
+    spec = Preprocess(size=(32, 32))
+    cropped = spec.resize_and_crop(pictures[0][:5]).numpy()
+    for endpoint, pixels in (("serving_default", cropped), ("serve_pixels", pictures[0][:5])):
+        expected = classifier.predict(pixels, verbose=0)
+        np.testing.assert_allclose(values(endpoint), expected, atol=1e-6)
+    np.testing.assert_allclose(values("one"), values("serving_default")[:1], atol=1e-6)
+    assert found["labels"]["labels"] == labels
+
+    head = classifier.get_layer("predictions")
+    scores = values("features", "features") @ head.kernel.numpy() + head.bias.numpy()
+    np.testing.assert_array_equal(scores.argmax(1), values("serving_default").argmax(1))
+    assert values("features", "features").shape == (5, 512)
+
+    best = Classifier(classifier.predict_on_batch, tuple(labels), spec, None).top(photo, 5)
+    for names, numbers in zip(found["serve_bytes"]["labels"], values("serve_bytes"), strict=True):
+        assert names == [name for name, _ in best]
+        np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        (
+            "serving_default",
+            [
+                "inputs['image'] tensor_info: dtype: DT_UINT8 shape: (-1, -1, -1, 3)",
+                "outputs['probabilities'] tensor_info: dtype: DT_FLOAT shape: (-1, 10)",
+            ],
+        ),
+        (
+            "serve_bytes",
+            [
+                "inputs['image_bytes'] tensor_info: dtype: DT_STRING shape: (-1)",
+                "outputs['labels'] tensor_info: dtype: DT_STRING shape: (-1, 5)",
+                "outputs['probabilities'] tensor_info: dtype: DT_FLOAT shape: (-1, 5)",
+            ],
+        ),
+    ],
+)
+def test_tensorflows_saved_model_cli_reads_the_signatures(served, endpoint, shown):
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show"]
+    options = ["--dir", str(served.path), "--tag_set", "serve", "--signature_def", endpoint]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    printed = " ".join(done.stdout.split())
+    for words in shown:
+        assert words in printed
+
+
+def test_onnx_runtime_gives_the_models_answers_and_their_names(
+    onnx_file, classifier, pictures, labels
+):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    session = onnxruntime.InferenceSession(onnx_file.path, providers=["CPUExecutionProvider"])
+    for images in (pictures[0][:1], pictures[0][:5]):
+        (got,) = session.run(["probabilities"], {"image": images})
+        np.testing.assert_allclose(got, classifier.predict(images, verbose=0), atol=1e-5)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["labels"].split("\n") == labels
