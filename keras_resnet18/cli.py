@@ -121,9 +121,20 @@ def evaluate(
         typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Which part of them.")] = SplitName.test,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare an exported file with the run that it was made from; what is found is "
+            "written beside it too, as JSON. Exit status 1 if it does not give the run's answers.",
+        ),
+    ] = None,
 ) -> None:
     """Measure top-1 accuracy on held-out pictures, with its 95 % interval."""
     start_tensorflow()
+    if against is not None:
+        _prove(model, against, data, split)
+        return
     from keras_resnet18.classifier import open_classifier
     from keras_resnet18.evaluate import evaluate
 
@@ -239,6 +250,15 @@ def main() -> None:
 def _console() -> Console:
     """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _prove(file: Path, run: Path, data: str | None, split: SplitName) -> None:
+    from keras_resnet18.proof import prove
+
+    report = prove(file, run, data=data, split=split.value)
+    _console().print(report.table())
+    if report.fault is not None:
+        raise InputError(f"{file} does not pass: {report.fault}")
 
 
 def _text_row(path: Path, top: Sequence[tuple[str, float]], error: str) -> None:

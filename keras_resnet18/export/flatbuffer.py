@@ -29,6 +29,12 @@ def op_histogram(path: Path) -> dict[str, int]:
     return dict(sorted(names.items()))
 
 
+def custom_operators(path: Path) -> list[str]:
+    """The names of the operators that no runtime has by itself; those of Flex are TensorFlow's."""
+    codes = flatbuffer_utils.read_model(str(path)).operatorCodes
+    return sorted(code.customCode.decode() for code in codes if code.customCode)
+
+
 def keep_softmax_float(path: Path) -> None:
     """Takes the last softmax of an int8 file out of the quantised part, in place.
 

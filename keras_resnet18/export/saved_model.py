@@ -13,10 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.export import serving, verify
+from keras_resnet18.export import diagnose, serving, verify
 from keras_resnet18.export.pixels import noise
-from keras_resnet18.export.report import ExportReport
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.export.report import (
+    ExportReport,
+    check_report_file,
+    staged_with_figures,
+    write_figures,
+)
+from keras_resnet18.staging import check_destination
 
 _LATENCY_RUNS = 20
 
@@ -35,7 +40,8 @@ def export_saved_model(
     Its signature `serving_default` takes `image`, uint8 (batch, height, width, channels) with
     values of 0 to 255 and any batch, and gives `probabilities`, float32 (batch, classes). With
     labels, the signature `labels` takes nothing and gives them, in the order of the probabilities.
-    `tf.saved_model.load` opens it without this package and without Keras.
+    `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
+    it, in `<name>.json`.
 
     Args:
         model: A classifier that takes pixels of 0 to 255; with softmax or logits.
@@ -52,28 +58,32 @@ def export_saved_model(
     path = Path(path)
     serving.check_model(model, labels)
     check_destination(path, tf.saved_model.contains_saved_model, "SavedModel")
+    check_report_file(path)
     twin = serving.float32_twin(model)
     shape = tuple(side or _ANY_SIDE for side in model.input_shape[1:])
 
-    with staged(path) as new:
+    with staged_with_figures(path) as (new, figures):
         serving.write_saved_model(twin, new, labels=labels)
         signature = tf.saved_model.load(str(new)).signatures["serving_default"]
 
         def exported(pixels: np.ndarray[Any, Any]) -> Any:
             return signature(image=tf.constant(pixels))["probabilities"].numpy()
 
-        comparison = verify.compare(exported, twin, noise(shape))
-        verify.gate(comparison, min_agreement=0.0, max_difference=verify.FLOAT32_TOLERANCE)
+        limits = verify.Limits(0.0, verify.FLOAT32_TOLERANCE)
+        comparison, fault = diagnose.prove(exported, twin, noise(shape), limits)
+        verify.gate(fault)
         times = []
         for _ in range(_LATENCY_RUNS):
             start = time.perf_counter()
             exported(np.zeros((1, *shape), np.uint8))
             times.append(1000 * (time.perf_counter() - start))
         size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
-    return ExportReport(
-        path=path,
-        format="saved_model",
-        size_bytes=size,
-        comparison=comparison,
-        latency_ms=statistics.median(times),
-    )
+        report = ExportReport(
+            path=path,
+            format="saved_model",
+            size_bytes=size,
+            comparison=comparison,
+            latency_ms=statistics.median(times),
+        )
+        write_figures(figures, report.to_dict())
+    return report

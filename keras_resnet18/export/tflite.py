@@ -14,12 +14,17 @@ import keras
 import numpy as np
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import convert, serving, verify
+from keras_resnet18.export import convert, diagnose, serving, verify
 from keras_resnet18.export.flatbuffer import append_labels, keep_softmax_float
 from keras_resnet18.export.pixels import noise, pixel_batches
-from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.report import (
+    ExportReport,
+    check_report_file,
+    staged_with_figures,
+    write_figures,
+)
 from keras_resnet18.export.runtime import TFLiteFile
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300
@@ -33,14 +38,14 @@ def export_tflite(
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
-    min_agreement: float = 0.98,
+    min_agreement: float = verify.MIN_AGREEMENT,
 ) -> ExportReport:
     """Writes a .tflite file that takes pixels and gives probabilities, and proves it.
 
     The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
     `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
     policy the model was trained under. It is run by LiteRT and compared with the model, and gets
-    its name only if it gives the model's answers.
+    its name only if it gives the model's answers. Its figures lie beside it, in `<name>.json`.
 
     Args:
         model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
@@ -64,6 +69,7 @@ def export_tflite(
     path = Path(path)
     _check_arguments(model, labels, quantize, calibration, min_agreement)
     check_destination(path, Path.is_file, "file")
+    check_report_file(path)
     shape = model.input_shape[1:]
     twin = serving.float32_twin(model)
 
@@ -79,7 +85,7 @@ def export_tflite(
     batches = itertools.chain([next(batches)], batches)
     images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    with staged(path) as new:
+    with staged_with_figures(path) as (new, figures):
         _convert(twin, new, images)
         if quantize == "int8":
             keep_softmax_float(new)
@@ -87,21 +93,21 @@ def export_tflite(
             append_labels(new, labels)
         operators = verify.check_graph(new, twin)
         file = TFLiteFile(new)
-        comparison = verify.compare(file, model, batches)
-        verify.gate(
-            comparison,
-            min_agreement=min_agreement,
-            max_difference=verify.FLOAT32_TOLERANCE if quantize is None else None,
+        limits = verify.Limits(
+            min_agreement, verify.FLOAT32_TOLERANCE if quantize is None else None
         )
-        size = new.stat().st_size
-    return ExportReport(
-        path=path,
-        format="tflite" if quantize is None else f"tflite-{quantize}",
-        size_bytes=size,
-        comparison=comparison,
-        latency_ms=file.latency_ms,
-        operators=operators,
-    )
+        comparison, fault = diagnose.prove(file, model, batches, limits, new)
+        verify.gate(fault)
+        report = ExportReport(
+            path=path,
+            format="tflite" if quantize is None else f"tflite-{quantize}",
+            size_bytes=new.stat().st_size,
+            comparison=comparison,
+            latency_ms=file.latency_ms,
+            operators=operators,
+        )
+        write_figures(figures, report.to_dict())
+    return report
 
 
 def _check_arguments(
