@@ -94,9 +94,21 @@ def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
         tmp_path_factory.mktemp("int8") / "digits.tflite",
         labels=LABELS,
         quantize="int8",
-        calibration=training[0][:64],
+        calibration=training[0][:200],
         check=held_out,
     )
+
+
+@pytest.fixture(scope="session")
+def float16_file(classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("float16") / "digits.tflite"
+    return _export(classifier, path, labels=LABELS, quantize="float16", check=held_out)
+
+
+@pytest.fixture(scope="session")
+def dynamic_file(classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("dynamic") / "digits.tflite"
+    return _export(classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
 
 
 def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:
@@ -118,14 +130,18 @@ def either_file(request: pytest.FixtureRequest) -> Exported:
     return exported
 
 
+@pytest.fixture(params=["float32_file", "float16_file", "dynamic_file", "int8_file"])
+def any_file(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
 @pytest.fixture
 def convert_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """`convert_to(file)`: whatever model is exported, the converter gives that file."""
 
     def install(file: Path) -> None:
-        monkeypatch.setattr(
-            tflite, "_convert", lambda model, path, calibration: shutil.copy(file, path)
-        )
+        monkeypatch.setattr(tflite, "_convert", lambda model, path, *_: shutil.copy(file, path))
 
     return install
 
