@@ -173,12 +173,24 @@ def predict(
 def export(
     run: RunArgument,
     formats: Annotated[
-        list[str], typer.Option("--format", help="saved_model, tflite, tflite-int8 or all.")
+        list[str],
+        typer.Option(
+            "--format",
+            help="saved_model, tflite, tflite-float16, tflite-dynamic, tflite-int8 or all.",
+        ),
     ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=TEXT",
+            help="Tell in the .tflite files' metadata its name, description, version, author or "
+            "license; may be repeated.",
+        ),
     ] = None,
     check_images: Annotated[
         int, typer.Option(help="How many test pictures to compare on, at the most.")
@@ -189,7 +201,17 @@ def export(
     from keras_resnet18.export_run import export_run
     from keras_resnet18.run import load_run
 
-    _print_reports(export_run(load_run(run), formats, out, data=data, check_images=check_images))
+    _print_reports(
+        export_run(
+            load_run(run),
+            formats,
+            out,
+            data=data,
+            check_images=check_images,
+            about=dict(_key_and_text(words) for words in about or []),
+            note=_console().print,
+        )
+    )
 
 
 @app.command()
@@ -201,7 +223,7 @@ def demo() -> None:
 
     run = train("digits", "digits", DEMO_RUN, overwrite=True, console=_console())
     _console().print("exporting, and comparing each file with the model")
-    _print_reports(export_run(run))
+    _print_reports(export_run(run, note=_console().print))
     _console().print(
         f"look at {run.curves_file} and {run.confusion_file}, or try\n"
         f"  keras-resnet18 info {run.path}"
@@ -259,6 +281,13 @@ def _prove(file: Path, run: Path, data: str | None, split: SplitName) -> None:
     _console().print(report.table())
     if report.fault is not None:
         raise InputError(f"{file} does not pass: {report.fault}")
+
+
+def _key_and_text(words: str) -> tuple[str, str]:
+    key, equals, text = words.partition("=")
+    if not equals:
+        raise InputError(f"--about takes KEY=TEXT, such as author='A. Lee'. Received: {words}")
+    return key, text
 
 
 def _text_row(path: Path, top: Sequence[tuple[str, float]], error: str) -> None:

@@ -41,6 +41,9 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    tf.get_logger().setLevel("ERROR")
+    for handler in tf.get_logger().handlers:
+        handler.setStream(sys.stderr)  # it took the stream that was there while stderr was hidden
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _report(path: Path, run: Run, batches: Iterator[Batch]) -> ExportReport:
     file = TFLiteFile(path)
     _check_shapes(file, path, run)
     quantize = diagnose.quantization(path)
-    limits = verify.Limits(max_difference=verify.FLOAT32_TOLERANCE if quantize is None else None)
+    limits = verify.Limits(max_difference=verify.TOLERANCES[quantize])
     with broken_pictures_named():
         comparison, fault = diagnose.prove(file, run.model, batches, limits, path)
     faults = [verify.labels_fault(read_labels(path), run.labels), fault]

@@ -15,6 +15,8 @@ def test_every_format_is_written_with_labels_and_preprocessing(run, exported):
     assert {path.name for path in exported.iterdir()} == {
         "saved_model",
         "model.tflite",
+        "model-float16.tflite",
+        "model-dynamic.tflite",
         "model-int8.tflite",
         "labels.txt",
         "preprocess.json",
@@ -43,6 +45,7 @@ def given(monkeypatch):
         raise Given(arguments)
 
     monkeypatch.setattr("keras_resnet18.export_run.export_tflite", catch)
+    monkeypatch.setattr("keras_resnet18.export_run.MIN_CALIBRATION_IMAGES", 49)
 
 
 def rows(folder):
@@ -75,6 +78,37 @@ def test_a_limit_takes_pictures_of_all_classes(digits, run, given, tmp_path, mon
         assert set(labels) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("name", ["float16", "dynamic", "int8"])
+def test_a_format_is_exported_with_its_quantisation_and_the_runs_name(run, given, tmp_path, name):
+    about = {"author": "A. Lee"}
+    with pytest.raises(Given) as caught:
+        next(export_run(run, [f"tflite-{name}"], tmp_path / "export", about=about))
+    (arguments,) = caught.value.args
+    assert arguments["quantize"] == name
+    assert arguments["about"] == {"name": run.path.name, "author": "A. Lee"}
+
+
+def test_of_too_few_training_pictures_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):
+    exported, notes = [], []
+
+    def pretend(model, path, **arguments):
+        exported.append(path.name)
+
+    for name in ("export_tflite", "export_saved_model"):
+        monkeypatch.setattr(f"keras_resnet18.export_run.{name}", pretend)
+    list(export_run(run, out=tmp_path, note=notes.append))
+    assert "model-int8.tflite" not in exported and "model-dynamic.tflite" in exported
+    (note,) = (note for note in notes if "int8" in note)
+    assert note.startswith("left out: tflite-int8 needs 200 training pictures or more")
+    assert "Received: 49:" in note and "\n" not in note
+
+
+def test_int8_of_too_few_training_pictures_is_refused_at_the_call(run, tmp_path):
+    with pytest.raises(InputError, match=r"needs 200 training pictures or more.*Received: 49:"):
+        export_run(run, ["tflite", "tflite-int8"], tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise ExportError("the export gives other classes")
@@ -88,8 +122,9 @@ def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"formats": ["onnx"]}, "a format is one of saved_model, tflite, tflite-int8, all"),
+        ({"formats": ["onnx"]}, "a format is one of saved_model, tflite, .*tflite-int8, all"),
         ({"formats": ["all", "onnx"]}, "Received: 'onnx'"),
+        ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),
         ({"check_images": 0}, "check_images must be 1 or more"),
         ({"data": "digits"}, "must have the classifier's classes"),
     ],

@@ -159,7 +159,7 @@ def _normalization_of_model(model: keras.Model, shape: tuple[int, ...]) -> _Norm
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.ZeroPadding2D):
             pixels, _ = next(noise(shape))
-            before = keras.Model(model.inputs, layer.input)
+            before = keras.Model(model.inputs[0], layer.input)
             return _Normalization.seen(pixels, _eagerly(before, pixels))
     return None
 

@@ -25,6 +25,15 @@ MIN_AGREEMENT = 0.98
 # What float32 arithmetic in another order may change in a probability; 100 times what is seen.
 FLOAT32_TOLERANCE = 1e-3
 
+# The kinds of .tflite file, by `export_tflite`'s name for their quantisation, and how far a
+# probability may be from the model's: where activations are rounded only the class counts.
+TOLERANCES = {
+    None: FLOAT32_TOLERANCE,
+    "float16": 0.02,
+    "dynamic": None,
+    "int8": None,
+}
+
 Predict = Callable[[Any], Any]
 
 
