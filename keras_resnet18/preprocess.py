@@ -111,14 +111,16 @@ class Preprocess:
         return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
     def resize_and_crop(self, image: Any) -> Any:
-        """Brings one picture to the network's size.
+        """Brings one picture, or several of one size, to the network's size.
 
         Args:
-            image: uint8 tensor of shape (height, width, channels), sizes known or not.
+            image: uint8 tensor of shape (height, width, channels), sizes known or not, or the same
+                with a batch in front.
 
         Returns:
-            uint8 TensorFlow tensor of shape (*size, channels). Resizing rounds to whole levels, as
-            image files do, so the pixels are the same ones whether or not they went through a file.
+            uint8 TensorFlow tensor of shape (*size, channels), or (batch, *size, channels).
+            Resizing rounds to whole levels, as image files do, so the pixels are the same ones
+            whether or not they went through a file.
         """
         import tensorflow as tf
 
@@ -127,21 +129,21 @@ class Preprocess:
         # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
         cover_height, cover_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
         # the smallest picture of the old proportions that covers both
-        if image.shape[:2].is_fully_defined():
-            old_height, old_width = image.shape[:2]
+        if image.shape[-3:-1].is_fully_defined():
+            old_height, old_width = image.shape[-3:-1]
             new_height = max(cover_width * old_height // old_width, cover_height)
             new_width = max(cover_height * old_width // old_height, cover_width)
         else:
-            old_height, old_width = tf.unstack(tf.shape(image)[:2])
+            old_height, old_width = tf.unstack(tf.shape(image)[-3:-1])
             new_height = tf.maximum(cover_width * old_height // old_width, cover_height)
             new_width = tf.maximum(cover_height * old_width // old_height, cover_width)
         resized = tf.image.resize(
             image, (new_height, new_width), method=self.interpolation, antialias=self.antialias
         )
         top, left = _half(new_height - height), _half(new_width - width)
-        window = resized[top : top + height, left : left + width]
+        window = resized[..., top : top + height, left : left + width, :]
         pixels = tf.saturate_cast(tf.round(window), tf.uint8)
-        return tf.ensure_shape(pixels, (height, width, image.shape[-1]))
+        return tf.ensure_shape(pixels, (*image.shape[:-3], height, width, image.shape[-1]))
 
 
 def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,21 @@ from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.evaluate import broken_pictures_named
-from keras_resnet18.export import diagnose, serving, verify
-from keras_resnet18.export.flatbuffer import read_labels
-from keras_resnet18.export.pixels import Batch
+from keras_resnet18.export import diagnose, verify
 from keras_resnet18.export.report import (
     ExportReport,
     check_report_file,
     report_file,
+    size_bytes,
     write_figures,
 )
-from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.export.runtime import (
+    OnnxFile,
+    SavedModelFolder,
+    TFLiteFile,
+    latency_ms,
+    open_exported,
+)
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
 
@@ -41,7 +45,7 @@ def prove(
     figures are written beside it, in `<name>.json`, whether it does or not.
 
     Args:
-        path: The file.
+        path: A .tflite file, an .onnx file or a SavedModel's folder.
         against: The folder of the finished run.
         data: The source of the pictures; by default the one that the run was trained on.
         split: Which part of them.
@@ -59,20 +63,10 @@ def prove(
             f"--against compares an exported file with a run. Received: {path}, which is a run: "
             "give the file first, as in evaluate FILE --against RUN"
         )
-    if not path.is_file() or path.suffix != ".tflite":
-        missing = "" if path.exists() else ", which is not there"
-        raise InputError(f"--against needs a .tflite file. Received: {path}{missing}")
     run = load_run(against)
-    pictures = open_pictures(data or run.source, run.labels).splits[split]
-    batches = eval_batches(
-        pictures,
-        run.preprocess.resize_and_crop,
-        batch_size=_BATCH_SIZE,
-        order=Order(seed=0, epoch=0),  # all classes among the first
-    )
     check_report_file(path)
     try:
-        report = _report(path, run, batches.as_numpy_iterator())
+        report = _report(path, run, data, split)
     except ExportError as error:
         _write(path, {"file": path.name, "passed": False, "fault": str(error)})
         raise
@@ -80,38 +74,52 @@ def prove(
     return report
 
 
-def _report(path: Path, run: Run, batches: Iterator[Batch]) -> ExportReport:
-    operators = verify.check_graph(path, serving.float32_twin(run.model))
-    file = TFLiteFile(path)
+def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport:
+    operators, kind = {}, "onnx" if path.suffix == ".onnx" else "saved_model"
+    max_difference: float | None = verify.FLOAT32_TOLERANCE
+    is_tflite = path.suffix == ".tflite" and path.is_file()
+    if is_tflite:
+        operators = verify.check_graph(path, run.model)
+        quantize = diagnose.quantization(path)
+        max_difference = verify.TOLERANCES[quantize]
+        kind = f"tflite-{quantize}" if quantize else "tflite"
+    file = open_exported(path)
     _check_shapes(file, path, run)
-    quantize = diagnose.quantization(path)
-    limits = verify.Limits(max_difference=verify.TOLERANCES[quantize])
+    batches = eval_batches(
+        open_pictures(data or run.source, run.labels).splits[split],
+        run.preprocess.resize_and_crop,
+        batch_size=_BATCH_SIZE,
+        order=Order(seed=0, epoch=0),  # all classes among the first
+    )
+    limits = verify.Limits(max_difference=max_difference)
     with broken_pictures_named():
-        comparison, fault = diagnose.prove(file, run.model, batches, limits, path)
-    faults = [verify.labels_fault(read_labels(path), run.labels), fault]
+        comparison, fault = diagnose.prove(
+            file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
+        )
+    faults = [verify.labels_fault(file.labels, run.labels), fault]
+    size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
-        format="tflite" if quantize is None else f"tflite-{quantize}",
-        size_bytes=path.stat().st_size,
+        format=kind,
+        size_bytes=size_bytes(path),
         comparison=comparison,
-        latency_ms=file.latency_ms,
+        latency_ms=file.latency_ms if isinstance(file, TFLiteFile) else latency_ms(file, size),
         operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
     )
 
 
-def _check_shapes(file: TFLiteFile, path: Path, run: Run) -> None:
+def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
     """Raises InputError unless file and run take the same pictures and know as many classes."""
-    size, wanted = tuple(map(int, file.input["shape"][1:3])), run.preprocess.size
-    if size != wanted:
+    size, wanted = file.image_shape[:2], run.preprocess.size
+    if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
         raise InputError(
             f"file and run must take pictures of one size. Received: {path} for {_by(size)}, "
             f"{run.path} for {_by(wanted)} pixels"
         )
-    classes = int(file.output["shape"][1])
-    if classes != len(run.labels):
+    if file.classes != len(run.labels):
         raise InputError(
-            f"file and run must have the same classes. Received: {path} with {classes}, "
+            f"file and run must have the same classes. Received: {path} with {file.classes}, "
             f"{run.path} with {len(run.labels)}"
         )
 

@@ -145,6 +145,23 @@ def test_any_picture_comes_to_the_size_alike_whether_its_own_is_known_or_not(pho
     np.testing.assert_array_equal(known, unknown)
 
 
+@pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size not known"])
+def test_a_batch_of_one_size_comes_out_as_its_pictures_one_by_one(photo, size_known):
+    pictures = np.stack([photo[:200, :300], photo[-200:, -300:], photo[100:300, 100:400]])
+    spec = Preprocess(size=(96, 64))
+    shape = pictures.shape if size_known else (None, None, None, 3)
+    signature = [tf.TensorSpec(shape, tf.uint8)]
+    batch = tf.function(spec.resize_and_crop, input_signature=signature)(pictures)
+    assert batch.shape == (3, 96, 64, 3)
+    np.testing.assert_array_equal(batch, [crop(spec, picture) for picture in pictures])
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_a_picture_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
+    spec = Preprocess(size=(427, 640), crop_ratio=1.0, interpolation=interpolation)
+    np.testing.assert_array_equal(crop(spec, photo, size_known=False), photo)
+
+
 def test_the_result_has_a_known_shape_inside_a_dataset():
     spec = Preprocess(size=(32, 48))
     unknown = tf.TensorSpec((None, None, 3), tf.uint8)

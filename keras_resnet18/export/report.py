@@ -69,7 +69,8 @@ class ExportReport:
         }
         if self.operators:
             counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
-            rows["operators"] = f"{counts}; all of them built in"
+            built_in = "; all of them built in" if self.format.startswith("tflite") else ""
+            rows["operators"] = counts + built_in
         rows["verdict"] = "passed" if self.fault is None else "failed"
         first = max(map(len, rows)) + 2
         return "\n".join(
@@ -103,6 +104,12 @@ class ExportReport:
             "latency_ms": self.latency_ms,
             "threads": self.threads,
         }
+
+
+def size_bytes(path: Path) -> int:
+    """Of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def report_file(path: Path) -> Path:

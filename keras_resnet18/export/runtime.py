@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet18.errors import ExportError
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export.flatbuffer import read_labels
 from keras_resnet18.machine import native_stderr_hidden
+from keras_resnet18.preprocess import Preprocess
+
+# Where a SavedModel keeps what its graph does to pictures; the folder is the format's own place for
+# what other programs add.
+PREPROCESS_FILE = Path("assets.extra") / "preprocess.json"
+
+# The modules of the extra `onnx`: the first two make the file, the last one runs it.
+ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
+
+_LATENCY_RUNS = 20
 
 
 class TFLiteFile:
@@ -23,6 +38,9 @@ class TFLiteFile:
         threads: How many to compute with; all of this machine's by default.
 
     Attributes:
+        image_shape: (height, width, channels) of the pixels that it takes.
+        classes: How many.
+        labels: Their names, if it has them.
         milliseconds: What each image so far took, without the copying in and out.
 
     Raises:
@@ -48,6 +66,9 @@ class TFLiteFile:
                 f"{[list(d['shape']) for d in outputs]}"
             )
         (self.input,), (self.output,) = inputs, outputs
+        self.image_shape = tuple(map(int, self.input["shape"][1:]))
+        self.classes = int(self.output["shape"][1])
+        self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
         self.milliseconds: list[float] = []
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -66,3 +87,163 @@ class TFLiteFile:
     def latency_ms(self) -> float:
         """Median time of one image, in milliseconds."""
         return statistics.median(self.milliseconds)
+
+
+class SavedModelFolder:
+    """A SavedModel of ours, run with TensorFlow, on the threads that this process gives it.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        image_shape: (height, width, channels) of the pixels that it is called with; None where any
+            number will do.
+        classes: How many.
+        labels: Their names, if it has them.
+        preprocess: What its graph does to pictures of other sizes, if it takes those.
+        signatures: Its endpoints, by name.
+
+    Raises:
+        ExportError: If TensorFlow cannot open it, or it is no classifier of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._loaded = tf.saved_model.load(str(path))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            first_line = str(error).splitlines()[0]
+            raise ExportError(f"{path} cannot be opened by TensorFlow: {first_line}") from None
+        self.signatures = self._loaded.signatures
+        try:
+            self._run = self.signatures.get("serve_pixels") or self.signatures["serving_default"]
+            self.image_shape = tuple(self._run.structured_input_signature[1]["image"].shape[1:])
+            self.classes = int(self._run.structured_outputs["probabilities"].shape[1])
+        except (KeyError, TypeError):
+            raise ExportError(
+                f"{path} must have a signature serving_default from image to probabilities. "
+                f"Received: the signatures {', '.join(self.signatures) or 'none'}"
+            ) from None
+        self.labels = None
+        if "labels" in self.signatures:
+            self.labels = tuple(name.decode() for name in self.endpoint("labels")["labels"])
+        self.preprocess = None
+        if (file := path / PREPROCESS_FILE).is_file():
+            self.preprocess = Preprocess.from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        probabilities: np.ndarray[Any, Any] = self._run(image=tf.constant(pixels))[
+            "probabilities"
+        ].numpy()
+        return probabilities
+
+    def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """What one of the signatures gives, all of it by name."""
+        arguments = {key: tf.constant(value) for key, value in inputs.items()}
+        return {key: value.numpy() for key, value in self.signatures[name](**arguments).items()}
+
+
+class OnnxFile:
+    """An .onnx file of ours, run with ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        threads: How many to compute with; all of this machine's by default.
+
+    Attributes:
+        image_shape: (height, width, channels) of the pixels that it takes.
+        classes: How many.
+        labels: Their names, if it has them.
+
+    Raises:
+        InputError: If ONNX Runtime is not installed.
+        ExportError: If it cannot run the file, or it is no classifier of ours.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        check_onnx_extra()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors have nothing narrower in common
+            first_line = str(error).splitlines()[0]
+            raise ExportError(f"{path} cannot be run by ONNX Runtime: {first_line}") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = [(x.name, x.type, len(x.shape)) for x in (*inputs, *outputs)]
+        if found != [("image", "tensor(uint8)", 4), ("probabilities", "tensor(float)", 2)]:
+            raise ExportError(
+                f"{path} must have one input, image, uint8 (batch, height, width, channels), and "
+                f"one output, probabilities, float32 (batch, classes). Received: {found}"
+            )
+        self.image_shape = tuple(inputs[0].shape[1:])
+        self.classes = int(outputs[0].shape[1])
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.labels = tuple(metadata["labels"].split("\n")) if "labels" in metadata else None
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        probabilities: np.ndarray[Any, Any]
+        (probabilities,) = self._session.run(["probabilities"], {"image": pixels})
+        return probabilities
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether it is a SavedModel's folder, of whatever kind."""
+    return bool(tf.saved_model.contains_saved_model(str(path)))
+
+
+def open_exported(
+    path: Path, threads: int | None = None
+) -> TFLiteFile | SavedModelFolder | OnnxFile:
+    """Opens an exported file, or a SavedModel's folder, to be called with pixels.
+
+    Args:
+        path: Which.
+        threads: How many a file computes with; all of this machine's by default. A SavedModel has
+            TensorFlow's, which are set once for a process.
+
+    Raises:
+        InputError: If it is neither, or its runtime is not installed.
+        ExportError: If its runtime cannot run it.
+    """
+    if path.suffix == ".tflite" and path.is_file():
+        return TFLiteFile(path, threads)
+    if path.suffix == ".onnx" and path.is_file():
+        return OnnxFile(path, threads)
+    if is_saved_model(path):
+        return SavedModelFolder(path)
+    raise InputError(
+        "an exported file is a .tflite file, an .onnx file or a SavedModel's folder. "
+        f"Received: {path}" + ("" if path.exists() else ", which is not there")
+    )
+
+
+def missing_onnx_modules() -> list[str]:
+    """What of the extra `onnx` is not installed."""
+    return [name for name in ONNX_MODULES if importlib.util.find_spec(name) is None]
+
+
+def check_onnx_extra() -> None:
+    """Raises InputError unless the extra `onnx` is installed."""
+    if missing := missing_onnx_modules():
+        raise InputError(
+            "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
+            f"Received: no {', no '.join(missing)} installed"
+        )
+
+
+def latency_ms(run: Callable[[Any], Any], image_shape: tuple[int, ...]) -> float:
+    """Median time of one image of zeros, in milliseconds, after a first one that is not counted."""
+    image = np.zeros((1, *image_shape), np.uint8)
+    run(image)
+    times = []
+    for _ in range(_LATENCY_RUNS):
+        start = time.perf_counter()
+        run(image)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)

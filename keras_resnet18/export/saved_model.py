@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import diagnose, serving, verify
-from keras_resnet18.export.pixels import noise
+from keras_resnet18.export.pixels import noise, pixel_batches
 from keras_resnet18.export.report import (
     ExportReport,
     check_report_file,
+    size_bytes,
     staged_with_figures,
     write_figures,
 )
+from keras_resnet18.export.runtime import PREPROCESS_FILE, SavedModelFolder, latency_ms
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.staging import check_destination
-
-_LATENCY_RUNS = 20
 
 # A picture side for models that take any size
 _ANY_SIDE = 64
+
+# (height, width) of the pictures that the endpoints are proved with: one higher, one wider
+_PICTURE_SIZES = ((61, 37), (43, 75))
+
+_TOLERANCE = verify.FLOAT32_TOLERANCE
+
+# Of the largest feature: TF32 on a GPU, which is no fault of the export, has 10 bits
+_FEATURE_TOLERANCE = 1e-2
 
 
 def export_saved_model(
@@ -34,22 +44,47 @@ def export_saved_model(
     path: str | os.PathLike[str],
     *,
     labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    check: Any = None,
 ) -> ExportReport:
-    """Writes a SavedModel that takes pixels and gives probabilities, and proves it.
+    """Writes a SavedModel that takes pictures and gives probabilities, and proves it.
 
-    Its signature `serving_default` takes `image`, uint8 (batch, height, width, channels) with
-    values of 0 to 255 and any batch, and gives `probabilities`, float32 (batch, classes). With
-    labels, the signature `labels` takes nothing and gives them, in the order of the probabilities.
     `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
-    it, in `<name>.json`.
+    it, in `<name>.json`. It has the signatures
+
+    - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
+      0 to 255 → `probabilities`, float32 (batch, classes). The pictures go through
+      `preprocess.resize_and_crop` first, those of the model's own size too: the answer is the one
+      that `keras-resnet18 predict` gives for the picture.
+    - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's size → `probabilities`, of
+      the pixels as they are: what the .tflite and .onnx files compute.
+    - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
+      strings (batch, k), and `probabilities`, float32 (batch, k), of the k = 5 most probable
+      classes (of all, if there are fewer), the best one first. EXIF orientation is obeyed in JPEG
+      files, transparency lies over white. Without `labels`, the classes' numbers are their names.
+    - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
+      vector before the classifier; only if the model has a layer `head_pool`, as all of ours have.
+    - `labels`, only with labels: nothing → `labels`, strings (classes,), in the order of
+      `probabilities`.
+
+    Of a model that has another number of channels than 3, or (unless `preprocess` gives a size)
+    takes pictures of any size itself, `serving_default` and `features` take pixels of the model's
+    input shape as they are, and `serve_pixels` and `serve_bytes` are left out.
 
     Args:
         model: A classifier that takes pixels of 0 to 255; with softmax or logits.
         path: The folder to write; a SavedModel that exists there is replaced.
         labels: The classes' names in the order of the model's output.
+        preprocess: How a picture of any size becomes the model's input. By default it is resized
+            until it covers that and its middle is cut out, so that pixels of the model's size stay
+            as they are. A run and named weights have their own (`run.preprocess`,
+            `find("imagenet").preprocess`), which crop a little more.
+        check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
+            arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
+            measured too. Without, noise serves.
 
     Returns:
-        Size, largest difference, latency: `print` it.
+        Size, largest difference, accuracy, latency: `print` it.
 
     Raises:
         InputError: If an argument cannot be used; the message says which and why.
@@ -59,31 +94,99 @@ def export_saved_model(
     serving.check_model(model, labels)
     check_destination(path, tf.saved_model.contains_saved_model, "SavedModel")
     check_report_file(path)
+    preprocess = _preprocess(model, preprocess)
     twin = serving.float32_twin(model)
-    shape = tuple(side or _ANY_SIDE for side in model.input_shape[1:])
+    shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
+    if check is None:
+        shape = tuple(side or _ANY_SIDE for side in shape)
+        batches, model = noise(shape), twin
+    else:
+        batches = pixel_batches(check, shape, argument="check")
+    batches = itertools.chain([next(batches)], batches)  # images of no use are found before work
 
     with staged_with_figures(path) as (new, figures):
-        serving.write_saved_model(twin, new, labels=labels)
-        signature = tf.saved_model.load(str(new)).signatures["serving_default"]
-
-        def exported(pixels: np.ndarray[Any, Any]) -> Any:
-            return signature(image=tf.constant(pixels))["probabilities"].numpy()
-
-        limits = verify.Limits(0.0, verify.FLOAT32_TOLERANCE)
-        comparison, fault = diagnose.prove(exported, twin, noise(shape), limits)
+        serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
+        if preprocess is not None:
+            file = new / PREPROCESS_FILE
+            file.parent.mkdir()
+            file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
+        served = SavedModelFolder(new)
+        limits = verify.Limits(min_agreement=0.0, max_difference=_TOLERANCE)
+        comparison, fault = diagnose.prove(served, model, batches, limits)
         verify.gate(fault)
-        times = []
-        for _ in range(_LATENCY_RUNS):
-            start = time.perf_counter()
-            exported(np.zeros((1, *shape), np.uint8))
-            times.append(1000 * (time.perf_counter() - start))
-        size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
+        _prove_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
         report = ExportReport(
             path=path,
             format="saved_model",
-            size_bytes=size,
+            size_bytes=size_bytes(new),
             comparison=comparison,
-            latency_ms=statistics.median(times),
+            latency_ms=latency_ms(served, shape),
         )
         write_figures(figures, report.to_dict())
     return report
+
+
+def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
+    """What the graph does to pictures; None where it takes pixels of the model's shape."""
+    *size, channels = model.input_shape[1:]
+    if preprocess is None:
+        known = channels == 3 and None not in size
+        return Preprocess(size=tuple(size), crop_ratio=1.0) if known else None
+    if channels != 3 or any(a not in (None, b) for a, b in zip(size, preprocess.size, strict=True)):
+        raise InputError(
+            f"preprocess must make what the model takes, {model.input_shape[1:]}. "
+            f"Received: preprocess.size={preprocess.size}, of 3 channels"
+        )
+    return preprocess
+
+
+def _prove_endpoints(
+    served: SavedModelFolder,
+    twin: keras.Model,
+    shape: tuple[int, ...],
+    *,
+    labels: Sequence[str] | None,
+    preprocess: Preprocess | None,
+) -> None:
+    """Raises ExportError unless all endpoints answer as the one for pixels does, proved before."""
+    rng = np.random.default_rng(0)
+    names = serving.class_names(labels, served.classes)
+    answers = serving.answering(twin)
+    _require(served.labels == (labels and tuple(labels)), "labels")
+    for size in [shape[:2]] if preprocess is None else _PICTURE_SIZES:
+        pictures = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
+        pixels = pictures if preprocess is None else preprocess.resize_and_crop(pictures).numpy()
+        expected = served(pixels)
+        got = served.endpoint("serving_default", image=pictures)[serving.OUTPUT]
+        _require(_near(got, expected), "serving_default")
+        features = answers(pixels).get(serving.FEATURES)
+        if features is not None:
+            got = served.endpoint(serving.FEATURES, image=pictures)[serving.FEATURES]
+            tolerance = _FEATURE_TOLERANCE * abs(features.numpy()).max()
+            _require(_near(got, features.numpy(), tolerance), serving.FEATURES)
+        if preprocess is not None:
+            files = [tf.io.encode_png(picture).numpy() for picture in pictures]
+            best = served.endpoint("serve_bytes", image_bytes=files)
+            _require(_are_best(best, expected, names), "serve_bytes")
+
+
+def _are_best(
+    best: dict[str, Any], probabilities: np.ndarray[Any, Any], names: Sequence[str]
+) -> bool:
+    """Whether the largest probabilities come with their names, in whichever order equal ones do."""
+    values = best[serving.OUTPUT]
+    largest = -np.sort(-probabilities)[:, : values.shape[1]]
+    its_name = best["labels"][..., np.newaxis] == np.array([x.encode() for x in names], object)
+    its_value = abs(values[..., np.newaxis] - probabilities[:, np.newaxis]) <= _TOLERANCE
+    return _near(values, largest) and bool((its_name & its_value).any(-1).all())
+
+
+def _near(got: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
+    return bool((abs(got - expected) <= tolerance).all())  # NaN is near nothing
+
+
+def _require(right: bool, endpoint: str) -> None:
+    if not right:
+        raise ExportError(
+            f"the SavedModel's {endpoint} does not give the model's answers; nothing was written"
+        )

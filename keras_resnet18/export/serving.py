@@ -10,9 +10,17 @@ import keras
 import tensorflow as tf
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.export.image_bytes import decode
+from keras_resnet18.preprocess import Preprocess
 
 # The names that every exported file gives its input and its output.
 INPUT, OUTPUT = "image", "probabilities"
+
+# How many classes `serve_bytes` names.
+TOP = 5
+
+# An endpoint and its output, and the layer that gives it, as our builders name it.
+FEATURES, _POOL = "features", "head_pool"
 
 
 def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
@@ -69,23 +77,43 @@ def float32_twin(model: keras.Model) -> keras.Model:
 def probabilities(model: keras.Model, pixels: Any) -> Any:
     """The model's probabilities, float32 (batch, classes), for pixels of 0–255 of any dtype."""
     scores = model(tf.cast(pixels, model.inputs[0].dtype), training=False)
+    return _as_probabilities(scores, model)
+
+
+def answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
+    """A function from pixels, as of `probabilities`, to all that the model tells about them.
+
+    It gives `probabilities`, and of a model with a layer `head_pool` that layer's output, float32,
+    as `features`.
+    """
+    if _POOL not in {layer.name for layer in model.layers}:
+        return lambda pixels: {OUTPUT: probabilities(model, pixels)}
+    both = keras.Model(model.inputs[0], [model.outputs[0], model.get_layer(_POOL).output])
+
+    def answers(pixels: Any) -> dict[str, Any]:
+        scores, pooled = both(tf.cast(pixels, model.inputs[0].dtype), training=False)
+        return {OUTPUT: _as_probabilities(scores, model), FEATURES: tf.cast(pooled, tf.float32)}
+
+    return answers
+
+
+def _as_probabilities(scores: Any, model: keras.Model) -> Any:
     scores = tf.cast(scores, tf.float32)
     return tf.nn.softmax(scores) if _is_linear(model.outputs[0]) else scores
 
 
+def class_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    """The labels, or without any the classes' numbers."""
+    return tuple(map(str, range(classes)) if labels is None else labels)
+
+
 def write_saved_model(
-    model: keras.Model,
-    path: Path,
-    *,
-    batch_size: int | None = None,
-    dtype: str = "uint8",
-    labels: Sequence[str] | None = None,
+    model: keras.Model, path: Path, *, batch_size: int | None = None, dtype: str = "uint8"
 ) -> None:
-    """Writes the serving graph of a float32 model as a SavedModel.
+    """Writes a float32 model from pixels to probabilities as a SavedModel, for converters to read.
 
     Its signature `serving_default` takes `image`, (batch_size, height, width, channels) of `dtype`
-    with values of 0 to 255, and returns `probabilities`, float32 (batch_size, classes). With labels
-    a second signature, `labels`, takes nothing and returns them: `labels`, strings (classes,).
+    with values of 0 to 255, and returns `probabilities`, float32 (batch_size, classes).
     """
     # No archive.track(model): an endpoint's variables are tracked anyway, and would be saved twice.
     archive = keras.export.ExportArchive()
@@ -95,10 +123,64 @@ def write_saved_model(
         lambda image: {OUTPUT: probabilities(model, image)},
         input_signature=[tf.TensorSpec(shape, dtype, name=INPUT)],
     )
-    if labels is not None:
-        names = tf.constant(list(labels))
-        archive.add_endpoint("labels", lambda: {"labels": tf.identity(names)}, input_signature=[])
     archive.write_out(str(path), verbose=False)
+
+
+def write_endpoints(
+    model: keras.Model,
+    path: Path,
+    *,
+    labels: Sequence[str] | None,
+    preprocess: Preprocess | None,
+) -> None:
+    """Writes a float32 model as a SavedModel for servers; `export_saved_model` has its signatures.
+
+    Without `preprocess`, `image` is pixels of the model's own shape everywhere, and there is no
+    `serve_pixels` and no `serve_bytes`.
+    """
+    shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
+    pixels = tf.TensorSpec((None, *shape), "uint8", INPUT)
+    pictures = (
+        pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
+    )
+    files = tf.TensorSpec((None,), "string", "image_bytes")
+    # a function of its own, so that the network is traced once and not for every endpoint
+    network = tf.function(answering(model), input_signature=[pixels], autograph=False)
+
+    def prepared(image: Any) -> Any:
+        return image if preprocess is None else preprocess.resize_and_crop(image)
+
+    def decoded(image_bytes: Any) -> Any:
+        spec = tf.TensorSpec(shape, "uint8")
+        return tf.map_fn(lambda file: prepared(decode(file)), image_bytes, fn_output_signature=spec)
+
+    def one_of(name: str, image: Any) -> dict[str, Any]:
+        return {name: network(image)[name]}
+
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint(
+        "serving_default", lambda image: one_of(OUTPUT, prepared(image)), [pictures]
+    )
+    if FEATURES in network.get_concrete_function().structured_outputs:
+        archive.add_endpoint(FEATURES, lambda image: one_of(FEATURES, prepared(image)), [pictures])
+    if preprocess is not None:
+        archive.add_endpoint("serve_pixels", lambda image: one_of(OUTPUT, image), [pixels])
+        archive.add_endpoint(
+            "serve_bytes",
+            lambda image_bytes: _best(network(decoded(image_bytes))[OUTPUT], labels),
+            [files],
+        )
+    if labels is not None:
+        archive.add_endpoint("labels", lambda: {"labels": tf.constant(list(labels))}, [])
+    archive.write_out(str(path), verbose=False)
+
+
+def _best(scores: Any, labels: Sequence[str] | None) -> dict[str, Any]:
+    """The most probable classes of each picture, the best one first, and their probabilities."""
+    classes = scores.shape[-1]
+    best = tf.math.top_k(scores, k=min(TOP, classes))
+    names = tf.constant(class_names(labels, classes))
+    return {"labels": tf.gather(names, best.indices), OUTPUT: best.values}
 
 
 def predictor(model: keras.Model) -> Callable[[Any], Any]:

@@ -13,6 +13,9 @@ import tensorflow as tf
 from keras_resnet18 import build_resnet18, export_saved_model
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import serving
+from keras_resnet18.export.runtime import SavedModelFolder
+
+ENDPOINTS = ("serving_default", "serve_pixels", "serve_bytes", "features", "labels")
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +46,33 @@ print(json.dumps({
 }))
 """
     found = json.loads(run_python(program, str(report.path)))
-    assert found["signatures"] == ["labels", "serving_default"]
+    assert found["signatures"] == sorted(ENDPOINTS)
     assert found["labels"] == labels
     exact = classifier.predict(images, verbose=0)
     np.testing.assert_allclose(found["five"], exact, atol=1e-6)
     np.testing.assert_allclose(found["one"], exact[:1], atol=1e-6)
 
 
-def test_takes_uint8_pixels_of_any_batch_and_names_its_output(report):
-    signature = tf.saved_model.load(str(report.path)).signatures["serving_default"]
-    (spec,) = signature.structured_input_signature[1].values()
-    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("image", tf.uint8, [None, 32, 32, 3])
-    (output,) = signature.structured_outputs.items()
-    assert (output[0], output[1].dtype, output[1].shape.as_list()) == (
-        "probabilities",
-        tf.float32,
-        [None, 10],
-    )
+def test_names_types_and_shapes_are_the_documented_ones(report):
+    signatures = tf.saved_model.load(str(report.path)).signatures
+
+    def specs(given):
+        return {key: (spec.dtype.name, *spec.shape.as_list()) for key, spec in given.items()}
+
+    pictures = {"image": ("uint8", None, None, None, 3)}
+    probabilities = {"probabilities": ("float32", None, 10)}
+    best = {"labels": ("string", None, 5), "probabilities": ("float32", None, 5)}
+    expected = {
+        "serving_default": (pictures, probabilities),
+        "serve_pixels": ({"image": ("uint8", None, 32, 32, 3)}, probabilities),
+        "serve_bytes": ({"image_bytes": ("string", None)}, best),
+        "features": (pictures, {"features": ("float32", None, 512)}),
+        "labels": ({}, {"labels": ("string", 10)}),
+    }
+    assert {
+        name: (specs(f.structured_input_signature[1]), specs(f.structured_outputs))
+        for name, f in signatures.items()
+    } == expected
 
 
 def test_holds_every_weight_once(report, classifier):
@@ -90,7 +103,12 @@ def test_of_a_model_for_any_size_takes_any_size(tmp_path):
 
 def test_without_labels_has_no_signature_for_them(tiny, tmp_path):
     export_saved_model(tiny, tmp_path / "tiny")
-    assert list(tf.saved_model.load(str(tmp_path / "tiny")).signatures) == ["serving_default"]
+    served = SavedModelFolder(tmp_path / "tiny")
+    assert "labels" not in served.signatures and served.labels is None
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    best = served.endpoint("serve_bytes", image_bytes=[tf.io.encode_png(pixels[0]).numpy()])
+    order = (-served(pixels)[0]).argsort(kind="stable")
+    assert best["labels"].tolist() == [[f"{i}".encode() for i in order]]
 
 
 def test_exported_again_replaces_the_old_one_whole(tiny, tmp_path):
@@ -108,13 +126,13 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
     path = tmp_path / "tiny"
     export_saved_model(tiny, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    write = serving.write_saved_model
+    write = serving.write_endpoints
 
     def write_bgr(model: keras.Model, *args, **kwargs) -> None:
         image = keras.Input((8, 8, 3))
         write(keras.Model(image, model(image[..., ::-1])), *args, **kwargs)
 
-    monkeypatch.setattr(serving, "write_saved_model", write_bgr)
+    monkeypatch.setattr(serving, "write_endpoints", write_bgr)
     with pytest.raises(ExportError, match=r"differ from the model's by up to .* on 16 images"):
         export_saved_model(tiny, path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
@@ -122,7 +140,7 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
 
 
 def test_whose_outputs_are_no_probabilities_is_refused(tiny, tmp_path):
-    sigmoid = keras.Model(tiny.input, keras.layers.Activation("sigmoid")(tiny.output))
+    sigmoid = keras.Model(tiny.inputs[0], keras.layers.Activation("sigmoid")(tiny.outputs[0]))
     with pytest.raises(ExportError, match=r"do not sum to 1 on 16 images.*must end in a softmax"):
         export_saved_model(sigmoid, tmp_path / "a")
     assert not list(tmp_path.iterdir())
