@@ -229,7 +229,7 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert max(map(len, answer.out.splitlines())) <= 80
     assert answer.out.splitlines()[-1] == "ship/saved_model"
     names = {path.name for path in (tmp_path / "ship").iterdir()}
-    assert names == {"saved_model", "labels.txt", "preprocess.json"}
+    assert names == {"saved_model", "saved_model.json", "labels.txt", "preprocess.json"}
 
 
 def test_export_refuses_what_it_cannot_write(command, run, tmp_path):

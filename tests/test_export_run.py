@@ -12,15 +12,15 @@ from keras_resnet18.run import load_run
 
 
 def test_every_format_is_written_with_labels_and_preprocessing(run, exported):
-    assert {path.name for path in exported.iterdir()} == {
+    files = {
         "saved_model",
         "model.tflite",
         "model-float16.tflite",
         "model-dynamic.tflite",
         "model-int8.tflite",
-        "labels.txt",
-        "preprocess.json",
     }
+    beside = {f"{name}.json" for name in files} | {"labels.txt", "preprocess.json"}
+    assert {path.name for path in exported.iterdir()} == files | beside
     for file in (run.labels_file, run.preprocess_file):
         assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
 

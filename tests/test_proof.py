@@ -14,7 +14,7 @@ from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import cli
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import serving
+from keras_resnet18.export import tflite
 from keras_resnet18.export.flatbuffer import append_labels
 from keras_resnet18.export_run import export_run
 from keras_resnet18.preprocess import Preprocess
@@ -237,14 +237,13 @@ def test_an_export_that_fails_leaves_the_earlier_one_with_its_figures(
 ):
     folder = shutil.copytree(two_exports[0], tmp_path / "export")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    write = serving.write_saved_model
 
-    def write_bgr(model, path, **options):
-        image = keras.Input((32, 32, 3))
-        write(keras.Model(image, model(image[..., ::-1])), path, **options)
+    def convert_to_nothing(model, path, *_):
+        shutil.copy(folder / "model.tflite", path)
+        empty(path)
 
-    monkeypatch.setattr(serving, "write_saved_model", write_bgr)
-    with pytest.raises(ExportError, match=r"the file takes BGR; nothing was written$"):
+    monkeypatch.setattr(tflite, "_convert", convert_to_nothing)
+    with pytest.raises(ExportError, match="the empty graph has 0 convolutions"):
         list(export_run(colour_run, ["tflite"], folder))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
