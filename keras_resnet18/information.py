@@ -82,10 +82,11 @@ def _about_tflite(path: Path) -> str:
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
         for i, tensor in enumerate(tensors):
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
-    facts["operators"] = ", ".join(f"{name} {n}" for name, n in file.operators.items())
+    # a number stays on the line of its operator: \xa0 is no place to break
+    facts["operators"] = ", ".join(f"{name}\xa0{n}" for name, n in file.operators.items())
     facts["labels"] = "none" if file.labels is None else _labels(file.labels)
     facts |= _about_metadata(file.metadata) if file.metadata else {"metadata": "none"}
-    return _table(facts, width=_WIDTH)
+    return _table(facts, width=_WIDTH).replace("\xa0", " ")
 
 
 def _about_metadata(said: dict[str, Any]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def start_tensorflow() -> None:
         tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
     for handler in tf.get_logger().handlers:
-        handler.setStream(sys.stderr)  # it took the stream that was there while stderr was hidden
+        handler.stream = sys.stderr  # not the one that was there for the hiding, closed by now
 
 
 @contextlib.contextmanager

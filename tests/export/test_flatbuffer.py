@@ -162,7 +162,7 @@ def test_contents_of_a_damaged_file_are_read_or_refused_in_one_line(int8_file, t
     path, whole = tmp_path / "damaged.tflite", int8_file.path.read_bytes()
     random, refused = np.random.default_rng(0), 0
     heads = [whole[:length] for length in (8, 100, 10_000, len(whole) // 2, len(whole) - 100)]
-    for _ in range(40):
+    for _ in range(20):
         damaged = bytearray(whole)
         for place in random.integers(8, 3000, 5):
             damaged[place] = random.integers(256)
