@@ -68,7 +68,8 @@ class ExportReport:
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
         if self.operators:
-            counts = ", ".join(f"{name} {count}" for name, count in self.operators.items())
+            # kept together by a space that textwrap does not break at
+            counts = ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in self.operators.items())
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts + built_in
         rows["verdict"] = "passed" if self.fault is None else "failed"
@@ -82,7 +83,7 @@ class ExportReport:
                 break_on_hyphens=False,
             )
             for name, text in rows.items()
-        )
+        ).replace("\N{NO-BREAK SPACE}", " ")
 
     def _part(self, value: float | None) -> str:
         if value is None:
