@@ -193,8 +193,10 @@ def _has_the_weights_of(path: Path, model: keras.Model) -> bool:
     theirs = []
     for operator in _find(stored, _WEIGHTED):
         tensor = stored.subgraphs[0].tensors[operator.inputs[1]]
-        values = np.asarray(stored.buffers[tensor.buffer].data, np.uint8).view(np.int8)
-        theirs.append(_directions(values.reshape(tensor.shape)))
+        values = stored.buffers[tensor.buffer].data
+        if tensor.type == _TYPE.INT8 and values is not None:
+            kernel = np.asarray(values, np.uint8).view(np.int8).reshape(tensor.shape)
+            theirs.append(_directions(kernel))
     layers = keras.layers.Conv2D | keras.layers.Dense
     return all(
         any(_same(_directions(np.moveaxis(np.array(layer.kernel), -1, 0)), x) for x in theirs)
