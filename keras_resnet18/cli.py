@@ -126,9 +126,20 @@ def evaluate(
         typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Which part of them.")] = SplitName.test,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare an exported file with the run that it was made from; what is found is "
+            "written beside it too, as JSON. Exit status 1 if it does not give the run's answers.",
+        ),
+    ] = None,
 ) -> None:
     """Measure top-1 accuracy on held-out pictures, with its 95 % interval."""
     start_tensorflow()
+    if against is not None:
+        _prove(model, against, data, split)
+        return
     from keras_resnet18.classifier import open_classifier
     from keras_resnet18.evaluate import evaluate
 
@@ -167,12 +178,24 @@ def predict(
 def export(
     run: RunArgument,
     formats: Annotated[
-        list[str], typer.Option("--format", help="saved_model, tflite, tflite-int8, onnx or all.")
+        list[str],
+        typer.Option(
+            "--format",
+            help="saved_model, tflite, tflite-float16, tflite-dynamic, tflite-int8, onnx or all.",
+        ),
     ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=TEXT",
+            help="Tell in the .tflite files' metadata its name, description, version, author or "
+            "license; may be repeated.",
+        ),
     ] = None,
     check_images: Annotated[
         int, typer.Option(help="How many test pictures to compare on, at the most.")
@@ -180,13 +203,20 @@ def export(
 ) -> None:
     """Write files for servers and phones, each compared with the model before it has its name."""
     start_tensorflow()
-    from keras_resnet18.export_run import export_run, left_out
+    from keras_resnet18.export_run import export_run
     from keras_resnet18.run import load_run
 
-    _print_reports(export_run(load_run(run), formats, out, data=data, check_images=check_images))
-    if "all" in formats:
-        for name, reason in left_out().items():
-            _console().print(f"{name} is left out: {reason}")
+    _print_reports(
+        export_run(
+            load_run(run),
+            formats,
+            out,
+            data=data,
+            check_images=check_images,
+            about=dict(_key_and_text(words) for words in about or []),
+            note=_console().print,
+        )
+    )
 
 
 @app.command()
@@ -247,6 +277,22 @@ def main() -> None:
 def _console() -> Console:
     """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _prove(file: Path, run: Path, data: str | None, split: SplitName) -> None:
+    from keras_resnet18.proof import prove
+
+    report = prove(file, run, data=data, split=split.value)
+    _console().print(report.table())
+    if report.fault is not None:
+        raise InputError(f"{file} does not pass: {report.fault}")
+
+
+def _key_and_text(words: str) -> tuple[str, str]:
+    key, equals, text = words.partition("=")
+    if not equals:
+        raise InputError(f"--about takes KEY=TEXT, such as author='A. Lee'. Received: {words}")
+    return key, text
 
 
 def _text_row(path: Path, top: Sequence[tuple[str, float]], error: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,11 +14,16 @@ from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order, Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
+from keras_resnet18.export.metadata import check_about
 from keras_resnet18.export.onnx import export_onnx
 from keras_resnet18.export.report import ExportReport
 from keras_resnet18.export.runtime import check_onnx_extra
 from keras_resnet18.export.saved_model import export_saved_model
-from keras_resnet18.export.tflite import CALIBRATION_IMAGES, export_tflite
+from keras_resnet18.export.tflite import (
+    CALIBRATION_IMAGES,
+    MIN_CALIBRATION_IMAGES,
+    export_tflite,
+)
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
 from keras_resnet18.staging import check_parent
@@ -27,6 +32,8 @@ from keras_resnet18.staging import check_parent
 FORMATS = {
     "saved_model": "saved_model",
     "tflite": "model.tflite",
+    "tflite-float16": "model-float16.tflite",
+    "tflite-dynamic": "model-dynamic.tflite",
     "tflite-int8": "model-int8.tflite",
     "onnx": "model.onnx",
 }
@@ -44,6 +51,8 @@ def export_run(
     *,
     data: str | None = None,
     check_images: int = CHECK_IMAGES,
+    about: Mapping[str, str] | None = None,
+    note: Callable[[str], None] = print,
 ) -> Iterator[ExportReport]:
     """Exports one format after the other, each with its proof.
 
@@ -52,10 +61,13 @@ def export_run(
 
     Args:
         run: A finished one.
-        formats: Some of `FORMATS`, or `["all"]`: those that `left_out` does not name.
+        formats: Some of `FORMATS`, or `["all"]`: those that can be had here.
         out: The folder to write to; `export` in the run by default.
         data: The source of the pictures; by default the one that the run was trained on.
         check_images: How many test pictures to compare on, at the most.
+        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; without a
+            name, that of the run's folder.
+        note: Is given a line for each format that `"all"` leaves out, and why.
 
     Returns:
         A report for each format, as soon as it is written.
@@ -69,26 +81,37 @@ def export_run(
     for name in formats:
         if name not in (*FORMATS, "all"):
             raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
-    if "onnx" in formats:
-        check_onnx_extra()
-    if "all" in formats:
-        formats = [name for name in FORMATS if name not in left_out()]
-    formats = tuple(dict.fromkeys(formats))
     if check_images < 1:
         raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
     folder = Path(out or run.export_folder)
     _check_folder(run, folder)
+    check_about(about := {"name": run.path.resolve().name, **(about or {})})
     source = open_pictures(data or run.source, run.labels)
-    return _export(run, formats, folder, source, check_images)
+    lacking = _lacking(source)
+    if "all" in formats:
+        for line in lacking.values():
+            note(f"left out: {line}")
+        formats = [name for name in FORMATS if name not in lacking]
+    for name in formats:
+        if name in lacking:
+            raise InputError(lacking[name])
+    return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
 
 
-def left_out() -> dict[str, str]:
-    """The formats that `all` has to leave out here, and why."""
+def _lacking(source: Source) -> dict[str, str]:
+    """The formats that cannot be had here, each with a line that says what it lacks."""
+    lacking = {}
+    pictures = source.splits["train"].size
+    if pictures < MIN_CALIBRATION_IMAGES:
+        lacking["tflite-int8"] = (
+            f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training pictures or more to calibrate "
+            f"on. Received: {pictures}: add some, or take tflite-dynamic, which needs none"
+        )
     try:
         check_onnx_extra()
     except InputError as error:
-        return {"onnx": str(error)}
-    return {}
+        lacking["onnx"] = str(error)
+    return lacking
 
 
 def _check_folder(run: Run, folder: Path) -> None:
@@ -109,7 +132,12 @@ def _check_folder(run: Run, folder: Path) -> None:
 
 
 def _export(
-    run: Run, formats: Sequence[str], out: Path, source: Source, check_images: int
+    run: Run,
+    formats: Sequence[str],
+    out: Path,
+    source: Source,
+    check_images: int,
+    about: Mapping[str, str],
 ) -> Iterator[ExportReport]:
     calibration = _shuffled(run, source, "train", CALIBRATION_IMAGES)
     check = _shuffled(run, source, "test", check_images)
@@ -130,6 +158,7 @@ def _export(
                     quantize=name.removeprefix("tflite").removeprefix("-") or None,
                     calibration=calibration,
                     check=check,
+                    about=about,
                 )
         for file in (run.labels_file, run.preprocess_file):
             run.write_text(out / file.name, file.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import keras
 
 from keras_resnet18 import __version__
 from keras_resnet18.errors import InputError
-from keras_resnet18.export import serving
-from keras_resnet18.export.flatbuffer import op_histogram, read_labels
+from keras_resnet18.export import metadata, serving
+from keras_resnet18.export.flatbuffer import Tensor, contents
 from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
-from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, TFLiteFile, is_saved_model
+from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, is_saved_model
 from keras_resnet18.fit.precision import device_name, recommended_policy
 from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import load_run, open_model
 
 _SHOWN_LABELS = 20
+_WIDTH = 80  # of a terminal
 
 
 def about_machine() -> str:
@@ -82,17 +84,16 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    file = TFLiteFile(path)
-    labels = read_labels(path)
-    return _table(
-        {
-            "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
-            "input": f"{serving.INPUT}, {_tensor(file.input)}",
-            "output": f"{serving.OUTPUT}, {_tensor(file.output)}",
-            "operators": ", ".join(f"{name} {n}" for name, n in op_histogram(path).items()),
-            "labels": "none" if labels is None else _labels(labels),
-        }
-    )
+    file = contents(path)
+    facts: dict[str, Any] = {"file": f"{path}, {path.stat().st_size / 1e6:.2f} MB"}
+    for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
+        for i, tensor in enumerate(tensors):
+            facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
+    # a number stays on the line of its operator: \xa0 is no place to break
+    facts["operators"] = ", ".join(f"{name}\xa0{n}" for name, n in file.operators.items())
+    facts["labels"] = "none" if file.labels is None else _labels(file.labels)
+    facts |= _about_metadata(file.metadata) if file.metadata else {"metadata": "none"}
+    return _table(facts, width=_WIDTH).replace("\xa0", " ")
 
 
 def _about_onnx(path: Path) -> str:
@@ -130,11 +131,30 @@ def _specs(specs: dict[str, Any]) -> str:
     )
 
 
-def _tensor(details: dict[str, Any]) -> str:
-    shape = "×".join(str(n) for n in details["shape"])
-    scale, zero_point = details["quantization"]
-    quantised = f", scale {scale:g}, zero point {zero_point}" if scale else ""
-    return f"{details['dtype'].__name__} {shape}{quantised}"
+def _about_metadata(said: dict[str, Any]) -> dict[str, str]:
+    normalization = metadata.normalization(said)
+    return {
+        **{key: said.get(key, "not said") for key in metadata.ABOUT},
+        "normalization": "not said"
+        if normalization is None
+        else "mean {}, standard deviation {}".format(*map(_numbers, normalization)),
+        "metadata": f"for parsers from {said.get('min_parser_version', 'an unsaid version')} on",
+    }
+
+
+def _tensor(tensor: Tensor) -> str:
+    shape = "×".join("?" if side < 0 else str(side) for side in tensor.shape) or "scalar"
+    quantized = ""
+    if len(tensor.scale) == 1:
+        (scale,), zero_point = tensor.scale, tensor.zero_point[0] if tensor.zero_point else 0
+        quantized = f", scale {scale:g}, zero point {zero_point}"
+    elif tensor.scale:
+        quantized = f", a scale for each of {len(tensor.scale)} channels"
+    return f"{tensor.name}, {tensor.dtype} {shape}{quantized}"
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _labels(labels: Any) -> str:
@@ -143,6 +163,13 @@ def _labels(labels: Any) -> str:
     return f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def _table(facts: dict[str, Any]) -> str:
-    width = max(map(len, facts))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in facts.items())
+def _table(facts: dict[str, Any], width: int | None = None) -> str:
+    """A line for each fact, broken at `width` columns if that is given."""
+    first = max(map(len, facts)) + 2
+    rows = (f"{name:{first}}{value}" for name, value in facts.items())
+    if width is None:
+        return "\n".join(rows)
+    return "\n".join(
+        textwrap.fill(row, width, subsequent_indent=" " * first, break_long_words=False)
+        for row in rows
+    )

@@ -41,6 +41,9 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    tf.get_logger().setLevel("ERROR")
+    for handler in tf.get_logger().handlers:
+        handler.stream = sys.stderr  # not the one that was there for the hiding, closed by now
 
 
 @contextlib.contextmanager

@@ -123,11 +123,14 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The reports of all exports of a copy of the run, compared on 10 pictures. Shared."""
-    from keras_resnet18 import load_run
-    from keras_resnet18.export_run import export_run
+    from keras_resnet18 import export_run, load_run
+    from keras_resnet18.export import tflite
 
     copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
-    return list(export_run(load_run(copy), check_images=10))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (tflite, export_run):  # the run has 49 training pictures
+            patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
+        return list(export_run.export_run(load_run(copy), check_images=10))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,3 +42,42 @@ def build_tiny(
     x = layers.Dropout(dropout, name="head_dropout")(x) if dropout else x
     x = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
     return keras.Model(image, x)
+
+
+def colour_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
+    """Some digits, each number in a colour of its own: swapped channels change the class."""
+    grey, labels = digits[0][:count], digits[1][:count]
+    inks = np.array([colorsys.hsv_to_rgb(number / 10, 1, 1) for number in range(10)])
+    return np.rint(grey * inks[labels][:, np.newaxis, np.newaxis]).astype(np.uint8), labels
+
+
+def build_colour_network(
+    *, mean: tuple[float, ...] = (0.485, 0.456, 0.406), std: tuple[float, ...] = (0.25, 0.2, 0.225)
+) -> Any:
+    """A small random network for pictures of 32×32 in ten classes, with a stem as a ResNet has."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((32, 32, 3))
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    x = layers.Rescaling([1 / 255 / s for s in std], offset=offset)(image)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(32, 3, strides=2, use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
+    x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    return keras.Model(image, layers.Dense(10, activation="softmax", name="predictions")(x))
+
+
+def build_colour_classifier(images: Any, labels: Any) -> Any:
+    """The same, right on every coloured digit: its last layer is fitted to some."""
+    import keras
+    from sklearn.linear_model import LogisticRegression
+
+    keras.utils.set_random_seed(0)
+    model = build_colour_network()
+    pooled = keras.Model(model.input, model.get_layer("head_pool").output)
+    fit = LogisticRegression(C=100, max_iter=2000).fit(pooled(images).numpy(), labels)
+    model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
+    return model

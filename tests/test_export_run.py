@@ -7,20 +7,22 @@ import pytest
 
 from keras_resnet18.cli import export as export_command
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run, left_out
+from keras_resnet18.export.runtime import missing_onnx_modules
+from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run
 from keras_resnet18.run import load_run
 
 
 def test_every_format_is_written_with_labels_and_preprocessing(run, exported):
-    files = {file for name, file in FORMATS.items() if name not in left_out()}
-    assert {"saved_model", "model.tflite", "model-int8.tflite"} <= files
-    assert {path.name for path in exported.iterdir()} == {*files, "labels.txt", "preprocess.json"}
+    files = set(FORMATS.values()) - ({FORMATS["onnx"]} if missing_onnx_modules() else set())
+    beside = {f"{name}.json" for name in files} | {"labels.txt", "preprocess.json"}
+    assert {path.name for path in exported.iterdir()} == files | beside
     for file in (run.labels_file, run.preprocess_file):
         assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
 
 
 def test_every_report_tells_where_and_on_how_many_pictures(exported, export_reports):
-    assert {report.format for report in export_reports} == FORMATS.keys() - left_out()
+    formats = FORMATS.keys() - ({"onnx"} if missing_onnx_modules() else set())
+    assert {report.format for report in export_reports} == formats
     for report in export_reports:
         assert report.path.parent == exported
         assert report.path.exists()
@@ -38,6 +40,7 @@ def given(monkeypatch):
         raise Given(arguments)
 
     monkeypatch.setattr("keras_resnet18.export_run.export_tflite", catch)
+    monkeypatch.setattr("keras_resnet18.export_run.MIN_CALIBRATION_IMAGES", 49)
 
 
 def rows(folder):
@@ -70,6 +73,37 @@ def test_a_limit_takes_pictures_of_all_classes(digits, run, given, tmp_path, mon
         assert set(labels) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("name", ["float16", "dynamic", "int8"])
+def test_a_format_is_exported_with_its_quantisation_and_the_runs_name(run, given, tmp_path, name):
+    about = {"author": "A. Lee"}
+    with pytest.raises(Given) as caught:
+        next(export_run(run, [f"tflite-{name}"], tmp_path / "export", about=about))
+    (arguments,) = caught.value.args
+    assert arguments["quantize"] == name
+    assert arguments["about"] == {"name": run.path.name, "author": "A. Lee"}
+
+
+def test_of_too_few_training_pictures_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):
+    exported, notes = [], []
+
+    def pretend(model, path, **arguments):
+        exported.append(path.name)
+
+    for name in ("export_tflite", "export_saved_model"):
+        monkeypatch.setattr(f"keras_resnet18.export_run.{name}", pretend)
+    list(export_run(run, out=tmp_path, note=notes.append))
+    assert "model-int8.tflite" not in exported and "model-dynamic.tflite" in exported
+    (note,) = (note for note in notes if "int8" in note)
+    assert note.startswith("left out: tflite-int8 needs 200 training pictures or more")
+    assert "Received: 49:" in note and "\n" not in note
+
+
+def test_int8_of_too_few_training_pictures_is_refused_at_the_call(run, tmp_path):
+    with pytest.raises(InputError, match=r"needs 200 training pictures or more.*Received: 49:"):
+        export_run(run, ["tflite", "tflite-int8"], tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise ExportError("the export gives other classes")
@@ -83,8 +117,12 @@ def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"formats": ["coreml"]}, "a format is one of saved_model, tflite, tflite-int8, onnx, all"),
+        (
+            {"formats": ["coreml"]},
+            "a format is one of saved_model, .*, onnx, all",
+        ),
         ({"formats": ["all", "coreml"]}, "Received: 'coreml'"),
+        ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),
         ({"check_images": 0}, "check_images must be 1 or more"),
         ({"data": "digits"}, "must have the classifier's classes"),
     ],
@@ -109,9 +147,14 @@ def test_a_format_whose_extra_is_missing_is_refused_by_name_and_left_out_of_all(
         with pytest.raises(InputError, match=message):
             export_run(run, formats, tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("keras_resnet18.export_run.MIN_CALIBRATION_IMAGES", 49)
     monkeypatch.setattr("keras_resnet18.export_run._export", lambda run, formats, *rest: formats)
-    assert set(export_run(run, ["all"], tmp_path / "export")) == FORMATS.keys() - {"onnx"}
-    assert left_out().keys() == {"onnx"}
+    said = []
+    written = export_run(run, ["all"], tmp_path / "export", note=said.append)
+    assert set(written) == FORMATS.keys() - {"onnx"}
+    assert [line.partition(": pip")[0] for line in said] == [
+        "left out: an .onnx file needs the extra onnx"
+    ]
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "preprocess.json"])

@@ -46,6 +46,20 @@ def test_native_noise_is_hidden_and_python_still_heard(capfd):
     assert capfd.readouterr().err == "a warning\nafterwards\n"
 
 
+def test_a_started_tensorflow_logs_errors_only_and_where_they_are_seen(run_python):
+    printed = run_python("""
+import io, sys
+from keras_resnet18.machine import start_tensorflow
+sys.stderr = io.StringIO()
+start_tensorflow()
+import tensorflow as tf
+tf.get_logger().warning("traced again")
+tf.get_logger().error("no more memory")
+print(sys.stderr.getvalue())
+""")
+    assert printed.strip() == "ERROR:tensorflow:no more memory"
+
+
 def test_native_noise_is_heard_again_after_an_error(capfd):
     stderr = sys.stderr
     with pytest.raises(ImportError), machine.native_stderr_hidden():

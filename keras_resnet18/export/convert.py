@@ -1,9 +1,9 @@
 """SavedModel → TFLite, in a process of its own: TensorFlow's converter leaks memory at every call.
 
-    python -P convert.py SAVED_MODEL OUTPUT [CALIBRATION.npy]
+    python -P convert.py SAVED_MODEL OUTPUT [float16|dynamic|int8 [CALIBRATION.npy]]
 
-Needs TensorFlow and NumPy alone. With calibration images, uint8 (n, height, width, channels), the
-result is full-integer int8 with uint8 pixels in, without them float32.
+Needs TensorFlow and NumPy alone. Calibration images, for int8, are uint8 (n, height, width,
+channels).
 """
 
 import sys
@@ -13,15 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 
-def main(saved_model: str, output: str, calibration: str | None = None) -> None:
+def main(
+    saved_model: str, output: str, quantize: str | None = None, calibration: str | None = None
+) -> None:
     """Converts the signature `serving_default`, whose batch size is 1."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         saved_model, signature_keys=["serving_default"]
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantize is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]  # alone: the weights, to int8
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
     if calibration is not None:
         images = np.load(calibration, mmap_mode="r")
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: (
             {"image": image[np.newaxis].astype(np.float32)} for image in images

@@ -14,11 +14,16 @@ from typing import Any
 import keras
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import serving, verify
+from keras_resnet18.export import diagnose, serving, verify
 from keras_resnet18.export.pixels import noise, pixel_batches
-from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.report import (
+    ExportReport,
+    check_report_file,
+    staged_with_figures,
+    write_figures,
+)
 from keras_resnet18.export.runtime import OnnxFile, check_onnx_extra, latency_ms
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination
 
 # Of 2022: every runtime that is still looked after reads it.
 OPSET = 18
@@ -66,6 +71,7 @@ def export_onnx(
             f"Received: input shape {model.input_shape}"
         )
     check_destination(path, Path.is_file, "file")
+    check_report_file(path)
     twin = serving.float32_twin(model)
     if check is None:
         batches, model = noise(shape), twin
@@ -74,22 +80,23 @@ def export_onnx(
     # the first batch now, so that images of no use are found before seconds of conversion
     batches = itertools.chain([next(batches)], batches)
 
-    with staged(path) as new:
+    with staged_with_figures(path) as (new, figures):
         _convert(twin, new)
         _tidy(new, labels)
         file = OnnxFile(new)
-        comparison = verify.compare(file, model, batches)
-        verify.gate(comparison, min_agreement=0.0, max_difference=verify.FLOAT32_TOLERANCE)
-        operators, latency = op_histogram(new), latency_ms(file, shape)
-        size = new.stat().st_size
-    return ExportReport(
-        path=path,
-        format="onnx",
-        size_bytes=size,
-        comparison=comparison,
-        latency_ms=latency,
-        operators=operators,
-    )
+        limits = verify.Limits(min_agreement=0.0, max_difference=verify.FLOAT32_TOLERANCE)
+        comparison, fault = diagnose.prove(file, model, batches, limits)
+        verify.gate(fault)
+        report = ExportReport(
+            path=path,
+            format="onnx",
+            size_bytes=new.stat().st_size,
+            comparison=comparison,
+            latency_ms=latency_ms(file, shape),
+            operators=op_histogram(new),
+        )
+        write_figures(figures, report.to_dict())
+    return report
 
 
 def op_histogram(path: Path) -> dict[str, int]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import os
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from keras_resnet18.export.verify import Comparison
+from keras_resnet18.machine import environment
+from keras_resnet18.staging import check_destination, staged
+
+_WIDTH = 80  # of a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +29,8 @@ class ExportReport:
         comparison: Of the model and the export on the same images.
         latency_ms: Median time of one image at batch 1, on all cores of this machine.
         operators: The op histogram of a .tflite or .onnx file.
+        fault: What is wrong with it, in one line; None if it passed.
+        threads: How many the latency was measured with.
     """
 
     path: Path
@@ -27,6 +39,8 @@ class ExportReport:
     comparison: Comparison
     latency_ms: float
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
+    fault: str | None = None
+    threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
 
     def __str__(self) -> str:
         proof = self.comparison
@@ -40,3 +54,91 @@ class ExportReport:
             f"an image, agreement {proof.agreement:.2%}, largest difference "
             f"{proof.max_difference:.1e}, {accuracy}, n = {proof.images}"
         )
+
+    def table(self) -> str:
+        """Every figure, a line each, for a terminal of 80 columns."""
+        proof = self.comparison
+        rows = {
+            "file": f"{self.path}, {self.format}, {self.size_bytes / 1e6:.2f} MB",
+            "top-1": self._part(proof.accuracy),
+            "model's top-1": self._part(proof.model_accuracy),
+            "same class": self._part(proof.agreement),
+            "difference": f"{proof.max_difference:.1e} at most, {proof.mean_difference:.1e} on "
+            "average, of a probability",
+            "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
+        }
+        if self.operators:
+            # kept together by a space that textwrap does not break at
+            counts = ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in self.operators.items())
+            built_in = "; all of them built in" if self.format.startswith("tflite") else ""
+            rows["operators"] = counts + built_in
+        rows["verdict"] = "passed" if self.fault is None else "failed"
+        first = max(map(len, rows)) + 2
+        return "\n".join(
+            textwrap.fill(
+                f"{name:{first}}{text}",
+                _WIDTH,
+                subsequent_indent=" " * first,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for name, text in rows.items()
+        ).replace("\N{NO-BREAK SPACE}", " ")
+
+    def _part(self, value: float | None) -> str:
+        if value is None:
+            return "not measured: the images have no labels"
+        low, high = self.comparison.interval(value)
+        n = self.comparison.images
+        return f"{value:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {n:,})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {
+            "file": self.path.name,
+            "format": self.format,
+            "passed": self.fault is None,
+            "fault": self.fault,
+            "size_bytes": self.size_bytes,
+            **self.comparison.to_dict(),
+            "operators": self.operators,
+            "latency_ms": self.latency_ms,
+            "threads": self.threads,
+        }
+
+
+def size_bytes(path: Path) -> int:
+    """Of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def report_file(path: Path) -> Path:
+    """Where an exported file's figures lie: beside it, under its name and `.json`."""
+    path = path.absolute()
+    return path.with_name(f"{path.name}.json")
+
+
+@contextlib.contextmanager
+def staged_with_figures(path: Path) -> Iterator[tuple[Path, Path]]:
+    """`staged` for an exported file and its figures, which take their names one after another."""
+    with staged(report_file(path)) as figures, staged(path) as new:
+        yield new, figures
+
+
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Writes figures and the machine that they were measured on as JSON."""
+    text = json.dumps({**figures, "environment": environment()}, indent=2, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def check_report_file(path: Path) -> None:
+    """Raises InputError if an exported file's figures would replace what is none of ours."""
+    check_destination(report_file(path), _is_report, "report of an export")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return "passed" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False

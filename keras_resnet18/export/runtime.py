@@ -54,6 +54,8 @@ class TFLiteFile:
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
+            if path.is_file() and path.read_bytes()[4:8] == b"TFL3" and "valid" in first_line:
+                first_line = "it is truncated or damaged"
             raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()

@@ -14,12 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import serving, verify
+from keras_resnet18.export import diagnose, serving, verify
 from keras_resnet18.export.pixels import noise, pixel_batches
-from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.report import (
+    ExportReport,
+    check_report_file,
+    size_bytes,
+    staged_with_figures,
+    write_figures,
+)
 from keras_resnet18.export.runtime import PREPROCESS_FILE, SavedModelFolder, latency_ms
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination
 
 # A picture side for models that take any size
 _ANY_SIDE = 64
@@ -43,7 +49,8 @@ def export_saved_model(
 ) -> ExportReport:
     """Writes a SavedModel that takes pictures and gives probabilities, and proves it.
 
-    `tf.saved_model.load` opens it without this package and without Keras. It has the signatures
+    `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
+    it, in `<name>.json`. It has the signatures
 
     - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
       0 to 255 → `probabilities`, float32 (batch, classes). The pictures go through
@@ -86,6 +93,7 @@ def export_saved_model(
     path = Path(path)
     serving.check_model(model, labels)
     check_destination(path, tf.saved_model.contains_saved_model, "SavedModel")
+    check_report_file(path)
     preprocess = _preprocess(model, preprocess)
     twin = serving.float32_twin(model)
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
@@ -96,25 +104,26 @@ def export_saved_model(
         batches = pixel_batches(check, shape, argument="check")
     batches = itertools.chain([next(batches)], batches)  # images of no use are found before work
 
-    with staged(path) as new:
+    with staged_with_figures(path) as (new, figures):
         serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
         if preprocess is not None:
             file = new / PREPROCESS_FILE
             file.parent.mkdir()
             file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
         served = SavedModelFolder(new)
-        comparison = verify.compare(served, model, batches)
-        verify.gate(comparison, min_agreement=0.0, max_difference=_TOLERANCE)
+        limits = verify.Limits(min_agreement=0.0, max_difference=_TOLERANCE)
+        comparison, fault = diagnose.prove(served, model, batches, limits)
+        verify.gate(fault)
         _prove_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
-        latency = latency_ms(served, shape)
-        size = sum(file.stat().st_size for file in new.rglob("*") if file.is_file())
-    return ExportReport(
-        path=path,
-        format="saved_model",
-        size_bytes=size,
-        comparison=comparison,
-        latency_ms=latency,
-    )
+        report = ExportReport(
+            path=path,
+            format="saved_model",
+            size_bytes=size_bytes(new),
+            comparison=comparison,
+            latency_ms=latency_ms(served, shape),
+        )
+        write_figures(figures, report.to_dict())
+    return report
 
 
 def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ import keras
 import numpy as np
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import convert, serving, verify
-from keras_resnet18.export.flatbuffer import append_labels, keep_softmax_float
+from keras_resnet18.export import convert, diagnose, metadata, serving, verify
+from keras_resnet18.export.flatbuffer import add_metadata, append_labels, keep_softmax_float
 from keras_resnet18.export.pixels import noise, pixel_batches
-from keras_resnet18.export.report import ExportReport
+from keras_resnet18.export.report import (
+    ExportReport,
+    check_report_file,
+    staged_with_figures,
+    write_figures,
+)
 from keras_resnet18.export.runtime import TFLiteFile
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300
+
+# With fewer, the ranges are those of a few pictures and not of the kind.
+MIN_CALIBRATION_IMAGES = 200
 
 
 def export_tflite(
@@ -33,26 +41,34 @@ def export_tflite(
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
-    min_agreement: float = 0.98,
+    min_agreement: float = verify.MIN_AGREEMENT,
+    about: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Writes a .tflite file that takes pixels and gives probabilities, and proves it.
 
     The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
     `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
-    policy the model was trained under. It is run by LiteRT and compared with the model, and gets
-    its name only if it gives the model's answers.
+    policy the model was trained under. TFLite Metadata says so to apps. It is run by LiteRT and
+    compared with the model, and gets its name only if it gives the model's answers; its figures lie
+    beside it, in `<name>.json`.
 
     Args:
         model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
             logits.
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output, to pack into the file.
-        quantize: `None` for float32, `"int8"` for full-integer weights and activations.
-        calibration: Images like those of training, for `"int8"`: a `tf.data.Dataset` or arrays, of
-            images or (image, label), batched or not. The first 300 are used.
+        quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
+            the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
+            weights and activations, a quarter. int8 weights have a scale for each channel, and the
+            softmax is float32 in all of them.
+        calibration: Images like those of training, for `"int8"`, 200 or more: a `tf.data.Dataset`
+            or arrays, of images or (image, label), batched or not. The first 300 are used.
         check: Held-out images of the same kinds, to compare on; with labels, top-1 accuracy is
             measured too. Without, the calibration images serve, and without those noise does.
         min_agreement: The part of the images, 0 to 1, that must get the class the model gives.
+        about: What the metadata is to say: some of `name`, `description`, `version`, `author`,
+            `license`. Without, the first three are made up from the model, and the author and the
+            licence, which are yours to say, are left out.
 
     Returns:
         Size, agreement, accuracy, latency: `print` it.
@@ -63,7 +79,9 @@ def export_tflite(
     """
     path = Path(path)
     _check_arguments(model, labels, quantize, calibration, min_agreement)
+    metadata.check_about(about := about or {})
     check_destination(path, Path.is_file, "file")
+    check_report_file(path)
     shape = model.input_shape[1:]
     twin = serving.float32_twin(model)
 
@@ -79,29 +97,29 @@ def export_tflite(
     batches = itertools.chain([next(batches)], batches)
     images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    with staged(path) as new:
-        _convert(twin, new, images)
+    with staged_with_figures(path) as (new, figures):
+        _convert(twin, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
+        said = metadata.describe_model(twin, labelled=labels is not None, about=about)
+        add_metadata(new, metadata.pack(said))
         if labels is not None:
             append_labels(new, labels)
         operators = verify.check_graph(new, twin)
         file = TFLiteFile(new)
-        comparison = verify.compare(file, model, batches)
-        verify.gate(
-            comparison,
-            min_agreement=min_agreement,
-            max_difference=verify.FLOAT32_TOLERANCE if quantize is None else None,
+        limits = verify.Limits(min_agreement, verify.TOLERANCES[quantize])
+        comparison, fault = diagnose.prove(file, model, batches, limits, new)
+        verify.gate(fault)
+        report = ExportReport(
+            path=path,
+            format="tflite" if quantize is None else f"tflite-{quantize}",
+            size_bytes=new.stat().st_size,
+            comparison=comparison,
+            latency_ms=file.latency_ms,
+            operators=operators,
         )
-        size = new.stat().st_size
-    return ExportReport(
-        path=path,
-        format="tflite" if quantize is None else f"tflite-{quantize}",
-        size_bytes=size,
-        comparison=comparison,
-        latency_ms=file.latency_ms,
-        operators=operators,
-    )
+        write_figures(figures, report.to_dict())
+    return report
 
 
 def _check_arguments(
@@ -117,8 +135,9 @@ def _check_arguments(
             "a .tflite file takes pictures of one size: build the model with a fixed input_shape. "
             f"Received: input shape {model.input_shape}"
         )
-    if quantize not in (None, "int8"):
-        raise InputError(f"quantize must be None or 'int8'. Received: quantize={quantize!r}")
+    if quantize not in verify.TOLERANCES:
+        kinds = ", ".join(map(repr, verify.TOLERANCES))
+        raise InputError(f"quantize must be one of {kinds}. Received: quantize={quantize!r}")
     if quantize == "int8" and calibration is None:
         raise InputError(
             "quantize='int8' needs calibration images, such as the training dataset. "
@@ -133,19 +152,31 @@ def _check_arguments(
 def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     batches = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
     images = np.concatenate([pixels for pixels, _ in batches])
+    if len(images) < MIN_CALIBRATION_IMAGES:
+        raise InputError(
+            f"quantize='int8' needs {MIN_CALIBRATION_IMAGES} calibration images or more. Received: "
+            f"{len(images)}: give more, or take quantize='dynamic', which needs none"
+        )
     # The range of the input must be 0 to 255, so that uint8 pixels are their own quantised values;
     # two corner pixels see to that where no image happens to have them.
     images[0, 0, 0], images[0, -1, -1] = 0, 255
     return images
 
 
-def _convert(model: keras.Model, path: Path, calibration: np.ndarray[Any, Any] | None) -> None:
+def _convert(
+    model: keras.Model,
+    path: Path,
+    quantize: str | None,
+    calibration: np.ndarray[Any, Any] | None,
+) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
     # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
     dtype = "uint8" if calibration is None else "float32"
     serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
     # -P: this folder's own modules must not stand in for installed ones of the same names
     command = [sys.executable, "-P", convert.__file__, str(saved_model), str(path)]
+    if quantize is not None:
+        command.append(quantize)
     if calibration is not None:
         images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)

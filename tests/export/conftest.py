@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from small import colour_digits
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.export import tflite
@@ -41,10 +41,7 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def pictures(digits: Images) -> Images:
-    """500 digits, each number in a colour of its own, so that swapped channels change the class."""
-    grey, labels = digits[0][:500], digits[1][:500]
-    inks = np.array([colorsys.hsv_to_rgb(number / 10, 1, 1) for number in range(10)])
-    return np.rint(grey * inks[labels][:, np.newaxis, np.newaxis]).astype(np.uint8), labels
+    return colour_digits(digits, 500)
 
 
 @pytest.fixture(scope="session")
@@ -98,12 +95,23 @@ def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
         tmp_path_factory.mktemp("int8") / "digits.tflite",
         labels=LABELS,
         quantize="int8",
-        calibration=training[0][:64],
+        calibration=training[0][:200],
         check=held_out,
     )
 
 
 @pytest.fixture(scope="session")
+def float16_file(classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("float16") / "digits.tflite"
+    return _export(classifier, path, labels=LABELS, quantize="float16", check=held_out)
+
+
+@pytest.fixture(scope="session")
+def dynamic_file(classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("dynamic") / "digits.tflite"
+    return _export(classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
+
+
 def served(classifier, tmp_path_factory) -> ExportReport:
     """A SavedModel of the classifier, whose graph crops pictures as ImageNet's do."""
     path = tmp_path_factory.mktemp("served") / "model"
@@ -138,14 +146,18 @@ def either_file(request: pytest.FixtureRequest) -> Exported:
     return exported
 
 
+@pytest.fixture(params=["float32_file", "float16_file", "dynamic_file", "int8_file"])
+def any_file(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
 @pytest.fixture
 def convert_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """`convert_to(file)`: whatever model is exported, the converter gives that file."""
 
     def install(file: Path) -> None:
-        monkeypatch.setattr(
-            tflite, "_convert", lambda model, path, calibration: shutil.copy(file, path)
-        )
+        monkeypatch.setattr(tflite, "_convert", lambda model, path, *_: shutil.copy(file, path))
 
     return install
 

@@ -11,8 +11,13 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_resnet18.errors import InputError
+from keras_resnet18.export import metadata
 from keras_resnet18.export.flatbuffer import (
+    Tensor,
+    add_metadata,
     append_labels,
+    contents,
     keep_softmax_float,
     op_histogram,
     read_labels,
@@ -95,3 +100,87 @@ def test_another_archive_behind_the_model_holds_no_labels_of_ours(as_converted):
     with zipfile.ZipFile(as_converted, "a") as archive:
         archive.writestr("notes.txt", "")
     assert read_labels(as_converted) is None
+
+
+def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
+    file = {"name": "labels_en.txt", "type": 2}
+    outputs = [{"name": "scores", "associated_files": [file]}]
+    buffer = metadata.pack({"subgraph_metadata": [{"output_tensor_metadata": outputs}]})
+    add_metadata(as_converted, buffer)
+    assert contents(as_converted).labels is None
+    with zipfile.ZipFile(as_converted, "a") as archive:
+        archive.writestr("labels.txt", "of something else")
+        archive.writestr("labels_en.txt", "cat\r\nsea lion")
+    assert read_labels(as_converted) == ["cat", "sea lion"]
+
+
+def test_metadata_changes_nothing_of_the_model(as_converted, held_out):
+    before = TFLiteFile(as_converted)(held_out[0][:2])
+    add_metadata(as_converted, metadata.pack({"name": "digits"}))
+    np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:2]), before)
+    assert contents(as_converted).metadata == {"name": "digits"}
+
+
+def test_contents_are_those_of_the_file(int8_file, labels):
+    found = contents(int8_file.path)
+    assert found.inputs == (Tensor("image", "uint8", (1, 32, 32, 3), (1.0,), (0,)),)
+    assert found.outputs == (Tensor("probabilities", "float32", (1, 10), (), ()),)
+    assert found.operators == int8_file.report.operators
+    assert found.labels == labels
+
+
+@pytest.fixture
+def foreign(as_converted):
+    """A file as others have them: no signature, an open batch, an operator from the future."""
+    model = flatbuffer_utils.read_model(str(as_converted))
+    model.signatureDefs = None
+    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image.name, image.shapeSignature = b"input:0", [-1, 32, 32, 3]
+    model.operatorCodes[0].builtinCode = 9999
+    flatbuffer_utils.write_model(model, str(as_converted))
+    return as_converted
+
+
+def test_contents_of_a_file_that_cannot_be_run_here_are_read(foreign):
+    with pytest.raises(InputError, match="cannot be run"):
+        TFLiteFile(foreign)
+    found = contents(foreign)
+    assert found.inputs[0].name == "input:0" and found.inputs[0].shape == (-1, 32, 32, 3)
+    assert found.operators["operator 9999"] >= 1
+    assert (found.metadata, found.labels) == ({}, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"TFL", b"no flatbuffer at all"])
+def test_contents_of_something_else_are_none(tmp_path, content):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"the mark TFL3. Received: {path}, without"):
+        contents(path)
+
+
+def test_contents_of_a_damaged_file_are_read_or_refused_in_one_line(int8_file, tmp_path):
+    path, whole = tmp_path / "damaged.tflite", int8_file.path.read_bytes()
+    random, refused = np.random.default_rng(0), 0
+    heads = [whole[:length] for length in (8, 100, 10_000, len(whole) // 2, len(whole) - 100)]
+    for _ in range(20):
+        damaged = bytearray(whole)
+        for place in random.integers(8, 3000, 5):
+            damaged[place] = random.integers(256)
+        heads.append(bytes(damaged))
+    for content in heads:
+        path.write_bytes(content)
+        try:
+            contents(path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error) or "TFLite Metadata" in str(error)
+            assert "\n" not in str(error)
+    assert refused > 5
+
+
+def test_labels_that_cannot_be_unpacked_are_told(as_converted):
+    append_labels(as_converted, ["first", "second"])
+    content = as_converted.read_bytes()
+    as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
+    with pytest.raises(InputError, match="labels that cannot be unpacked"):
+        read_labels(as_converted)

@@ -12,13 +12,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_resnet18 import build_resnet18, export_tflite
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import convert, serving, tflite
-from keras_resnet18.export.flatbuffer import read_labels
+from keras_resnet18.export.flatbuffer import Tensor, _tensor, read_labels
 
 
 def probabilities_of(path: Path, images: np.ndarray) -> np.ndarray:
@@ -27,21 +28,33 @@ def probabilities_of(path: Path, images: np.ndarray) -> np.ndarray:
     return np.concatenate([runner(image=image[np.newaxis])["probabilities"] for image in images])
 
 
+def weights_of(path: Path) -> list[Tensor]:
+    """The kernels of all convolutions and of the dense layer, output channels first."""
+    model = flatbuffer_utils.read_model(str(path))
+    graph = model.subgraphs[0]
+    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
+    return [
+        _tensor(graph.tensors[operator.inputs[1]], -1, [])
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode in kinds
+    ]
+
+
 def weights_bytes(model: keras.Model) -> int:
     return 4 * model.count_params()
 
 
 class TestFile:
-    def test_takes_one_picture_of_uint8_pixels_and_gives_float32_probabilities(self, either_file):
-        interpreter = Interpreter(str(either_file.path))
+    def test_takes_one_picture_of_uint8_pixels_and_gives_float32_probabilities(self, any_file):
+        interpreter = Interpreter(str(any_file.path))
         (image,) = interpreter.get_input_details()
         (probabilities,) = interpreter.get_output_details()
         assert (image["dtype"], image["shape"].tolist()) == (np.uint8, [1, 32, 32, 3])
         assert (probabilities["dtype"], probabilities["shape"].tolist()) == (np.float32, [1, 10])
         assert image["shape_signature"].tolist() == [1, 32, 32, 3]
 
-    def test_names_its_input_and_its_output(self, either_file):
-        assert Interpreter(str(either_file.path)).get_signature_list() == {
+    def test_names_its_input_and_its_output(self, any_file):
+        assert Interpreter(str(any_file.path)).get_signature_list() == {
             "serving_default": {"inputs": ["image"], "outputs": ["probabilities"]}
         }
 
@@ -70,18 +83,43 @@ class TestFile:
         ]
         assert len(floats) == 2, floats  # what goes into the softmax, and what comes out
 
+    def test_float16_file_holds_its_weights_in_16_bits_and_computes_in_32(self, float16_file):
+        operators = dict(float16_file.report.operators)
+        # kernels, biases and the normalisation, to float32 before the first picture
+        assert operators.pop("DEQUANTIZE") == 2 * 21 + 2
+        assert operators["CONV_2D"] == 20 and "QUANTIZE" not in operators
+        types = [tensor.dtype for tensor in weights_of(float16_file.path)]
+        assert types == ["float32"] * 21  # as they are computed with
+
+    def test_int8_weights_have_a_scale_for_each_channel(self, int8_file, dynamic_file):
+        for file in (int8_file, dynamic_file):
+            for weights in weights_of(file.path):
+                assert weights.dtype == "int8"
+                assert len(weights.scale) == weights.shape[0] > 1
+                assert len(set(weights.scale)) > 1 and set(weights.zero_point) == {0}
+
+    def test_dynamic_file_has_float_activations(self, dynamic_file):
+        operators = dynamic_file.report.operators
+        assert not {"QUANTIZE", "DEQUANTIZE"} & operators.keys()
+        assert operators["CONV_2D"] == 20
+
     def test_int8_probabilities_are_finer_than_a_byte(self, int8_file, held_out):
         got = probabilities_of(int8_file.path, held_out[0][:20])
         np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
         assert (got > 0).all()
         assert (np.abs(got * 256 - np.rint(got * 256)) > 0.01).mean() > 0.5
 
-    def test_carries_its_labels(self, either_file, labels):
-        assert read_labels(either_file.path) == labels
+    def test_carries_its_labels(self, any_file, labels):
+        assert read_labels(any_file.path) == labels
 
-    def test_int8_file_is_a_quarter_of_the_float32_one(self, float32_file, int8_file, classifier):
-        assert float32_file.report.size_bytes < 1.01 * weights_bytes(classifier)
-        assert float32_file.report.size_bytes > 3.9 * int8_file.report.size_bytes
+    def test_is_as_small_as_its_weights(
+        self, float32_file, float16_file, dynamic_file, int8_file, classifier
+    ):
+        size = float32_file.report.size_bytes
+        assert size < 1.01 * weights_bytes(classifier)
+        assert float16_file.report.size_bytes < 0.51 * size
+        assert dynamic_file.report.size_bytes < 0.26 * size
+        assert int8_file.report.size_bytes < 0.26 * size
 
     def test_of_a_mixed_float16_model_is_its_float32_twins_to_the_byte(
         self, classifier, float32_file, held_out, labels, set_dtype_policy, tmp_path
@@ -120,23 +158,33 @@ class TestFile:
 
 
 class TestReport:
-    def test_gives_what_a_plain_interpreter_finds(self, either_file, classifier, held_out):
+    def test_gives_what_a_plain_interpreter_finds(self, any_file, classifier, held_out):
         images, numbers = held_out
-        got = probabilities_of(either_file.path, images)
+        got = probabilities_of(any_file.path, images)
         exact = classifier.predict(images, verbose=0)
-        found = either_file.report.comparison
+        found = any_file.report.comparison
         assert found.images == 100
         assert found.agreement == np.mean(got.argmax(1) == exact.argmax(1))
         assert found.accuracy == np.mean(got.argmax(1) == numbers)
         assert found.model_accuracy == np.mean(exact.argmax(1) == numbers)
         assert found.max_difference == pytest.approx(abs(got - exact).max(), abs=1e-5)
-        assert either_file.report.size_bytes == either_file.path.stat().st_size
-        assert either_file.report.latency_ms > 0
+        assert any_file.report.size_bytes == any_file.path.stat().st_size
+        assert any_file.report.latency_ms > 0
 
     def test_shows_a_float32_file_to_be_the_model(self, float32_file):
         found = float32_file.report.comparison
         assert found.agreement == 1 and found.max_difference < 1e-5
         assert found.accuracy == found.model_accuracy > 0.95
+
+    def test_shows_a_float16_file_to_be_the_model_to_three_digits(self, float16_file):
+        found = float16_file.report.comparison
+        assert found.agreement == 1 and 1e-5 < found.max_difference < 2e-3
+        assert found.accuracy == found.model_accuracy
+
+    def test_shows_a_dynamic_file_to_be_nearly_the_model(self, dynamic_file):
+        found = dynamic_file.report.comparison
+        assert found.agreement >= 0.98 and found.accuracy > 0.95
+        assert 1e-3 < found.max_difference < 0.2
 
     def test_shows_an_int8_file_to_be_nearly_the_model(self, int8_file):
         found = int8_file.report.comparison
@@ -162,14 +210,14 @@ class TestReport:
         self, classifier, int8_file, training, convert_to, tmp_path, monkeypatch
     ):
         convert_to(int8_file.converted)
-        monkeypatch.setattr(tflite, "CALIBRATION_IMAGES", 60)
+        monkeypatch.setattr(tflite, "CALIBRATION_IMAGES", 210)
         report = export_tflite(
             classifier,
             tmp_path / "a.tflite",
             quantize="int8",
             calibration=tf.data.Dataset.from_tensor_slices(training).repeat().batch(50),
         )
-        assert report.comparison.images == 60 and report.comparison.accuracy > 0.95
+        assert report.comparison.images == 210 and report.comparison.accuracy > 0.95
 
     def test_without_any_images_is_about_noise(
         self, classifier, float32_file, convert_to, tmp_path
@@ -215,17 +263,17 @@ class TestGate:
             "write_saved_model",
             lambda model, path, **kw: write(swap_channels(model), path, **kw),
         )
-        with pytest.raises(ExportError, match=r"below min_agreement=98\.00%"):
+        with pytest.raises(ExportError, match=r"below min_agreement=98\.00%.*the file takes BGR"):
             export_tflite(
                 classifier,
                 previous,
                 quantize="int8",
-                calibration=training[0][:32],
+                calibration=training[0][:200],
                 check=held_out,
             )
 
     def test_refuses_a_file_that_was_calibrated_on_noise(self, classifier, held_out, previous):
-        lens_cap_on = np.random.default_rng(0).integers(0, 8, (32, 32, 32, 3), dtype=np.uint8)
+        lens_cap_on = np.random.default_rng(0).integers(0, 8, (200, 32, 32, 3), dtype=np.uint8)
         with pytest.raises(ExportError, match=r"on 100 images, below min_agreement.*Calibrate"):
             export_tflite(
                 classifier, previous, quantize="int8", calibration=lens_cap_on, check=held_out
@@ -242,7 +290,7 @@ class TestGate:
                 other(classifier),
                 previous,
                 quantize=quantize,
-                calibration=training[0][:8],
+                calibration=training[0][:200],
                 check=held_out[0][:40],
             )
 
@@ -267,7 +315,7 @@ class TestGate:
         convert_to(empty)
         quantize = "int8" if "int8" in either_file.report.format else None
         with pytest.raises(ExportError, match="has 0 convolutions, the model 20"):
-            export_tflite(classifier, previous, quantize=quantize, calibration=training[0][:8])
+            export_tflite(classifier, previous, quantize=quantize, calibration=training[0][:200])
 
     @pytest.mark.parametrize(
         ("program", "message"),
@@ -323,7 +371,10 @@ class TestArguments:
             ({"labels": ["a", "", "c"]}, r"non-empty.*Received: ''$"),
             ({"labels": ["a", "b\n", "c"]}, r"one-line.*Received: 'b\\n'$"),
             ({"labels": [1, 2, 3]}, r"strings.*Received: 1$"),
-            ({"quantize": "int16"}, r"None or 'int8'.*Received: quantize='int16'$"),
+            (
+                {"quantize": "int16"},
+                r"None, 'float16', 'dynamic', 'int8'\. Received: quantize='int16'$",
+            ),
             ({"quantize": "int8"}, r"needs calibration images.*Received: calibration=None$"),
             ({"min_agreement": 98}, r"from 0 to 1.*Received: min_agreement=98$"),
             ({"min_agreement": float("nan")}, r"from 0 to 1.*Received: min_agreement=nan$"),
@@ -332,6 +383,13 @@ class TestArguments:
                 {"quantize": "int8", "calibration": IMAGES[:, :7]},
                 r"calibration needs .*\(8, 8, 3\).*Received: \(7, 8, 3\)$",
             ),
+            (
+                {"quantize": "int8", "calibration": np.repeat(IMAGES, 49, axis=0)},
+                r"needs 200 calibration images or more\. Received: 196: give more, or take quant",
+            ),
+            ({"about": {"licence": "MIT"}}, r"about takes name, .*license\. Received: 'licence'$"),
+            ({"about": {"author": " "}}, r"about needs text for its author\. Received: ' '$"),
+            ({"about": {"version": 2}}, r"about needs text for its version\. Received: 2$"),
             ({"check": IMAGES[:0]}, r"check needs at least one image. Received: none$"),
             ({"check": IMAGES / 255}, r"check needs pixels of 0 to 255.*from 0\.784 to 0\.784$"),
             ({"check": IMAGES - 128.0 * 2}, r"not normalised ones.*from -56 to -56$"),
@@ -408,4 +466,4 @@ except InputError as error:
         export_tflite(classifier, path, labels=[str(number) for number in range(10)])
         assert path.read_bytes()[: len(before)] == before
         assert read_labels(path) == [str(number) for number in range(10)]
-        assert list(path.parent.iterdir()) == [path]
+        assert {file.name for file in path.parent.iterdir()} == {"a.tflite", "a.tflite.json"}

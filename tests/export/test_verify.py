@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shutil
 
 import keras
@@ -13,12 +15,20 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_resnet18.errors import ExportError
 from keras_resnet18.export.runtime import TFLiteFile
-from keras_resnet18.export.verify import Comparison, check_graph, compare, gate
+from keras_resnet18.export.verify import (
+    Comparison,
+    Limits,
+    check_graph,
+    compare,
+    gate,
+    labels_fault,
+)
 
 PERFECT = Comparison(
     images=100,
     agreement=1.0,
     max_difference=0.0,
+    mean_difference=0.0,
     accuracy=None,
     model_accuracy=None,
     mass_error=0.0,
@@ -40,7 +50,20 @@ class TestCompare:
         assert found.model_accuracy == 30 / 40
         assert found.accuracy == (30 + 4) / 40
         assert found.max_difference == pytest.approx(abs(answers - exact).max(), abs=1e-6)
+        assert found.mean_difference == pytest.approx(abs(answers - exact).mean(), abs=1e-6)
         assert found.mass_error < 1e-6
+
+    def test_gives_every_part_an_interval(self):
+        figures = dataclasses.replace(PERFECT, agreement=0.9, accuracy=0.5).to_dict()
+        # Wilson's interval of 90 and 50 in 100, from his formula
+        assert figures["agreement_interval"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
+        assert figures["accuracy_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
+        assert figures["model_accuracy_interval"] is None
+
+    def test_has_no_infinity_for_json(self):
+        figures = dataclasses.replace(PERFECT, max_difference=np.inf).to_dict()
+        assert figures["max_difference"] is None
+        json.dumps(figures, allow_nan=False)
 
     def test_without_labels_says_nothing_of_accuracy(self, tiny, tiny_images):
         found = compare(lambda x: tiny.predict(x, verbose=0), tiny, [(tiny_images, None)])
@@ -78,12 +101,14 @@ class TestCompare:
         assert seen == [False] and enabled() is before is True
 
 
-class TestGate:
-    def test_lets_pass_what_is_equal(self):
-        gate(PERFECT, min_agreement=1.0, max_difference=0.0)
+class TestLimits:
+    LIMITS = Limits(min_agreement=0.98, max_difference=1e-3)
 
-    def test_lets_pass_exactly_the_agreement_that_was_asked_for(self):
-        gate(dataclasses.replace(PERFECT, agreement=0.98), min_agreement=0.98)
+    def test_let_pass_what_is_equal(self):
+        assert Limits(min_agreement=1.0, max_difference=0.0).fault(PERFECT) is None
+
+    def test_let_pass_exactly_the_agreement_that_was_asked_for(self):
+        assert self.LIMITS.fault(dataclasses.replace(PERFECT, agreement=0.98)) is None
 
     @pytest.mark.parametrize(
         ("fault", "message"),
@@ -95,10 +120,36 @@ class TestGate:
             ({"mass_error": np.inf}, "do not sum to 1"),
         ],
     )
-    def test_closes_on_one_fault_and_says_which(self, fault, message):
-        with pytest.raises(ExportError, match=message) as error:
-            gate(dataclasses.replace(PERFECT, **fault), min_agreement=0.98, max_difference=1e-3)
-        assert "nothing was written" in str(error.value)
+    def test_are_crossed_by_one_fault_and_say_which(self, fault, message):
+        found = self.LIMITS.fault(dataclasses.replace(PERFECT, **fault))
+        assert re.search(message, found)
+
+
+class TestGate:
+    def test_lets_pass_what_has_no_fault(self):
+        gate(None)
+
+    def test_closes_on_a_fault_and_says_it(self):
+        with pytest.raises(ExportError, match=r"^it is upside down; nothing was written$"):
+            gate("it is upside down")
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("found", "message"),
+        [
+            (["ant", "cat", "bee"], "number 2 is 'cat' in the file, 'bee' in the run"),
+            (["ant", "bee", "Cat"], "number 3 is 'Cat' in the file, 'cat' in the run"),
+            (["ant", "bee"], "2 in the file, 3 in the run"),
+            (None, "the file has none. It was exported without, or its end is cut off"),
+        ],
+    )
+    def test_that_differ_are_told(self, found, message):
+        expected = f"labels differ from the run's: {message}"
+        assert labels_fault(found, ("ant", "bee", "cat")) == expected
+
+    def test_that_are_the_same_are_no_fault(self):
+        assert labels_fault(["ant", "bee"], ("ant", "bee")) is None
 
 
 class TestGraph:
@@ -130,7 +181,7 @@ class TestGraph:
             code.builtinCode = code.deprecatedBuiltinCode = 32
             code.customCode = "FlexSoftmax"
 
-        with pytest.raises(ExportError, match=r"not built into LiteRT.*'CUSTOM': 1"):
+        with pytest.raises(ExportError, match=r"not built into LiteRT: FlexSoftmax\..*'CUSTOM': 1"):
             check_graph(edited(change), classifier)
 
     def test_that_scales_its_pixels_is_refused(self, edited, classifier):
@@ -161,11 +212,11 @@ class TestTFLiteFile:
 
     @pytest.mark.parametrize("content", [b"", b"no flatbuffer at all", None])
     def test_that_is_none_is_told_in_one_line(self, int8_file, tmp_path, content):
-        path = tmp_path / "broken.tflite"
+        path, reason = tmp_path / "broken.tflite", "."
         if content is None:
             shutil.copy(int8_file.path, path)
-            content = path.read_bytes()[:100_000]
+            content, reason = path.read_bytes()[:100_000], "it is truncated or damaged"
         path.write_bytes(content)
-        with pytest.raises(ExportError, match=f"{path} cannot be run by LiteRT: .") as error:
+        with pytest.raises(ExportError, match=f"{path} cannot be run by LiteRT: {reason}") as error:
             TFLiteFile(path)
         assert "\n" not in str(error.value)
