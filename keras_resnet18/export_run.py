@@ -88,13 +88,13 @@ def export_run(
     check_about(about := {"name": run.path.resolve().name, **(about or {})})
     source = open_pictures(data or run.source, run.labels)
     lacking = _lacking(source)
+    for name in formats:
+        if name in lacking:
+            raise InputError(lacking[name])
     if "all" in formats:
         for line in lacking.values():
             note(f"left out: {line}")
         formats = [name for name in FORMATS if name not in lacking]
-    for name in formats:
-        if name in lacking:
-            raise InputError(lacking[name])
     return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
 
 
