@@ -216,7 +216,10 @@ def _can_be_measured(path: Path) -> bool:
 
 
 def _unique(files: Sequence[Path]) -> list[Path]:
-    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+    unique: dict[Path, Path] = {}
+    for file in files:
+        unique.setdefault(file.resolve(), file)
+    return list(unique.values())
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
@@ -299,7 +302,7 @@ def _plan(files: Sequence[Path], threads: Sequence[int], rounds: int, seconds: f
     minutes = turns * (starts + 1.25 * seconds * len(files)) / 60
     about = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
     return (
-        f"measuring {_plural(len(files), 'file')} on {_threads(threads)}, "
+        f"{_plural(len(files), 'file')} on {_threads(threads)}, "
         f"{_plural(rounds, 'round')} of {seconds:g} s: about {about}, and the test pictures"
     )
 

@@ -49,25 +49,24 @@ def worked(monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["model.keras", "export/saved_model", "export/model-int8.tflite"])
-def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, file):
-    path = exported.parent / file
+def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, tmp_path, file):
+    path = tmp_path / Path(file).name  # where no run is, so that it need not answer test pictures
+    path.symlink_to(exported.parent / file)
     (result,) = benchmark([path], **QUICK)
     (turn,) = result.rounds
     assert turn.images >= 10
     assert 0 < result.median_ms <= result.p90_ms
     assert 0 < result.images_per_second <= 2000 / result.median_ms  # half of them take longer
-    assert result.size_bytes == sum(
-        inner.stat().st_size for inner in (path, *path.rglob("*")) if inner.is_file()
-    )
-    assert result.pictures == 12
-    assert result.accuracy * 12 == round(result.accuracy * 12)
+    files = path.rglob("*") if path.is_dir() else [path]
+    assert result.size_bytes == sum(file.stat().st_size for file in files if file.is_file())
+    assert (result.accuracy, result.pictures) == (None, 0)
     runtime = "LiteRT" if path.suffix == ".tflite" else "TensorFlow"
     assert re.fullmatch(rf"{runtime} [\d.]+", result.runtime)
 
 
 def test_top_1_is_the_runs_own(run, exported, one_core):
     (result,) = benchmark([exported / "model.tflite"], **QUICK)
-    assert result.accuracy == run.metrics["test"]["accuracy"]
+    assert (result.accuracy, result.pictures) == (run.metrics["test"]["accuracy"], 12)
 
 
 def test_memory_is_the_files_own_and_not_that_of_who_measures(exported, one_core):
@@ -100,7 +99,7 @@ def test_a_run_means_its_model_and_its_exports_which_take_turns(exported, worked
     first = results[0]
     assert [part.median_ms for part in first.rounds] == [1, 9, 17]
     assert (first.median_ms, first.p90_ms, first.peak_mib) == (9, 18, 17)
-    assert said[0].startswith("measuring 4 files on 1 and 4 threads, 3 rounds of 2 s: about 2 min")
+    assert said[0].startswith("4 files on 1 and 4 threads, 3 rounds of 2 s: about 3 min")
     assert said[-1] == "round 3/3  saved_model  4 threads  24 ms"
 
 
@@ -122,7 +121,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     assert err == ""
     *table, first, second = out.splitlines()
     assert (first, second) == tuple(map(str, outputs))
-    assert max(map(len, table)) <= 80
+    assert max(len(line) for line in table if "|" in line) <= 80
     assert re.search(r"^model-int8.tflite +\| 4 +\| 8 .*\| 33.33%$", out, re.MULTILINE)
     written = json.loads(outputs[0].read_text())
     assert {"date", "machine", "seconds", "results"} == set(written)
