@@ -143,16 +143,16 @@ def torch(files: Path, threads: int, *, compiled: bool = False) -> Predict:
         return model(images).softmax(1)
 
     model.eval()
-    run = torch.compile(probabilities) if compiled else probabilities
     torch.set_grad_enabled(False)
+    run = probabilities
+    if compiled:
+        # weights are constants then: they may be packed, and BatchNorm folded in
+        run = torch.compile(probabilities, options={"freezing": True})
     return lambda pixels: run(torch.from_numpy(pixels)).numpy()
 
 
 def torch_compiled(files: Path, threads: int) -> Predict:
     """The same, compiled by inductor."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True  # weights are constants: they may be packed, and BatchNorm folded in
     return torch(files, threads, compiled=True)
 
 
