@@ -18,6 +18,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_tensorflow
 
 if TYPE_CHECKING:
+    from keras_resnet18.benchmark import Result
     from keras_resnet18.export.report import ExportReport
 
 app = typer.Typer(
@@ -220,6 +221,51 @@ def export(
 
 
 @app.command()
+def benchmark(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN|FILE…",
+            help="A run, for its model and all its exports; a .tflite, .onnx or .keras file; a "
+            "SavedModel's folder.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each file has its turn.")] = 3,
+    seconds: Annotated[float, typer.Option(help="How long a turn is, after the warm-up.")] = 2.0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE.json", help="Every round's figures, for a program."),
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png", help="Accuracy against latency, a picture."),
+    ] = None,
+) -> None:
+    """Measure latency, memory, size and top-1 of files side by side, on one thread and on all."""
+    start_tensorflow()
+    from keras_resnet18.benchmark import benchmark
+
+    console = _console()
+    results = benchmark(
+        files,
+        data=data,
+        rounds=rounds,
+        seconds=seconds,
+        json_file=json_file,
+        plot_file=plot_file,
+        say=console.print,
+    )
+    _print_results(results)
+    for written in (json_file, plot_file):
+        if written is not None:
+            console.print(written)
+
+
+@app.command()
 def demo() -> None:
     """Train on scikit-learn's digits, export, and prove the exports: two to three minutes."""
     start_tensorflow()
@@ -314,9 +360,7 @@ def _csv_writer(top: int) -> Callable[[Path, Sequence[tuple[str, float]], str], 
 def _print_reports(reports: Iterable[ExportReport]) -> None:
     """A table of what was exported, and where it lies."""
     headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
-    table = Table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
-    # readable in a file and on every terminal of 80 columns
-    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
+    table = _table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
     paths = []
     for report in reports:
         proof = report.comparison
@@ -335,6 +379,36 @@ def _print_reports(reports: Iterable[ExportReport]) -> None:
     console.print(table, soft_wrap=False)
     for path in paths:
         console.print(path)
+
+
+def _print_results(results: Iterable[Result]) -> None:
+    """A table of what was measured, a row for each file and number of threads."""
+    headings = ("threads", "median\nms", "p90\nms", "images\nper s", "peak\nMiB", "MB", "top-1")
+    table = _table("file", *headings)
+    table.columns[0].overflow = "fold"  # a name of any length, whole
+    for result in results:
+        table.add_row(
+            result.name,
+            str(result.threads),
+            _three_digits(result.median_ms),
+            _three_digits(result.p90_ms),
+            _three_digits(result.images_per_second),
+            f"{result.peak_mib:,.0f}",
+            _three_digits(result.size_bytes / 1e6),
+            _percent(result.accuracy),
+        )
+    _console().print(table, soft_wrap=False)
+
+
+def _table(*headings: str) -> Table:
+    """A table that is readable in a file and on every terminal of 80 columns."""
+    table = Table(*headings)
+    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
+    return table
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:

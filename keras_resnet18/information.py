@@ -10,7 +10,7 @@ import keras
 
 from keras_resnet18 import __version__
 from keras_resnet18.errors import InputError
-from keras_resnet18.export import metadata, serving
+from keras_resnet18.export import INPUT, OUTPUT, metadata
 from keras_resnet18.export.flatbuffer import Tensor, contents
 from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
 from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, is_saved_model
@@ -102,8 +102,8 @@ def _about_onnx(path: Path) -> str:
     return _table(
         {
             "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
-            "input": f"{serving.INPUT}, uint8 batch×{size}",
-            "output": f"{serving.OUTPUT}, float32 batch×{file.classes}",
+            "input": f"{INPUT}, uint8 batch×{size}",
+            "output": f"{OUTPUT}, float32 batch×{file.classes}",
             "operators": ", ".join(f"{name} {n}" for name, n in onnx_op_histogram(path).items()),
             "labels": "none" if file.labels is None else _labels(file.labels),
         }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 # Above so many classes a confusion matrix is a picture; below, numbers and names fit in.
@@ -78,3 +78,74 @@ def plot_confusion(
         # a script that the font lacks becomes boxes; that is no news for who trains a classifier
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, dpi=120)
+
+
+def plot_benchmark(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws top-1 accuracy against the latency of one image; files without accuracy are left out.
+
+    Args:
+        rows: `name`, `threads`, `median_ms`, `accuracy` (0 to 1, or None) and `pictures` of each.
+        path: The file to write.
+    """
+    rows = [row for row in rows if row["accuracy"] is not None]
+    benchmark_figure(rows).savefig(path, dpi=120)
+
+
+def benchmark_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The picture that `plot_benchmark` writes."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    slowest: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["median_ms"]):
+        slowest[row["name"]] = row
+    figure = Figure(figsize=(9, max(4.5, 1.5 + 0.3 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    most = max(row["threads"] for row in rows)
+    # A column of names at the right, in the order of their points, so that none covers another
+    order = sorted(names, key=lambda name: (slowest[name]["accuracy"], -slowest[name]["median_ms"]))
+    heights = dict(zip(order, np.linspace(0, 1, 2 * len(order) + 1)[1::2], strict=True))
+    for i, name in enumerate(names):
+        points = [row for row in rows if row["name"] == name]
+        color = f"C{i % 10}"
+        x, y = ([row[key] for row in points] for key in ("median_ms", "accuracy"))
+        axes.plot(x, y, color=color, lw=1, alpha=0.5)
+        for row in points:
+            face = color if row["threads"] == most else "white"
+            axes.plot(
+                row["median_ms"], row["accuracy"], "o", ms=8, color=color, markerfacecolor=face
+            )
+        axes.annotate(
+            name,
+            (slowest[name]["median_ms"], slowest[name]["accuracy"]),
+            xytext=(1.03, heights[name]),
+            textcoords="axes fraction",
+            color=color,
+            va="center",
+            parse_math=False,
+            arrowprops={
+                **{"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.6},
+                **{"relpos": (0, 0.5), "shrinkA": 3, "shrinkB": 4},
+            },
+        )
+    for count in sorted({row["threads"] for row in rows}):
+        face = "0.3" if count == most else "white"
+        label = f"{count} thread{'s' * (count > 1)}"
+        axes.plot([], [], "o", ms=8, color="0.3", markerfacecolor=face, label=label)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+    accuracies = [row["accuracy"] for row in rows]
+    # half a point of room at the least, or rounding looks like a loss
+    room = max(0.005, 0.2 * (max(accuracies) - min(accuracies)))
+    axes.set_ylim(min(accuracies) - room, max(accuracies) + room)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axes.tick_params(axis="x", which="both", length=4, pad=4)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("median latency of one image, ms")
+    axes.set_ylabel(f"top-1 accuracy on {_counted(rows)} test pictures")
+    return figure
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
+    return " or ".join(f"{n:,}" for n in sorted({row["pictures"] for row in rows}))

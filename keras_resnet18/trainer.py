@@ -279,10 +279,11 @@ def _write_results(
         plot_curves(rows, best_epoch, new, head_epochs=finetune.head_epochs if finetune else 0)
     with staged(run.confusion_file) as new:
         plot_confusion(test.labels, test.predictions, run.labels, new)
-    # Saved uncompiled, so that any Keras 3 opens it: the loss and the schedule are ours.
-    model.compiled = False
+    # The same layers, uncompiled, so that any Keras 3 opens it: the loss and the schedule are ours,
+    # and the optimizer's state would double the file.
+    network = keras.Model(model.inputs, model.outputs, name=model.name)
     with staged(run.model_file) as new:
-        model.save(new)
+        network.save(new)
     run.write_json(
         run.metrics_file,
         {

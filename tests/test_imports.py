@@ -19,7 +19,7 @@ PACKAGE = ROOT / "keras_resnet18"
 # itself and `errors`. A new room is a failure until it has a line here.
 BASE = {"machine", "preprocess", "recipe", "run", "staging"}
 MAKERS = {"weights", "model", "data", "fit", "export", "plots"}
-USES = {"evaluate", "classifier", "trainer", "export_run", "information", "proof"}
+USES = {"benchmark", "evaluate", "classifier", "trainer", "export_run", "information", "proof"}
 ROOMS = {
     "errors": set(),
     "machine": set(),
@@ -38,6 +38,8 @@ ROOMS = {
     "classifier": {*BASE, "data", "evaluate", "export", "fit"},
     "trainer": {*BASE, *MAKERS, "evaluate"},
     "export_run": {*BASE, "classifier", "data", "evaluate", "export"},
+    "benchmark": {*BASE, "benchmark_worker", "classifier", "data", "evaluate", "plots"},
+    "benchmark_worker": {"export", "fit", "machine", "run"},
     "proof": {*BASE, "classifier", "data", "evaluate", "export"},
     "information": {*BASE, "__init__", "export", "fit", "model"},
     "cli": {*BASE, *MAKERS, *USES, "__init__"},
@@ -59,6 +61,7 @@ QUICK: dict[str, set[str]] = {
     **{room: set() for room in ("__init__", "__main__", "errors", "machine", "preprocess")},
     **{room: set() for room in ("recipe", "run", "schema", "staging")},
     "cli": {"rich", "typer"},
+    "benchmark_worker": {"numpy"},  # a .tflite file's memory is measured there
 }
 
 

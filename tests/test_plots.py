@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
-from keras_resnet18.plots import plot_confusion, plot_curves
+from keras_resnet18.plots import benchmark_figure, plot_benchmark, plot_confusion, plot_curves
 
 
 def drawn(path):
@@ -46,3 +49,57 @@ def test_a_confusion_matrix_is_drawn_without_a_word(tmp_path, classes):
         warnings.simplefilter("error")
         plot_confusion(labels, labels[::-1], classes, tmp_path / "matrix.png")
     assert drawn(tmp_path / "matrix.png")
+
+
+NAMES = [f"{name}.tflite" for name in ("model", "model-float16", "model-dynamic", "model-int8")]
+
+
+def measured(accuracies, names=NAMES):
+    return [
+        {
+            "name": name,
+            "threads": threads,
+            "median_ms": (20 + i) / threads,
+            "accuracy": accuracy,
+            "pictures": 172,
+        }
+        for i, (name, accuracy) in enumerate(zip(names, accuracies, strict=True))
+        for threads in (1, 4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "names"),
+    [
+        ([0.9884] * 4, NAMES),  # as good as one another, which is common
+        ([0.9884, 0.9884, 0.2, 0.98], NAMES),
+        ([0.5] * 20, [f"a run of a long name/export/model-{i}$.tflite" for i in range(20)]),
+        ([1.0], ["model.keras"]),
+    ],
+)
+def test_no_name_in_the_picture_of_a_benchmark_covers_another_or_leaves_it(accuracies, names):
+    figure = benchmark_figure(measured(accuracies, names))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == set(names)
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # an annotation's has its line
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(box.x0 > axes.bbox.x1 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_each_file_has_a_point_for_each_number_of_threads(tmp_path):
+    rows = [*measured([0.9, 0.8], NAMES[:2]), *measured([None], NAMES[2:3])]
+    plot_benchmark(rows, tmp_path / "benchmark.png")
+    assert drawn(tmp_path / "benchmark.png")
+    figure = benchmark_figure(rows[:4])
+    (axes,) = figure.axes
+    points = {
+        (line.get_xdata()[0], line.get_ydata()[0]): to_hex(line.get_markerfacecolor())
+        for line in axes.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    assert set(points) == {(row["median_ms"], row["accuracy"]) for row in rows[:4]}
+    assert [points[20.0, 0.9], points[21.0, 0.8]] == ["#ffffff"] * 2  # one thread
+    assert "#ffffff" not in {points[5.0, 0.9], points[5.25, 0.8]}
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["1 thread", "4 threads"]

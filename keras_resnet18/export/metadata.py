@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flatbuffers
-import keras
 import numpy as np
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.export import serving
+from keras_resnet18.export import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    import keras
 
 # The name of the model's buffer that holds it, and that of the file behind the model.
 BUFFER, LABELS_FILE = "TFLITE_METADATA", "labels.txt"
@@ -94,7 +96,7 @@ def describe_model(
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
     image = {
-        "name": serving.INPUT,
+        "name": INPUT,
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
         "the normalisation is inside.",
         "content": {
@@ -114,7 +116,7 @@ def describe_model(
         "type": _TENSOR_AXIS_LABELS,
     }
     probabilities = {
-        "name": serving.OUTPUT,
+        "name": OUTPUT,
         "description": "One for each class, with a sum of 1.",
         "associated_files": [labels] if labelled else [],
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet18.errors import ExportError, InputError
@@ -46,6 +45,8 @@ class TFLiteFile:
     Raises:
         ExportError: If LiteRT cannot run it, or its input and output are no classifier's.
     """
+
+    runtime, package = "LiteRT", "ai-edge-litert"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
@@ -107,7 +108,11 @@ class SavedModelFolder:
         ExportError: If TensorFlow cannot open it, or it is no classifier of ours.
     """
 
+    runtime, package = "TensorFlow", "tensorflow"
+
     def __init__(self, path: Path) -> None:
+        import tensorflow as tf  # not at the top: a .tflite file is run without it
+
         try:
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -132,15 +137,18 @@ class SavedModelFolder:
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
-        probabilities: np.ndarray[Any, Any] = self._run(image=tf.constant(pixels))[
-            "probabilities"
-        ].numpy()
-        return probabilities
+        return self._call(self._run, image=pixels)["probabilities"]
 
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """What one of the signatures gives, all of it by name."""
+        return self._call(self.signatures[name], **inputs)
+
+    @staticmethod
+    def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        import tensorflow as tf
+
         arguments = {key: tf.constant(value) for key, value in inputs.items()}
-        return {key: value.numpy() for key, value in self.signatures[name](**arguments).items()}
+        return {key: value.numpy() for key, value in signature(**arguments).items()}
 
 
 class OnnxFile:
@@ -159,6 +167,8 @@ class OnnxFile:
         InputError: If ONNX Runtime is not installed.
         ExportError: If it cannot run the file, or it is no classifier of ours.
     """
+
+    runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         check_onnx_extra()
@@ -194,6 +204,8 @@ class OnnxFile:
 
 def is_saved_model(path: Path) -> bool:
     """Whether it is a SavedModel's folder, of whatever kind."""
+    import tensorflow as tf
+
     return bool(tf.saved_model.contains_saved_model(str(path)))
 
 

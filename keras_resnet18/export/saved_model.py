@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.export import diagnose, serving, verify
+from keras_resnet18.export import OUTPUT, diagnose, serving, verify
 from keras_resnet18.export.pixels import noise, pixel_batches
 from keras_resnet18.export.report import (
     ExportReport,
@@ -157,7 +157,7 @@ def _prove_endpoints(
         pictures = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
         pixels = pictures if preprocess is None else preprocess.resize_and_crop(pictures).numpy()
         expected = served(pixels)
-        got = served.endpoint("serving_default", image=pictures)[serving.OUTPUT]
+        got = served.endpoint("serving_default", image=pictures)[OUTPUT]
         _require(_near(got, expected), "serving_default")
         features = answers(pixels).get(serving.FEATURES)
         if features is not None:
@@ -174,7 +174,7 @@ def _are_best(
     best: dict[str, Any], probabilities: np.ndarray[Any, Any], names: Sequence[str]
 ) -> bool:
     """Whether the largest probabilities come with their names, in whichever order equal ones do."""
-    values = best[serving.OUTPUT]
+    values = best[OUTPUT]
     largest = -np.sort(-probabilities)[:, : values.shape[1]]
     its_name = best["labels"][..., np.newaxis] == np.array([x.encode() for x in names], object)
     its_value = abs(values[..., np.newaxis] - probabilities[:, np.newaxis]) <= _TOLERANCE

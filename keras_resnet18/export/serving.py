@@ -10,11 +10,9 @@ import keras
 import tensorflow as tf
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.export import INPUT, OUTPUT
 from keras_resnet18.export.image_bytes import decode
 from keras_resnet18.preprocess import Preprocess
-
-# The names that every exported file gives its input and its output.
-INPUT, OUTPUT = "image", "probabilities"
 
 # How many classes `serve_bytes` names.
 TOP = 5

@@ -1,0 +1,415 @@
+"""How fast one picture is classified: our files beside other runtimes and other ResNet-18s.
+
+    python training/benchmarks/inference.py [--rounds 3] [--seconds 5] [--out ROWS.jsonl]
+                                            [--files FOLDER] [--python torch=PATH] [--profile]
+
+All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights, from uint8 pixels
+to probabilities, one picture at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
+own graph, made an .onnx file by tf2onnx; torch and keras-hub build their own network. Each case is
+a process of its own, and the cases run in turn, so that a machine whose speed drifts treats them
+alike. `sgemm` is no network: it is NumPy's product of two large float32 matrices, for what this CPU
+reaches at all.
+
+onnxruntime, openvino, tf2onnx, torch and keras-hub are no dependencies of this project: a case
+whose package is missing is left out and said; `--python torch=PATH` names another Python for one.
+`--files` keeps our files, and takes those that are there. `--profile` times LiteRT by stages, with
+graphs that end early, since its Python package gives no profile by operators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet18.benchmark_worker import measure, open_file
+from keras_resnet18.errors import InputError
+from keras_resnet18.machine import environment, prepare_tensorflow
+
+SIDE = 224
+OURS = "litert"  # what the others are compared with: our float32 .tflite file
+
+# Multiply-adds of the paper's network, by the parts that --profile tells apart
+MACS = {
+    "stem": 118_013_952,
+    "stage1": 462_422_016,
+    "stage2": 411_041_792,
+    "stage3": 411_041_792,
+    "stage4": 411_041_792,
+    "head": 512_000,
+}
+GFLOP = 2 * sum(MACS.values()) / 1e9
+SGEMM_SIDE = 1536
+
+# Our files: what `quantize` is called with, and the name
+TFLITE = {
+    None: "model.tflite",
+    "float16": "model-float16.tflite",
+    "dynamic": "model-dynamic.tflite",
+    "int8": "model-int8.tflite",
+}
+
+
+def make_files(files: Path) -> None:
+    """Our network with random weights, in every format; what cannot be made is said."""
+    prepare_tensorflow()
+    import keras
+
+    from keras_resnet18 import build_resnet18, export_saved_model, export_tflite
+    from keras_resnet18.export.onnx import export_onnx
+
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (200, SIDE, SIDE, 3), np.uint8)
+    keras.utils.set_random_seed(0)
+    model = build_resnet18()
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0  # one pass in training mode, and the statistics are this batch's
+    model(noise[:16].astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = 0.9
+    model.save(files / "model.keras")
+    export_saved_model(model, files / "saved_model")
+    for quantize, name in TFLITE.items():
+        calibration = noise if quantize == "int8" else None
+        try:
+            # noise through random weights says nothing of accuracy
+            export_tflite(
+                model, files / name, quantize=quantize, calibration=calibration, min_agreement=0.0
+            )
+        except InputError as error:
+            print(f"{name} is left out: {error}")
+    try:
+        export_onnx(model, files / "model.onnx")
+    except InputError as error:
+        print(f"model.onnx is left out: {error}")
+
+
+Predict = Callable[[np.ndarray], Any]
+
+
+def ours(name: str) -> Callable[[Path, int], Predict]:
+    """One of our files with its own runtime, as `keras-resnet18 benchmark` runs it."""
+    return lambda files, threads: open_file(files / name, threads).predict
+
+
+def openvino(files: Path, threads: int) -> Predict:
+    """Our .onnx file, in float32 where OpenVINO would take bfloat16."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(files / "model.onnx")
+    model.reshape([1, SIDE, SIDE, 3])
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+        },
+    )
+    request = compiled.create_infer_request()
+    return lambda pixels: request.infer([pixels])[0]
+
+
+def torch(files: Path, threads: int, *, compiled: bool = False) -> Predict:
+    """torch's network, channels last, eager or compiled."""
+    import torch
+    from torch_resnet18 import ResNet18  # in this folder
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = ResNet18().to(memory_format=torch.channels_last)
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 1.0  # the next batch's statistics
+    with torch.no_grad():
+        model.train()(torch.randn(8, 3, SIDE, SIDE))
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in ((124.0, 116, 104), (58.0, 57, 57)))
+
+    def probabilities(pixels: torch.Tensor) -> torch.Tensor:
+        images = (pixels.permute(0, 3, 1, 2).float() - mean) / deviation  # is channels last
+        return model(images).softmax(1)
+
+    model.eval()
+    torch.set_grad_enabled(False)
+    run = probabilities
+    if compiled:
+        # weights are constants then: they may be packed, and BatchNorm folded in
+        run = torch.compile(probabilities, options={"freezing": True})
+    return lambda pixels: run(torch.from_numpy(pixels)).numpy()
+
+
+def torch_compiled(files: Path, threads: int) -> Predict:
+    """The same, compiled by inductor."""
+    return torch(files, threads, compiled=True)
+
+
+def keras_hub(files: Path, threads: int) -> Predict:
+    """keras-hub's network on TensorFlow, with our environment, without a normalisation."""
+    prepare_tensorflow()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    from keras_hub.models import ResNetBackbone, ResNetImageClassifier
+
+    backbone = ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[2, 2, 2, 2],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+        image_shape=(SIDE, SIDE, 3),
+    )
+    model = ResNetImageClassifier(backbone, num_classes=1000, activation="softmax")
+    model.compile(jit_compile=False)
+    return model.predict_on_batch
+
+
+def sgemm(files: Path, threads: int) -> Predict:
+    """A product of two matrices; its threads are set in its environment."""
+    left = np.random.default_rng(0).random((SGEMM_SIDE, SGEMM_SIDE), np.float32)
+    return lambda pixels: left @ left
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        open: From our files' folder and a number of threads to what classifies a picture.
+        file: Which of our files it runs.
+        package: What it needs besides this project's dependencies.
+        gflop: What one call computes.
+    """
+
+    open: Callable[[Path, int], Predict]
+    file: str | None = None
+    package: str | None = None
+    gflop: float = GFLOP
+
+
+CASES = {
+    **{
+        "-".join(filter(None, ("litert", quantize))): Case(ours(name), name)
+        for quantize, name in TFLITE.items()
+    },
+    "onnxruntime": Case(ours("model.onnx"), "model.onnx", "onnxruntime"),
+    "openvino": Case(openvino, "model.onnx", "openvino"),
+    "torch": Case(torch, package="torch"),
+    "torch-compiled": Case(torch_compiled, package="torch"),
+    "keras_hub": Case(keras_hub, package="keras_hub"),
+    "keras": Case(ours("model.keras"), "model.keras"),
+    "saved_model": Case(ours("saved_model"), "saved_model"),
+    "sgemm": Case(sgemm, gflop=2 * SGEMM_SIDE**3 / 1e9),
+}
+
+
+def run_case(name: str, files: Path, threads: int, seconds: float) -> dict[str, Any]:
+    """The figures of one case, in this process."""
+    case = CASES[name]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+    figures = measure(case.open(files, threads), pixels, seconds)
+    return dataclasses.asdict(figures) | {"gflops": 1000 * case.gflop / figures.median_ms}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a turn is")
+    parser.add_argument("--out", type=Path, help="where to add a line of JSON for each turn")
+    parser.add_argument("--files", type=Path, help="where our files are kept")
+    parser.add_argument("--python", action="append", default=[], metavar="CASE=PATH")
+    parser.add_argument("--profile", action="store_true", help="LiteRT by stages too")
+    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.make:
+        make_files(arguments.files)
+    elif arguments.case:
+        files, threads, seconds = arguments.files, arguments.threads, arguments.seconds
+        print(json.dumps(run_case(arguments.case, files, threads, seconds)))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            files = arguments.files or Path(folder)
+            files.mkdir(parents=True, exist_ok=True)
+            compare(files, arguments)
+            if arguments.profile:
+                profile(files, arguments.rounds, arguments.seconds)
+
+
+def compare(files: Path, arguments: argparse.Namespace) -> None:
+    """Runs all cases in turn, and prints what came of it."""
+    facts = environment()
+    print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
+    if not (files / TFLITE[None]).exists():
+        print("making our files", flush=True)
+        print(_python(sys.executable, "--make", "--files", str(files)), end="")
+    pythons = _pythons(arguments.python, files)
+    turns: dict[tuple[str, int], list[dict[str, Any]]] = {
+        (case, count): [] for count in sorted({1, os.cpu_count() or 1}) for case in pythons
+    }
+    for number in range(1, arguments.rounds + 1):
+        for (case, count), rows in list(turns.items()):
+            words = ("--case", case, "--threads", str(count), "--files", str(files))
+            try:
+                said = _python(pythons[case], *words, "--seconds", str(arguments.seconds))
+            except ChildProcessError as error:
+                del turns[case, count]
+                print(f"{case} on {count} is left out: {error}", flush=True)
+                continue
+            rows.append(json.loads(said.splitlines()[-1]))
+            print(f"round {number}  {case} on {count}: {rows[-1]['median_ms']:.2f} ms", flush=True)
+            if arguments.out:
+                row = {"case": case, "threads": count, "round": number, **rows[-1]}
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(row | {"machine": facts}) + "\n")
+    _print_summary(turns)
+
+
+def _pythons(given: list[str], files: Path) -> dict[str, str]:
+    """The Python that runs each case, without the cases that lack something."""
+    others = dict(word.split("=", 1) for word in given)
+    if unknown := set(others) - set(CASES):
+        sys.exit(f"--python knows the cases {', '.join(CASES)}. Received: {', '.join(unknown)}")
+    others.setdefault("torch-compiled", others.get("torch", sys.executable))
+    found = {}
+    for name, case in CASES.items():
+        python = others.get(name, sys.executable)
+        if case.file and not (files / case.file).exists():
+            print(f"{name} is left out: there is no {case.file}")
+        elif case.package and not _has(python, case.package):
+            print(f"{name} is left out: {python} does not have {case.package}")
+        else:
+            found[name] = python
+    return found
+
+
+def _has(python: str, package: str) -> bool:
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    return not subprocess.run([python, "-c", look], capture_output=True, check=False).returncode
+
+
+def _python(python: str, *words: str) -> str:
+    """What this program prints when that Python runs it with these words."""
+    threads = words[words.index("--threads") + 1] if "--threads" in words else ""
+    done = subprocess.run(
+        [python, __file__, *words],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),  # others need not have it installed
+            **({"OPENBLAS_NUM_THREADS": threads} if threads else {}),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ChildProcessError(said[-1])
+    return done.stdout
+
+
+def _print_summary(turns: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
+    for count in sorted({count for _, count in turns}):
+        print(f"\n{count} thread{'s' * (count > 1)}: ms an image, and how many times our float32's")
+        print(f"{'':16}{'median':>8}{'p90':>8}{'MiB':>7}{'GFLOP/s':>9}  times ours (range)")
+        for (case, threads), rows in turns.items():
+            if threads != count:
+                continue
+            median, p90, gflops = (
+                statistics.median(row[key] for row in rows)
+                for key in ("median_ms", "p90_ms", "gflops")
+            )
+            line = f"{case:16}{median:8.2f}{p90:8.2f}"
+            line += f"{max(row['peak_mib'] for row in rows):7.0f}{gflops:9.1f}"
+            if case != "sgemm" and (OURS, count) in turns:
+                ratios = [
+                    row["median_ms"] / our["median_ms"]
+                    for row, our in zip(rows, turns[OURS, count], strict=True)
+                ]
+                line += (
+                    f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                )
+            print(line)
+
+
+def profile(files: Path, rounds: int, seconds: float) -> None:
+    """What each stage takes on one thread: the difference of two graphs that end around it."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs: dict[tuple[str, str], Callable[[], None]] = {}
+        for name in (TFLITE[None], TFLITE["int8"]):
+            for part, cut in _cut_files(files / name, Path(folder)).items():
+                runs[name, part] = _invoker(cut)
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+        for _ in range(rounds):
+            for key, run in runs.items():
+                figures = measure(lambda _, run=run: run(), None, seconds / len(MACS))
+                times[key].append(figures.median_ms)
+    print("\n1 thread, by stages: ms and GFLOP/s (the convolutions' alone) of float32 and of int8")
+    parts = list(MACS)
+    for before, part in zip([None, *parts], parts, strict=False):
+        line = f"{part:8}"
+        for name in (TFLITE[None], TFLITE["int8"]):
+            end = statistics.median(times[name, part])
+            spent = end - (statistics.median(times[name, before]) if before else 0)
+            line += (
+                f"{spent:9.2f}{2 * MACS[part] / 1e6 / spent:9.1f}" if spent > 0 else f"{'?':>18}"
+            )
+        print(line)
+
+
+def _cut_files(path: Path, folder: Path) -> dict[str, Path]:
+    """Copies of a .tflite file that end after the stem, after each stage, and whole."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    ends: list[int] = []
+    sums = 0
+    model = flatbuffer_utils.read_model(str(path))
+    for i, operator in enumerate(model.subgraphs[0].operators, 1):
+        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+        if name == "MAX_POOL_2D":  # the stem's end
+            ends.append(i)
+        elif name == "ADD" and ends:
+            sums += 1
+            if sums % 2 == 0:  # a stage's end
+                ends.append(i)
+    ends.append(len(model.subgraphs[0].operators))
+    cut = {}
+    for part, end in zip(MACS, ends, strict=True):
+        model = flatbuffer_utils.read_model(str(path))
+        graph = model.subgraphs[0]
+        graph.operators = graph.operators[:end]
+        graph.outputs = graph.operators[-1].outputs
+        model.signatureDefs = []  # it names the output that is gone
+        cut[part] = folder / f"{part}-{path.name}"
+        flatbuffer_utils.write_model(model, str(cut[part]))
+    return cut
+
+
+def _invoker(path: Path) -> Callable[[], None]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (image,) = interpreter.get_input_details()
+    interpreter.set_tensor(image["index"], np.zeros(image["shape"], np.uint8))
+    return interpreter.invoke
+
+
+if __name__ == "__main__":
+    main()
