@@ -176,9 +176,9 @@ class TestReport:
         assert found.agreement == 1 and found.max_difference < 1e-5
         assert found.accuracy == found.model_accuracy > 0.95
 
-    def test_shows_a_float16_file_to_be_the_model_to_three_digits(self, float16_file):
+    def test_shows_a_float16_file_to_be_the_model_to_two_digits(self, float16_file):
         found = float16_file.report.comparison
-        assert found.agreement == 1 and 1e-5 < found.max_difference < 2e-3
+        assert found.agreement == 1 and 1e-5 < found.max_difference < 5e-3
         assert found.accuracy == found.model_accuracy
 
     def test_shows_a_dynamic_file_to_be_nearly_the_model(self, dynamic_file):
