@@ -37,6 +37,12 @@ TOLERANCES = {
 Predict = Callable[[Any], Any]
 
 
+def interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % confidence interval of a part of which hits in n were seen (Wilson 1927)."""
+    found = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """A model and its export on the same images.
@@ -60,11 +66,8 @@ class Comparison:
     mass_error: float
 
     def interval(self, part: float) -> tuple[float, float]:
-        """95 % confidence interval of one of the parts of the images (Wilson 1927)."""
-        found = binomtest(round(part * self.images), self.images).proportion_ci(
-            0.95, method="wilson"
-        )
-        return float(found.low), float(found.high)
+        """95 % confidence interval of one of the parts of the images."""
+        return interval(round(part * self.images), self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures with their intervals, ready for JSON, which knows no infinity: null."""
