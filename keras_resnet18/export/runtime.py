@@ -176,6 +176,7 @@ class OnnxFile:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 4  # what is wrong is raised as well
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
