@@ -23,6 +23,7 @@ from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
+from keras_resnet18.export.report import size_bytes
 from keras_resnet18.machine import environment
 from keras_resnet18.plots import plot_benchmark
 from keras_resnet18.preprocess import Preprocess
@@ -171,7 +172,7 @@ def benchmark(
             name=name,
             threads=count,
             runtime=measured[0][0],
-            size_bytes=_size(file),
+            size_bytes=size_bytes(file),
             accuracy=scores[file][0],
             pictures=scores[file][1],
             rounds=tuple(turn for _, turn in measured),
@@ -346,11 +347,6 @@ def _work(file: Path, threads: int, work: str) -> Any:
         said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
         raise InputError(f"{file} cannot be measured: {said[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _write_json(path: Path, results: Sequence[Result], seconds: float) -> None:

@@ -13,6 +13,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.export import INPUT, OUTPUT, metadata
 from keras_resnet18.export.flatbuffer import Tensor, contents
 from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
+from keras_resnet18.export.report import size_bytes
 from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, is_saved_model
 from keras_resnet18.fit.precision import device_name, recommended_policy
 from keras_resnet18.machine import environment
@@ -112,8 +113,7 @@ def _about_onnx(path: Path) -> str:
 
 def _about_saved_model(path: Path) -> str:
     folder = SavedModelFolder(path)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    facts: dict[str, Any] = {"folder": f"{path}, {size / 1e6:.2f} MB"}
+    facts: dict[str, Any] = {"folder": f"{path}, {size_bytes(path) / 1e6:.2f} MB"}
     for name, signature in folder.signatures.items():
         _, inputs = signature.structured_input_signature
         outputs = signature.structured_outputs

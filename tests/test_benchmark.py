@@ -48,7 +48,9 @@ def worked(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("file", ["model.keras", "export/saved_model", "export/model-int8.tflite"])
+@pytest.mark.parametrize(
+    "file", ["model.keras", "export/saved_model", "export/model-int8.tflite", "export/model.onnx"]
+)
 def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, tmp_path, file):
     path = tmp_path / Path(file).name  # where no run is, so that it need not answer test pictures
     path.symlink_to(exported.parent / file)
@@ -60,7 +62,7 @@ def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, tmp_pa
     files = path.rglob("*") if path.is_dir() else [path]
     assert result.size_bytes == sum(file.stat().st_size for file in files if file.is_file())
     assert (result.accuracy, result.pictures) == (None, 0)
-    runtime = "LiteRT" if path.suffix == ".tflite" else "TensorFlow"
+    runtime = {".tflite": "LiteRT", ".onnx": "ONNX Runtime"}.get(path.suffix, "TensorFlow")
     assert re.fullmatch(rf"{runtime} [\d.]+", result.runtime)
 
 
@@ -89,9 +91,22 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     assert not {"tensorflow", "keras", "scipy", "matplotlib", "PIL"} & set(imported)
 
 
-def test_a_run_means_its_model_and_its_exports_which_take_turns(exported, worked):
+@pytest.fixture
+def some_exports(exported, tmp_path):
+    """A run with three exports."""
+    run = tmp_path / "some"
+    (run / "export").mkdir(parents=True)
+    for file in exported.parent.iterdir():
+        if file != exported:
+            (run / file.name).symlink_to(file)
+    for name in ("saved_model", "model.tflite", "model-int8.tflite", "labels.txt"):
+        (run / "export" / name).symlink_to(exported / name)
+    return run
+
+
+def test_a_run_means_its_model_and_its_exports_which_take_turns(exported, some_exports, worked):
     said = []
-    results = benchmark([exported.parent, exported / "model.tflite"], rounds=3, say=said.append)
+    results = benchmark([some_exports, exported / "model.tflite"], rounds=3, say=said.append)
     names = ["model.keras", "model-int8.tflite", "model.tflite", "saved_model"]
     turns = [(name, threads) for name in names for threads in (1, 4)]
     assert worked == turns * 3
@@ -110,12 +125,12 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def test_the_command_prints_a_table_and_writes_json_and_a_picture(
-    exported, worked, tmp_path, monkeypatch, capsys
+    some_exports, worked, tmp_path, monkeypatch, capsys
 ):
     outputs = tmp_path / "new" / "speed.json", tmp_path / "speed.png"
     options = ["--json", outputs[0], "--plot", outputs[1], "--rounds", 2]
     with pytest.raises(SystemExit) as end:
-        command(monkeypatch, capsys, exported.parent, *options)
+        command(monkeypatch, capsys, some_exports, *options)
     assert not end.value.code
     out, err = capsys.readouterr()
     assert err == ""
@@ -234,7 +249,7 @@ def test_ctrl_c_ends_it_in_one_line_and_writes_nothing(exported, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(tmp_path)},
     )
     for line in process.stdout:
-        if b"top-1" in line:
+        if b"rounds of" in line:
             process.send_signal(signal.SIGINT)
             break
     _, err = process.communicate(timeout=60)

@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     # what a file takes and gives does not depend on the network between
     model = build_tiny(input_shape=(12, 12, 3), classes=10, stem="small", dropout=0.0)
-    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (200, 12, 12, 3), np.uint8)
     labels = [str(number) for number in range(10)]
     files = [folder / "model.tflite", folder / "model-int8.tflite"]
     export_tflite(model, files[0], labels=labels)

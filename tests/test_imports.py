@@ -38,7 +38,7 @@ ROOMS = {
     "classifier": {*BASE, "data", "evaluate", "export", "fit"},
     "trainer": {*BASE, *MAKERS, "evaluate"},
     "export_run": {*BASE, "classifier", "data", "evaluate", "export"},
-    "benchmark": {*BASE, "benchmark_worker", "classifier", "data", "evaluate", "plots"},
+    "benchmark": {*BASE, "benchmark_worker", "classifier", "data", "evaluate", "export", "plots"},
     "benchmark_worker": {"export", "fit", "machine", "run"},
     "proof": {*BASE, "classifier", "data", "evaluate", "export"},
     "information": {*BASE, "__init__", "export", "fit", "model"},

@@ -112,6 +112,7 @@ def dynamic_file(classifier, held_out, tmp_path_factory) -> Exported:
     return _export(classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
 
 
+@pytest.fixture(scope="session")
 def served(classifier, tmp_path_factory) -> ExportReport:
     """A SavedModel of the classifier, whose graph crops pictures as ImageNet's do."""
     path = tmp_path_factory.mktemp("served") / "model"

@@ -462,8 +462,7 @@ except InputError as error:
         convert_to(float32_file.converted)
         path = tmp_path / "new" / "folder" / "a.tflite"
         export_tflite(classifier, str(path))
-        before = path.read_bytes()
+        assert read_labels(path) is None
         export_tflite(classifier, path, labels=[str(number) for number in range(10)])
-        assert path.read_bytes()[: len(before)] == before
         assert read_labels(path) == [str(number) for number in range(10)]
         assert {file.name for file in path.parent.iterdir()} == {"a.tflite", "a.tflite.json"}
