@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,11 +137,21 @@ def _from_exported(path: Path) -> Classifier:
             "a classifier of pictures takes three channels, red, green and blue. "
             f"Received: {path}, which takes {channels}"
         )
+    if file.labels is not None and len(file.labels) != file.classes:
+        raise InputError(
+            f"a classifier needs a label for each class. Received: {path} with {file.classes} "
+            f"classes and {len(file.labels)} labels: export it again"
+        )
     beside = path.with_name("preprocess.json")
     if isinstance(file, SavedModelFolder) and file.preprocess is not None:
         preprocess = file.preprocess
     elif beside.is_file():
-        preprocess = Preprocess.from_dict(json.loads(beside.read_text(encoding="utf-8")))
+        preprocess = Preprocess.read(beside)
+    elif None in size:
+        raise InputError(
+            "a classifier of pictures has a size for them: export the model with preprocess. "
+            f"Received: {path}, which takes any size"
+        )
     else:
         preprocess = Preprocess(size=tuple(size))
     run = Run(path.absolute().parent.parent)  # where `export` puts its files by default

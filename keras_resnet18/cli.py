@@ -362,23 +362,26 @@ def _print_reports(reports: Iterable[ExportReport]) -> None:
     headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
     table = _table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
     paths = []
-    for report in reports:
-        proof = report.comparison
-        table.add_row(
-            report.format,
-            f"{report.size_bytes / 1e6:.3g}",
-            f"{report.latency_ms:.3g}",
-            f"{proof.images:,}",
-            _percent(proof.agreement),
-            f"{proof.max_difference:.1e}",
-            _percent(proof.accuracy),
-            _percent(proof.model_accuracy),
-        )
-        paths.append(report.path)
-    console = _console()
-    console.print(table, soft_wrap=False)
-    for path in paths:
-        console.print(path)
+    try:
+        for report in reports:
+            proof = report.comparison
+            table.add_row(
+                report.format,
+                f"{report.size_bytes / 1e6:.3g}",
+                f"{report.latency_ms:.3g}",
+                f"{proof.images:,}",
+                _percent(proof.agreement),
+                f"{proof.max_difference:.1e}",
+                _percent(proof.accuracy),
+                _percent(proof.model_accuracy),
+            )
+            paths.append(report.path)
+    finally:  # what is written stays when a later format is refused
+        if paths:
+            console = _console()
+            console.print(table, soft_wrap=False)
+            for path in paths:
+                console.print(path)
 
 
 def _print_results(results: Iterable[Result]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -123,8 +122,8 @@ def _check_folder(run: Run, folder: Path) -> None:
     if not labels.exists() and not preprocess.exists():
         return
     try:
-        Preprocess.from_dict(json.loads(preprocess.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        Preprocess.read(preprocess)
+    except InputError:
         raise InputError(
             f"{folder} holds a {labels.name} or {preprocess.name} that no export left, so nothing "
             "is written there: give another folder"

@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError
@@ -99,6 +101,22 @@ class Preprocess:
         unknown = sorted(set(values) - set(known))
         _require(not unknown, f"preprocessing has the keys {', '.join(known)}", keys=unknown)
         return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> Preprocess:
+        """The spec in a JSON file.
+
+        Raises:
+            InputError: If there is no such file, or it holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(
+                "preprocessing is read from a JSON file as `export` writes it. "
+                f"Received: {path} ({reason})"
+            ) from None
 
     @property
     def scale(self) -> tuple[float, ...]:

@@ -101,13 +101,17 @@ def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
     faults = [verify.labels_fault(file.labels, run.labels), fault]
+    if isinstance(file, SavedModelFolder) and file.preprocess not in (None, run.preprocess):
+        faults.append(
+            f"its graph prepares pictures by {file.preprocess}, the run by {run.preprocess}"
+        )
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
         format=kind,
         size_bytes=size_bytes(path),
         comparison=comparison,
-        latency_ms=file.latency_ms if isinstance(file, TFLiteFile) else latency_ms(file, size),
+        latency_ms=latency_ms(file, size),
         operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
     )

@@ -102,7 +102,7 @@ class Run:
     @cached_property
     def preprocess(self) -> Preprocess:
         """How a picture becomes the network's input."""
-        return Preprocess.from_dict(_read_json(self.preprocess_file))
+        return Preprocess.read(self.preprocess_file)
 
     @property
     def metrics(self) -> dict[str, Any]:

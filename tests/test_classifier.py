@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -62,6 +63,24 @@ def test_a_saved_model_alone_knows_what_to_do_with_pictures(run, exported, tmp_p
     classifier = open_classifier(folder)
     assert classifier.preprocess == run.preprocess
     assert (classifier.labels, classifier.source) == (run.labels, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"labels": ("ant", "bee")}, "a label for each class.*3 classes and 2 labels"),
+        ({"image_shape": (None, None, 3)}, "takes any size"),
+        ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
+    ],
+)
+def test_an_exported_file_that_cannot_classify_pictures_is_told(
+    exported, tmp_path, monkeypatch, file, message
+):
+    known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None} | file
+    opened = types.SimpleNamespace(**known)
+    monkeypatch.setattr("keras_resnet18.classifier.open_exported", lambda path: opened)
+    with pytest.raises(InputError, match=message):
+        open_classifier(shutil.copy(exported / "model.tflite", tmp_path))
 
 
 def test_a_saved_model_of_somebody_else_is_refused(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from small import draw_pictures
 
 from keras_resnet18 import __version__, cli, load_run
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import ExportError, InputError
 
 TESTS = Path(__file__).parent
 
@@ -232,6 +232,19 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert names == {"saved_model", "saved_model.json", "labels.txt", "preprocess.json"}
 
 
+def test_what_is_written_is_shown_when_a_later_format_is_refused(
+    command, run, export_reports, monkeypatch
+):
+    def first_alone(*arguments, **options):
+        yield export_reports[0]
+        raise ExportError("tflite: other answers")
+
+    monkeypatch.setattr("keras_resnet18.export_run.export_run", first_alone)
+    answer = command("export", run.path)
+    assert answer.out.splitlines()[-1] == str(export_reports[0].path)
+    assert_refused(answer, "tflite: other answers")
+
+
 def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
     (tmp_path / "file").touch()
     assert_refused(command("export", run.path, "--format", "coreml"), "a format is one of")
@@ -260,6 +273,9 @@ def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
     for word in (accuracy, "n = 12", "3: ant, bee, 蝉", str(run.source), "quick", "stage4"):
         assert word in answer.out
     assert "stage4" in command("info", run.model_file).out
+    onnx = command("info", exported / "model.onnx")
+    for word in ("uint8 batch×16×16×3", "Conv 20", "3: ant, bee, 蝉", " MB"):
+        assert word in onnx.out
     served = command("info", exported / "saved_model")
     for word in ("image uint8 any×any×any×3 → probabilities float32 any×3", "3: ant, bee, 蝉"):
         assert word in served.out

@@ -12,7 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 from small import build_colour_classifier, colour_digits
 
-from keras_resnet18 import cli
+from keras_resnet18 import cli, export_saved_model
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import tflite
 from keras_resnet18.export.flatbuffer import append_labels
@@ -47,10 +47,11 @@ def colour_run(digits, quick_recipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_exports(colour_run, tmp_path_factory):
-    """The folders of two exports of the run, as float32 and as int8."""
+    """The folders of two exports of the run, as float32, float16 and int8."""
     folders = [tmp_path_factory.mktemp("export") for _ in range(2)]
+    formats = ["tflite", "tflite-float16", "tflite-int8"]
     for folder in folders:
-        assert len(list(export_run(colour_run, ["tflite", "tflite-int8"], folder))) == 2
+        assert len(list(export_run(colour_run, formats, folder))) == 3
     return folders
 
 
@@ -64,7 +65,7 @@ def figures(path):
     return json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite"])
+@pytest.mark.parametrize("name", ["model.tflite", "model-float16.tflite", "model-int8.tflite"])
 def test_two_exports_of_a_run_are_the_same_bytes_and_figures(two_exports, name):
     a, b = (folder / name for folder in two_exports)
     assert a.read_bytes() == b.read_bytes()
@@ -124,6 +125,14 @@ def test_other_labels_are_a_fault(colour_run, file, change, message):
     assert report.fault.startswith("labels differ from the run's: ") and message in report.fault
     assert report.comparison.agreement == 1
     assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
+
+
+def test_a_saved_model_that_prepares_pictures_in_another_way_is_a_fault(colour_run, tmp_path):
+    path = tmp_path / "model"
+    spec = Preprocess(size=(32, 32), crop_ratio=0.5)
+    export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
+    fault = prove(path, colour_run.path).fault
+    assert fault.startswith("its graph prepares pictures by ") and "crop_ratio=0.5" in fault
 
 
 def truncate(path):

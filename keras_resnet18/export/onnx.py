@@ -84,7 +84,8 @@ def export_onnx(
         _convert(twin, new)
         _tidy(new, labels)
         file = OnnxFile(new)
-        limits = verify.Limits(min_agreement=0.0, max_difference=verify.FLOAT32_TOLERANCE)
+        min_agreement = 0.0 if check is None else verify.MIN_AGREEMENT
+        limits = verify.Limits(min_agreement, verify.FLOAT32_TOLERANCE)
         comparison, fault = diagnose.prove(file, model, batches, limits)
         verify.gate(fault)
         report = ExportReport(

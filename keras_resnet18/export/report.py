@@ -24,7 +24,7 @@ class ExportReport:
 
     Attributes:
         path: Where it is.
-        format: `"saved_model"`, `"onnx"`, `"tflite"` or `"tflite-int8"`.
+        format: `"saved_model"`, `"onnx"`, `"tflite"`, or this with `"-"` and its quantisation.
         size_bytes: Of the file, or of all files of a folder.
         comparison: Of the model and the export on the same images.
         latency_ms: Median time of one image at batch 1, on all cores of this machine.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.export import INPUT, OUTPUT
 from keras_resnet18.export.flatbuffer import read_labels
 from keras_resnet18.machine import native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
@@ -40,7 +40,6 @@ class TFLiteFile:
         image_shape: (height, width, channels) of the pixels that it takes.
         classes: How many.
         labels: Their names, if it has them.
-        milliseconds: What each image so far took, without the copying in and out.
 
     Raises:
         ExportError: If LiteRT cannot run it, or its input and output are no classifier's.
@@ -60,17 +59,17 @@ class TFLiteFile:
             raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        if [len(details["shape"]) for details in (*inputs, *outputs)] != [4, 2]:
+        found = [(d["dtype"], len(d["shape"]), *d["shape"][:1]) for d in (*inputs, *outputs)]
+        if found != [(np.uint8, 4, 1), (np.float32, 2, 1)]:
             raise ExportError(
-                f"{path} must have one input (1, height, width, channels) and one output "
-                f"(1, classes). Received: {[list(d['shape']) for d in inputs]} and "
-                f"{[list(d['shape']) for d in outputs]}"
+                f"{path} must take one picture, uint8 (1, height, width, channels), and give "
+                "float32 probabilities (1, classes). Received: "
+                f"{', '.join(map(_tensor, inputs))} → {', '.join(map(_tensor, outputs))}"
             )
         (self.input,), (self.output,) = inputs, outputs
         self.image_shape = tuple(map(int, self.input["shape"][1:]))
         self.classes = int(self.output["shape"][1])
         self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
-        self.milliseconds: list[float] = []
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -78,16 +77,9 @@ class TFLiteFile:
 
     def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         self._interpreter.set_tensor(self.input["index"], image)
-        start = time.perf_counter()
         self._interpreter.invoke()
-        self.milliseconds.append(1000 * (time.perf_counter() - start))
         probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
         return probabilities
-
-    @property
-    def latency_ms(self) -> float:
-        """Median time of one image, in milliseconds."""
-        return statistics.median(self.milliseconds)
 
 
 class SavedModelFolder:
@@ -121,11 +113,15 @@ class SavedModelFolder:
         self.signatures = self._loaded.signatures
         try:
             self._run = self.signatures.get("serve_pixels") or self.signatures["serving_default"]
-            self.image_shape = tuple(self._run.structured_input_signature[1]["image"].shape[1:])
-            self.classes = int(self._run.structured_outputs["probabilities"].shape[1])
-        except (KeyError, TypeError):
+            _, *sides = self._run.structured_input_signature[1][INPUT].shape
+            height, width, channels = sides
+            self.image_shape = (height, width, channels)
+            _, classes = self._run.structured_outputs[OUTPUT].shape
+            self.classes = int(classes)
+        except (KeyError, TypeError, ValueError):
             raise ExportError(
-                f"{path} must have a signature serving_default from image to probabilities. "
+                f"{path} must have a signature serving_default from {INPUT}, (batch, height, "
+                f"width, channels), to {OUTPUT}, (batch, classes). "
                 f"Received: the signatures {', '.join(self.signatures) or 'none'}"
             ) from None
         self.labels = None
@@ -133,11 +129,11 @@ class SavedModelFolder:
             self.labels = tuple(name.decode() for name in self.endpoint("labels")["labels"])
         self.preprocess = None
         if (file := path / PREPROCESS_FILE).is_file():
-            self.preprocess = Preprocess.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            self.preprocess = Preprocess.read(file)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
-        return self._call(self._run, image=pixels)["probabilities"]
+        return self._call(self._run, **{INPUT: pixels})[OUTPUT]
 
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """What one of the signatures gives, all of it by name."""
@@ -171,7 +167,7 @@ class OnnxFile:
     runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        check_onnx_extra()
+        check_onnx_extra(("onnxruntime",))
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -186,10 +182,10 @@ class OnnxFile:
             raise ExportError(f"{path} cannot be run by ONNX Runtime: {first_line}") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = [(x.name, x.type, len(x.shape)) for x in (*inputs, *outputs)]
-        if found != [("image", "tensor(uint8)", 4), ("probabilities", "tensor(float)", 2)]:
+        if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]:
             raise ExportError(
-                f"{path} must have one input, image, uint8 (batch, height, width, channels), and "
-                f"one output, probabilities, float32 (batch, classes). Received: {found}"
+                f"{path} must have one input, {INPUT}, uint8 (batch, height, width, channels), and "
+                f"one output, {OUTPUT}, float32 (batch, classes). Received: {found}"
             )
         self.image_shape = tuple(inputs[0].shape[1:])
         self.classes = int(outputs[0].shape[1])
@@ -199,7 +195,7 @@ class OnnxFile:
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
         probabilities: np.ndarray[Any, Any]
-        (probabilities,) = self._session.run(["probabilities"], {"image": pixels})
+        (probabilities,) = self._session.run([OUTPUT], {INPUT: pixels})
         return probabilities
 
 
@@ -236,18 +232,17 @@ def open_exported(
     )
 
 
-def missing_onnx_modules() -> list[str]:
-    """What of the extra `onnx` is not installed."""
-    return [name for name in ONNX_MODULES if importlib.util.find_spec(name) is None]
-
-
-def check_onnx_extra() -> None:
-    """Raises InputError unless the extra `onnx` is installed."""
-    if missing := missing_onnx_modules():
+def check_onnx_extra(modules: Sequence[str] = ONNX_MODULES) -> None:
+    """Raises InputError unless these modules of the extra `onnx` are installed."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
         raise InputError(
             "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
             f"Received: no {', no '.join(missing)} installed"
         )
+
+
+def _tensor(details: dict[str, Any]) -> str:
+    return f"{details['dtype'].__name__} {tuple(map(int, details['shape']))}"
 
 
 def latency_ms(run: Callable[[Any], Any], image_shape: tuple[int, ...]) -> float:

@@ -111,7 +111,7 @@ def export_saved_model(
             file.parent.mkdir()
             file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
         served = SavedModelFolder(new)
-        limits = verify.Limits(min_agreement=0.0, max_difference=_TOLERANCE)
+        limits = verify.Limits(0.0 if check is None else verify.MIN_AGREEMENT, _TOLERANCE)
         comparison, fault = diagnose.prove(served, model, batches, limits)
         verify.gate(fault)
         _prove_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)

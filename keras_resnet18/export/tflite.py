@@ -23,7 +23,7 @@ from keras_resnet18.export.report import (
     staged_with_figures,
     write_figures,
 )
-from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.export.runtime import TFLiteFile, latency_ms
 from keras_resnet18.staging import check_destination
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
@@ -78,7 +78,7 @@ def export_tflite(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     path = Path(path)
-    _check_arguments(model, labels, quantize, calibration, min_agreement)
+    _check_arguments(model, labels, quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     check_destination(path, Path.is_file, "file")
     check_report_file(path)
@@ -115,7 +115,7 @@ def export_tflite(
             format="tflite" if quantize is None else f"tflite-{quantize}",
             size_bytes=new.stat().st_size,
             comparison=comparison,
-            latency_ms=file.latency_ms,
+            latency_ms=latency_ms(file, shape),
             operators=operators,
         )
         write_figures(figures, report.to_dict())
@@ -127,6 +127,7 @@ def _check_arguments(
     labels: Sequence[str] | None,
     quantize: str | None,
     calibration: Any,
+    check: Any,
     min_agreement: float,
 ) -> None:
     serving.check_model(model, labels)
@@ -142,6 +143,11 @@ def _check_arguments(
         raise InputError(
             "quantize='int8' needs calibration images, such as the training dataset. "
             "Received: calibration=None"
+        )
+    if quantize == "dynamic" and check is None and calibration is None:
+        raise InputError(
+            "quantize='dynamic' needs images to be compared on: give check or calibration. "
+            "Received: neither"
         )
     if not isinstance(min_agreement, int | float) or not 0 <= min_agreement <= 1:
         raise InputError(

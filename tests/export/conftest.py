@@ -18,7 +18,6 @@ from keras_resnet18 import build_resnet18
 from keras_resnet18.export import tflite
 from keras_resnet18.export.onnx import export_onnx
 from keras_resnet18.export.report import ExportReport
-from keras_resnet18.export.runtime import missing_onnx_modules
 from keras_resnet18.export.saved_model import export_saved_model
 from keras_resnet18.preprocess import Preprocess
 
@@ -122,8 +121,7 @@ def served(classifier, tmp_path_factory) -> ExportReport:
 
 @pytest.fixture(scope="session")
 def onnx_file(classifier, held_out, tmp_path_factory) -> ExportReport:
-    if missing := missing_onnx_modules():
-        pytest.skip(f"the extra onnx is not installed: no {missing[0]}")
+    pytest.importorskip("tf2onnx", reason="needs the extra onnx")
     path = tmp_path_factory.mktemp("onnx") / "digits.onnx"
     return export_onnx(classifier, path, labels=LABELS, check=held_out)
 

@@ -91,8 +91,8 @@ def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
     append_labels(as_converted, ["a", "b"])
     with zipfile.ZipFile(as_converted) as archive:
         assert archive.namelist() == ["labels.txt"]
-    subprocess.run(["unzip", "-q", as_converted, "-d", tmp_path], check=False)
     if shutil.which("unzip"):
+        subprocess.run(["unzip", "-q", as_converted, "-d", tmp_path], check=False)
         assert (tmp_path / "labels.txt").read_text() == "a\nb\n"
 
 

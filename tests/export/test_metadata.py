@@ -134,20 +134,8 @@ class TestFile:
         (image,) = said["subgraph_metadata"][0]["input_tensor_metadata"]
         assert image["content"]["content_properties"].get("color_space", 0) == space
 
-    def test_says_what_it_is_told_and_is_the_same_to_the_byte_when_it_is_exported_again(
-        self, tiny, tmp_path
-    ):
-        images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    def test_says_what_it_is_told(self, tiny, tmp_path):
         about = {"author": "A. Lee", "license": "CC-BY-4.0", "name": "three of a kind"}
-        files = [tmp_path / "one.tflite", tmp_path / "two.tflite"]
-        for file in files:
-            export_tflite(
-                tiny,
-                file,
-                labels=["a", "b", "c"],
-                quantize="int8",
-                calibration=images,
-                about=about,
-            )
-        assert files[0].read_bytes() == files[1].read_bytes()
-        assert about.items() <= contents(files[0]).metadata.items()
+        path = tmp_path / "told.tflite"
+        export_tflite(tiny, path, labels=["a", "b", "c"], about=about)
+        assert about.items() <= contents(path).metadata.items()

@@ -199,17 +199,11 @@ class TestGraph:
         model.signatureDefs[0].outputs[0].tensorIndex = int(last.inputs[0])
         path = tmp_path / "bytes.tflite"
         flatbuffer_utils.write_model(model, str(path))
-        with pytest.raises(ExportError, match=r"must give float32 probabilities. Its output: int8"):
+        with pytest.raises(ExportError, match=r"give float32 probabilities.*→ int8 \(1, 10\)"):
             check_graph(path, classifier)
 
 
 class TestTFLiteFile:
-    def test_times_every_image(self, int8_file, held_out):
-        file = TFLiteFile(int8_file.path)
-        assert file(held_out[0][:3]).shape == (3, 10)
-        assert len(file.milliseconds) == 3
-        assert min(file.milliseconds) <= file.latency_ms <= max(file.milliseconds)
-
     @pytest.mark.parametrize("content", [b"", b"no flatbuffer at all", None])
     def test_that_is_none_is_told_in_one_line(self, int8_file, tmp_path, content):
         path, reason = tmp_path / "broken.tflite", "."
