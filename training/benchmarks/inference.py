@@ -81,7 +81,7 @@ def make_files(files: Path) -> None:
     model.save(files / "model.keras")
     export_saved_model(model, files / "saved_model")
     for quantize, name in TFLITE.items():
-        calibration = noise if quantize == "int8" else None
+        calibration = noise if quantize in ("dynamic", "int8") else None
         try:
             # noise through random weights says nothing of accuracy
             export_tflite(
