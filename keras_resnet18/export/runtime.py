@@ -167,7 +167,7 @@ class OnnxFile:
     runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        check_onnx_extra(("onnxruntime",))
+        check_onnx_extra(ONNX_MODULES[-1:])
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -232,9 +232,9 @@ def open_exported(
     )
 
 
-def check_onnx_extra(modules: Sequence[str] = ONNX_MODULES) -> None:
-    """Raises InputError unless these modules of the extra `onnx` are installed."""
-    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
+    """Raises InputError unless these modules of the extra `onnx`, or all, are installed."""
+    if missing := [n for n in modules or ONNX_MODULES if importlib.util.find_spec(n) is None]:
         raise InputError(
             "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
             f"Received: no {', no '.join(missing)} installed"

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_classifier_of_ours_is_refused(tmp_path):
 
 class TestArguments:
     def test_a_missing_extra_is_named(self, tiny, tmp_path, monkeypatch):
-        modules = ("onnx_is_not_here", "numpy")
+        modules = ("numpy", "onnx_is_not_here")
         monkeypatch.setattr("keras_resnet18.export.runtime.ONNX_MODULES", modules)
         message = r"pip install 'keras-resnet18\[onnx\]'. Received: no onnx_is_not_here installed$"
         (tmp_path / "a.onnx").write_bytes(b"")
