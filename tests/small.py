@@ -52,7 +52,10 @@ def colour_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
 
 
 def build_colour_network(
-    *, mean: tuple[float, ...] = (0.485, 0.456, 0.406), std: tuple[float, ...] = (0.25, 0.2, 0.225)
+    *,
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.25, 0.2, 0.225),
+    kernel_size: int = 3,
 ) -> Any:
     """A small random network for pictures of 32×32 in ten classes, with a stem as a ResNet has."""
     import keras
@@ -61,8 +64,8 @@ def build_colour_network(
     image = keras.Input((32, 32, 3))
     offset = [-m / s for m, s in zip(mean, std, strict=True)]
     x = layers.Rescaling([1 / 255 / s for s in std], offset=offset)(image)
-    x = layers.ZeroPadding2D(1)(x)
-    x = layers.Conv2D(32, 3, strides=2, use_bias=False)(x)
+    x = layers.ZeroPadding2D(kernel_size // 2, name="stem_conv_pad")(x)
+    x = layers.Conv2D(32, kernel_size, strides=2, use_bias=False, name="stem_conv")(x)
     x = layers.BatchNormalization()(x)
     x = layers.ReLU()(x)
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(x)
@@ -70,13 +73,13 @@ def build_colour_network(
     return keras.Model(image, layers.Dense(10, activation="softmax", name="predictions")(x))
 
 
-def build_colour_classifier(images: Any, labels: Any) -> Any:
+def build_colour_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -> Any:
     """The same, right on every coloured digit: its last layer is fitted to some."""
     import keras
     from sklearn.linear_model import LogisticRegression
 
     keras.utils.set_random_seed(0)
-    model = build_colour_network()
+    model = build_colour_network(kernel_size=kernel_size)
     pooled = keras.Model(model.input, model.get_layer("head_pool").output)
     fit = LogisticRegression(C=100, max_iter=2000).fit(pooled(images).numpy(), labels)
     model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])

@@ -15,6 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_resnet18.export import serving
 from keras_resnet18.export.pixels import Batch, noise
+from keras_resnet18.export.stem import with_packed_stem
 from keras_resnet18.export.verify import (
     Comparison,
     Limits,
@@ -37,6 +38,7 @@ _SAME_DIRECTION = 0.999
 
 _BUILTIN, _TYPE = schema.BuiltinOperator, schema.TensorType
 _WEIGHTED = (_BUILTIN.CONV_2D, _BUILTIN.FULLY_CONNECTED)
+_STEM = (_BUILTIN.SPACE_TO_DEPTH, _BUILTIN.PAD, _BUILTIN.CONV_2D)  # what may come first in it
 
 
 def prove(
@@ -119,7 +121,7 @@ def _mistake(
         if not (shows and are_the_models(answers, as_theirs.astype(np.float32))):
             return None
         return f"its pixels are normalised differently: {theirs}; the model's: {ours}"
-    if quantization(path) == "int8" and _has_the_weights_of(path, twin):
+    if quantization(path) == "int8" and _has_the_weights_of(path, with_packed_stem(twin)):
         return (
             "its weights are the model's, so it is the rounding of what is between them. Calibrate "
             "with images like those of training"
@@ -174,8 +176,7 @@ def _normalization_of_model(model: keras.Model, shape: tuple[int, ...]) -> _Norm
 
 def _normalization_of_file(path: Path) -> _Normalization | None:
     """The same of a .tflite file. It is measured: the operators that do it are not always there."""
-    operators = _find(flatbuffer_utils.read_model(str(path)), (_BUILTIN.PAD, _BUILTIN.CONV_2D))
-    first = next(operators, None)
+    first = next(_find(flatbuffer_utils.read_model(str(path)), _STEM), None)
     if first is None:
         return None
     index = int(first.inputs[0])

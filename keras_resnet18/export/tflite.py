@@ -24,6 +24,7 @@ from keras_resnet18.export.report import (
     write_figures,
 )
 from keras_resnet18.export.runtime import TFLiteFile, latency_ms
+from keras_resnet18.export.stem import with_packed_stem
 from keras_resnet18.staging import check_destination
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
@@ -98,7 +99,8 @@ def export_tflite(
     images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
     with staged_with_figures(path) as (new, figures):
-        _convert(twin, new, quantize, images)
+        packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
+        _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
         said = metadata.describe_model(twin, labelled=labels is not None, about=about)
