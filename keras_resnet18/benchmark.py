@@ -24,7 +24,7 @@ from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
 from keras_resnet18.export.report import size_bytes
-from keras_resnet18.machine import environment
+from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.plots import plot_benchmark
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
@@ -109,7 +109,7 @@ def benchmark(
     plot_file: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """Measures each file on one thread and on all of this machine's, on the CPU.
+    """Measures each file on the CPU, on one thread and on one for each that may be used.
 
     Every measurement is a process of its own, and in each round every file has its turn, so that a
     machine whose speed drifts treats them alike.
@@ -141,7 +141,7 @@ def benchmark(
             _check_output(Path(out), suffix)
     files = _unique([file for path in paths for file in _files(Path(path), say)])
     names = short_names(files)
-    threads = sorted({1, os.cpu_count() or 1})
+    threads = sorted({1, cpu_count()})
     with tempfile.TemporaryDirectory() as folder:
         tests = _Tests(Path(folder), data, say)
         pictures = [tests.of(file) for file in files]
@@ -246,7 +246,7 @@ class _Test:
     labels: npt.NDArray[np.int64]
 
     def accuracy(self, file: Path) -> float:
-        predicted = _work(file, os.cpu_count() or 1, str(self.pixels))
+        predicted = _work(file, cpu_count(), str(self.pixels))
         return float((np.array(predicted) == self.labels).mean())
 
 

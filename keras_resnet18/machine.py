@@ -19,6 +19,14 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
     return frozenset(flags.split()) if (flags := _cpuinfo("flags", cpuinfo)) else None
 
 
+def cpu_count() -> int:
+    """How many CPUs this process may run on: a container or `taskset` may leave it fewer."""
+    # From Python 3.13 on there is os.process_cpu_count for this.
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def prepare_tensorflow() -> None:
     """Sets the environment for a fast and quiet TensorFlow; what the user has set stays.
 
@@ -75,7 +83,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": sorted(flag for flag in cpu_flags() or () if flag.startswith(("avx", "amx"))),
-        "threads": os.cpu_count(),
+        "threads": cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "settings": {
             name: os.environ[name]

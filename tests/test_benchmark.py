@@ -25,7 +25,7 @@ QUICK = {"rounds": 1, "seconds": 0.01}
 
 @pytest.fixture
 def one_core(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def worked(monkeypatch):
         return figures | {"images_per_second": 5, "peak_mib": len(asked), "runtime": "none"}
 
     monkeypatch.setattr(module, "_work", work)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     return asked
 
 

@@ -30,7 +30,7 @@ ROOMS = {
     "run": {"preprocess", "recipe", "staging"},
     "weights": {"preprocess", "schema", "staging"},
     "model": {"preprocess", "weights"},
-    "data": {"preprocess"},
+    "data": {"machine", "preprocess"},
     "fit": {"machine", "preprocess", "recipe"},
     "export": {"machine", "preprocess", "staging"},
     "plots": set(),

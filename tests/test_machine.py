@@ -69,6 +69,25 @@ def test_native_noise_is_heard_again_after_an_error(capfd):
     assert sys.stderr is stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_cpus_that_the_process_may_not_use_are_not_counted(run_python):
+    printed = run_python("""
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+from keras_resnet18.machine import cpu_count, environment
+print(cpu_count(), environment()["threads"])
+""")
+    assert printed.split() == ["1", "1"]
+
+
+def test_where_they_cannot_be_told_apart_all_are_counted(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.cpu_count() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.cpu_count() == 1
+
+
 def test_the_environment_is_ready_for_json(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     facts = json.loads(json.dumps(machine.environment()))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from keras_resnet18.data.splits import Order, Split
+from keras_resnet18.machine import cpu_count
 
 _PREFETCHED_BATCHES = 2
 
@@ -115,7 +115,7 @@ def _batches(
     options.autotune.enabled = False
     options.deterministic = True
     return (
-        elements.map(example, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+        elements.map(example, num_parallel_calls=cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=drop_remainder)
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)

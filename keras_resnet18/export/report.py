@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_resnet18.export.verify import Comparison
-from keras_resnet18.machine import environment
+from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.staging import check_destination, staged
 
 _WIDTH = 80  # of a terminal
@@ -27,7 +26,7 @@ class ExportReport:
         format: `"saved_model"`, `"onnx"`, `"tflite"`, or this with `"-"` and its quantisation.
         size_bytes: Of the file, or of all files of a folder.
         comparison: Of the model and the export on the same images.
-        latency_ms: Median time of one image at batch 1, on all cores of this machine.
+        latency_ms: Median time of one image at batch 1, on a thread for each CPU.
         operators: The op histogram of a .tflite or .onnx file.
         fault: What is wrong with it, in one line; None if it passed.
         threads: How many the latency was measured with.
@@ -40,7 +39,7 @@ class ExportReport:
     latency_ms: float
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
-    threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    threads: int = dataclasses.field(default_factory=cpu_count)
 
     def __str__(self) -> str:
         proof = self.comparison

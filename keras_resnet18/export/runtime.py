@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import INPUT, OUTPUT
 from keras_resnet18.export.flatbuffer import read_labels
-from keras_resnet18.machine import native_stderr_hidden
+from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
 
 # Where a SavedModel keeps what its graph does to pictures; the folder is the format's own place for
@@ -34,7 +33,7 @@ class TFLiteFile:
 
     Args:
         path: The file.
-        threads: How many to compute with; all of this machine's by default.
+        threads: How many to compute with; one for each CPU by default.
 
     Attributes:
         image_shape: (height, width, channels) of the pixels that it takes.
@@ -50,7 +49,7 @@ class TFLiteFile:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
             with native_stderr_hidden():  # each one announces its delegate there
-                self._interpreter = Interpreter(str(path), num_threads=threads or os.cpu_count())
+                self._interpreter = Interpreter(str(path), num_threads=threads or cpu_count())
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
@@ -152,7 +151,7 @@ class OnnxFile:
 
     Args:
         path: The file.
-        threads: How many to compute with; all of this machine's by default.
+        threads: How many to compute with; one for each CPU by default.
 
     Attributes:
         image_shape: (height, width, channels) of the pixels that it takes.
@@ -171,7 +170,7 @@ class OnnxFile:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cpu_count()
         options.log_severity_level = 4  # what is wrong is raised as well
         try:
             self._session = onnxruntime.InferenceSession(
@@ -213,7 +212,7 @@ def open_exported(
 
     Args:
         path: Which.
-        threads: How many a file computes with; all of this machine's by default. A SavedModel has
+        threads: How many a file computes with; one for each CPU by default. A SavedModel has
             TensorFlow's, which are set once for a process.
 
     Raises:

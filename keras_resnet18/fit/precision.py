@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 
 import keras
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import cpu_flags
+from keras_resnet18.machine import cpu_count, cpu_flags
 
 # Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
 _FIRST_TENSOR_CORES = (7, 0)
@@ -109,7 +108,7 @@ def dtype_policy(policy: str) -> Iterator[None]:
 def device_name() -> str:
     """What Keras computes on, for a person: `"GPU"`, `"TPU"` or `"CPU, 2 threads"`."""
     kind, _ = _accelerator(keras.config.backend())
-    return f"CPU, {os.cpu_count()} threads" if kind == "cpu" else kind.upper()
+    return f"CPU, {cpu_count()} threads" if kind == "cpu" else kind.upper()
 
 
 def fastest_jit() -> bool | str:

@@ -34,7 +34,7 @@ import numpy as np
 
 from keras_resnet18.benchmark_worker import measure, open_file
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import environment, prepare_tensorflow
+from keras_resnet18.machine import cpu_count, environment, prepare_tensorflow
 
 SIDE = 224
 OURS = "litert"  # what the others are compared with: our float32 .tflite file
@@ -261,7 +261,7 @@ def compare(files: Path, arguments: argparse.Namespace) -> None:
         print(_python(sys.executable, "--make", "--files", str(files)), end="")
     pythons = _pythons(arguments.python, files)
     turns: dict[tuple[str, int], list[dict[str, Any]]] = {
-        (case, count): [] for count in sorted({1, os.cpu_count() or 1}) for case in pythons
+        (case, count): [] for count in sorted({1, cpu_count()}) for case in pythons
     }
     for number in range(1, arguments.rounds + 1):
         for (case, count), rows in list(turns.items()):
