@@ -24,6 +24,7 @@ from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
 from keras_resnet18.export.report import size_bytes
+from keras_resnet18.kinds import EXPORTED, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.plots import plot_benchmark
 from keras_resnet18.preprocess import Preprocess
@@ -36,7 +37,6 @@ SECONDS = 2.0
 # Enough to see a lost point of accuracy, as when they are exported.
 PICTURES = 1000
 
-_SUFFIXES = (".tflite", ".onnx", ".keras")
 _BATCH_SIZE = 32
 
 # For the estimate alone: what a process needs until it is warm, on a slow CPU.
@@ -195,25 +195,14 @@ def _check_output(path: Path, suffix: str) -> None:
 
 def _files(path: Path, say: Callable[[str], None]) -> list[Path]:
     """What there is to measure at a path: the file itself, or a run's model and exports."""
-    if _can_be_measured(path):
+    if check_format(path, "run", "keras", *EXPORTED) != "run":
         return [path]
-    if path.is_file() or path.suffix in _SUFFIXES:
-        state = "" if path.is_file() else ", which is not there"
-        raise InputError(
-            "benchmark measures a run, a SavedModel's folder, or a file that ends in "
-            f"{', '.join(_SUFFIXES)}. Received: {path}{state}"
-        )
     run = load_run(path)
     exports = run.export_folder.iterdir() if run.export_folder.is_dir() else ()
-    files = sorted(export for export in exports if _can_be_measured(export))
+    files = sorted(export for export in exports if format_of(export) in EXPORTED)
     if not files:
         say(f"{path} has no exports, so its model is measured alone: first `export {path}`")
     return [run.model_file, *files]
-
-
-def _can_be_measured(path: Path) -> bool:
-    is_saved_model = (path / "saved_model.pb").is_file()
-    return is_saved_model or (path.suffix in _SUFFIXES and path.is_file())
 
 
 def _unique(files: Sequence[Path]) -> list[Path]:
@@ -297,7 +286,7 @@ class _Tests:
 
 def _plan(files: Sequence[Path], threads: Sequence[int], rounds: int, seconds: float) -> str:
     starts = sum(
-        _START if file.suffix in (".tflite", ".onnx") else _START_TENSORFLOW for file in files
+        _START if format_of(file) in ("tflite", "onnx") else _START_TENSORFLOW for file in files
     )
     turns = rounds * len(threads)
     minutes = turns * (starts + 1.25 * seconds * len(files)) / 60

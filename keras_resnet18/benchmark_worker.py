@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.kinds import EXPORTED, check_format
 from keras_resnet18.machine import native_stderr_hidden, prepare_tensorflow
 
 # From uint8 pixels (n, height, width, channels) to probabilities (n, classes)
@@ -74,7 +75,8 @@ def open_file(path: Path, threads: int) -> Opened:
     Raises:
         InputError: If the runtime is missing or cannot open it.
     """
-    if path.suffix == ".keras":
+    found = check_format(path, "keras", *EXPORTED)
+    if found == "keras":
         _prepare_tensorflow(threads)
         from keras_resnet18.fit.precision import fastest_jit
         from keras_resnet18.run import open_model
@@ -86,7 +88,7 @@ def open_file(path: Path, threads: int) -> Opened:
             _shape(model.input_shape[1:]),
             f"TensorFlow {metadata.version('tensorflow')}",
         )
-    if path.is_dir():
+    if found == "saved_model":
         _prepare_tensorflow(threads)
     from keras_resnet18.export.runtime import open_exported
 

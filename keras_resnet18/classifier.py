@@ -15,9 +15,10 @@ from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import Predict
-from keras_resnet18.export.runtime import SavedModelFolder, is_saved_model, open_exported
+from keras_resnet18.export.runtime import SavedModelFolder, open_exported
 from keras_resnet18.export.serving import class_names
 from keras_resnet18.fit.precision import fastest_jit
+from keras_resnet18.kinds import EXPORTED, check_format
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
 
@@ -89,14 +90,8 @@ def open_classifier(path: str | os.PathLike[str]) -> Classifier:
         InputError: If it is none of them, or its runtime is not installed.
     """
     path = Path(path)
-    if path.is_file() and path.suffix not in (".tflite", ".onnx"):
-        raise InputError(
-            "a classifier is a run's folder, a .tflite file, an .onnx file or a SavedModel's "
-            f"folder. Received: {path}"
-        )
-    if path.is_file() or is_saved_model(path):
-        return _from_exported(path)
-    return _from_run(load_run(path))
+    is_run = check_format(path, "run", *EXPORTED) == "run"
+    return _from_run(load_run(path)) if is_run else _from_exported(path)
 
 
 def picture_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

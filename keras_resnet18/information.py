@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from keras_resnet18.export import INPUT, OUTPUT, metadata
 from keras_resnet18.export.flatbuffer import Tensor, contents
 from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
 from keras_resnet18.export.report import size_bytes
-from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder, is_saved_model
+from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder
 from keras_resnet18.fit.precision import device_name, recommended_policy
+from keras_resnet18.kinds import Format, check_format
 from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import load_run, open_model
@@ -46,19 +48,17 @@ def about_file(path: Path) -> str:
     Raises:
         InputError: If it is none of them.
     """
-    if path.suffix == ".tflite" and path.is_file():
-        return _about_tflite(path)
-    if path.suffix == ".keras" and path.is_file():
-        return _about_model(open_model(path))
-    if path.suffix == ".onnx" and path.is_file():
-        return _about_onnx(path)
-    if is_saved_model(path):
-        return _about_saved_model(path)
-    if path.is_file():
-        raise InputError(
-            "info knows the folders of a run and of a SavedModel, and .tflite, .onnx and .keras "
-            f"files. Received: {path}"
-        )
+    about: dict[Format, Callable[[Path], str]] = {
+        "run": _about_run,
+        "tflite": _about_tflite,
+        "onnx": _about_onnx,
+        "keras": lambda path: _about_model(open_model(path)),
+        "saved_model": _about_saved_model,
+    }
+    return about[check_format(path, *about)](path)
+
+
+def _about_run(path: Path) -> str:
     run = load_run(path)
     facts: dict[str, Any] = {
         "run": path,

@@ -27,6 +27,7 @@ from keras_resnet18.export.runtime import (
     latency_ms,
     open_exported,
 )
+from keras_resnet18.kinds import EXPORTED, check_format
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
 
@@ -77,17 +78,17 @@ def prove(
 
 def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport:
     operators: dict[str, int] = {}
-    kind = "saved_model"
+    kind: str = check_format(path, *EXPORTED)
     max_difference: float | None = verify.FLOAT32_TOLERANCE
-    is_tflite = path.suffix == ".tflite" and path.is_file()
+    is_tflite = kind == "tflite"
     if is_tflite:
         operators = verify.check_graph(path, run.model)
         quantize = diagnose.quantization(path)
         max_difference = verify.TOLERANCES[quantize]
         kind = f"tflite-{quantize}" if quantize else "tflite"
     file = open_exported(path)
-    if isinstance(file, OnnxFile):
-        operators, kind = op_histogram(path), "onnx"
+    if kind == "onnx":
+        operators = op_histogram(path)
     _check_shapes(file, path, run)
     batches = eval_batches(
         open_pictures(data or run.source, run.labels).splits[split],

@@ -196,7 +196,7 @@ def test_a_name_is_the_shortest_end_that_no_other_path_has():
     [
         ("nothing", "not there"),
         ("nothing.tflite", "not there"),
-        ("notes.txt", r"a file that ends in \.tflite, \.onnx, \.keras"),
+        ("notes.txt", r"a \.tflite file, an \.onnx file, a \.keras file or a SavedModel"),
         ("folder", "a run is a folder that `train` left"),
         ("broken.tflite", r"broken\.tflite cannot be"),
     ],

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export import INPUT, OUTPUT
 from keras_resnet18.export.flatbuffer import read_labels
+from keras_resnet18.kinds import EXPORTED, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
 
@@ -198,13 +199,6 @@ class OnnxFile:
         return probabilities
 
 
-def is_saved_model(path: Path) -> bool:
-    """Whether it is a SavedModel's folder, of whatever kind."""
-    import tensorflow as tf
-
-    return bool(tf.saved_model.contains_saved_model(str(path)))
-
-
 def open_exported(
     path: Path, threads: int | None = None
 ) -> TFLiteFile | SavedModelFolder | OnnxFile:
@@ -216,19 +210,13 @@ def open_exported(
             TensorFlow's, which are set once for a process.
 
     Raises:
-        InputError: If it is neither, or its runtime is not installed.
+        InputError: If it is none of these, or its runtime is not installed.
         ExportError: If its runtime cannot run it.
     """
-    if path.suffix == ".tflite" and path.is_file():
+    found = check_format(path, *EXPORTED)
+    if found == "tflite":
         return TFLiteFile(path, threads)
-    if path.suffix == ".onnx" and path.is_file():
-        return OnnxFile(path, threads)
-    if is_saved_model(path):
-        return SavedModelFolder(path)
-    raise InputError(
-        "an exported file is a .tflite file, an .onnx file or a SavedModel's folder. "
-        f"Received: {path}" + ("" if path.exists() else ", which is not there")
-    )
+    return OnnxFile(path, threads) if found == "onnx" else SavedModelFolder(path)
 
 
 def check_onnx_extra(modules: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from keras_resnet18.export.report import (
     write_figures,
 )
 from keras_resnet18.export.runtime import PREPROCESS_FILE, SavedModelFolder, latency_ms
+from keras_resnet18.kinds import is_saved_model
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.staging import check_destination
 
@@ -92,7 +93,7 @@ def export_saved_model(
     """
     path = Path(path)
     serving.check_model(model, labels)
-    check_destination(path, tf.saved_model.contains_saved_model, "SavedModel")
+    check_destination(path, is_saved_model, "SavedModel")
     check_report_file(path)
     preprocess = _preprocess(model, preprocess)
     twin = serving.float32_twin(model)
