@@ -54,7 +54,7 @@ class Result:
         runtime: What ran it, with its version.
         size_bytes: Of the file, or of all files of the folder.
         accuracy: Top-1 on the test pictures, 0 to 1; None if there are none.
-        pictures: How many these are.
+        n: How many these are.
         rounds: What was measured, in the order of the rounds.
     """
 
@@ -64,7 +64,7 @@ class Result:
     runtime: str
     size_bytes: int
     accuracy: float | None
-    pictures: int
+    n: int
     rounds: tuple[Round, ...]
 
     @property
@@ -174,7 +174,7 @@ def benchmark(
             runtime=measured[0][0],
             size_bytes=size_bytes(file),
             accuracy=scores[file][0],
-            pictures=scores[file][1],
+            n=scores[file][1],
             rounds=tuple(turn for _, turn in measured),
         )
         for (name, file, count), measured in turns.items()
@@ -341,7 +341,7 @@ def _work(file: Path, threads: int, work: str) -> Any:
 def _write_json(path: Path, results: Sequence[Result], seconds: float) -> None:
     document = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": environment(),
+        "environment": environment(),
         "seconds": seconds,
         "results": [result.to_dict() for result in results],
     }

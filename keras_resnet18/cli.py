@@ -369,7 +369,7 @@ def _print_reports(reports: Iterable[ExportReport]) -> None:
                 report.format,
                 f"{report.size_bytes / 1e6:.3g}",
                 f"{report.latency_ms:.3g}",
-                f"{proof.images:,}",
+                f"{proof.n:,}",
                 _percent(proof.agreement),
                 f"{proof.max_difference:.1e}",
                 _percent(proof.accuracy),

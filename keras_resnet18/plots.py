@@ -84,7 +84,7 @@ def plot_benchmark(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draws top-1 accuracy against the latency of one image; files without accuracy are left out.
 
     Args:
-        rows: `name`, `threads`, `median_ms`, `accuracy` (0 to 1, or None) and `pictures` of each.
+        rows: `name`, `threads`, `median_ms`, `accuracy` (0 to 1, or None) and `n` of each.
         path: The file to write.
     """
     rows = [row for row in rows if row["accuracy"] is not None]
@@ -148,4 +148,4 @@ def benchmark_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
-    return " or ".join(f"{n:,}" for n in sorted({row["pictures"] for row in rows}))
+    return " or ".join(f"{n:,}" for n in sorted({row["n"] for row in rows}))

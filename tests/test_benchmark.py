@@ -61,14 +61,14 @@ def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, tmp_pa
     assert 0 < result.images_per_second <= 2000 / result.median_ms  # half of them take longer
     files = path.rglob("*") if path.is_dir() else [path]
     assert result.size_bytes == sum(file.stat().st_size for file in files if file.is_file())
-    assert (result.accuracy, result.pictures) == (None, 0)
+    assert (result.accuracy, result.n) == (None, 0)
     runtime = {".tflite": "LiteRT", ".onnx": "ONNX Runtime"}.get(path.suffix, "TensorFlow")
     assert re.fullmatch(rf"{runtime} [\d.]+", result.runtime)
 
 
 def test_top_1_is_the_runs_own(run, exported, one_core):
     (result,) = benchmark([exported / "model.tflite"], **QUICK)
-    assert (result.accuracy, result.pictures) == (run.metrics["test"]["accuracy"], 12)
+    assert (result.accuracy, result.n) == (run.metrics["test"]["accuracy"], 12)
 
 
 def test_memory_is_the_files_own_and_not_that_of_who_measures(exported, one_core):
@@ -139,10 +139,10 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     assert max(len(line) for line in table if "|" in line) <= 80
     assert re.search(r"^model-int8.tflite +\| 4 +\| 8 .*\| 33.33%$", out, re.MULTILINE)
     written = json.loads(outputs[0].read_text())
-    assert {"date", "machine", "seconds", "results"} == set(written)
-    assert written["machine"]["threads"] == 4
+    assert {"date", "environment", "seconds", "results"} == set(written)
+    assert written["environment"]["threads"] == 4
     assert [part["median_ms"] for part in written["results"][1]["rounds"]] == [2, 10]
-    assert written["results"][1]["pictures"] == 12
+    assert written["results"][1]["n"] == 12
     with Image.open(outputs[1]) as image:
         assert image.format == "PNG"
 

@@ -61,7 +61,7 @@ def measured(accuracies, names=NAMES):
             "threads": threads,
             "median_ms": (20 + i) / threads,
             "accuracy": accuracy,
-            "pictures": 172,
+            "n": 172,
         }
         for i, (name, accuracy) in enumerate(zip(names, accuracies, strict=True))
         for threads in (1, 4)

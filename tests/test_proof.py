@@ -77,7 +77,7 @@ def test_an_export_has_its_proof_beside_it(two_exports):
     found = figures(path)
     assert (found["file"], found["format"], found["passed"]) == (path.name, "tflite-int8", True)
     assert found["size_bytes"] == path.stat().st_size
-    assert found["images"] == 100 and found["agreement"] >= 0.98
+    assert found["n"] == 100 and found["agreement"] >= 0.98
     assert found["agreement_interval"][0] < found["agreement"]
     assert found["accuracy"] >= 0.97 and found["model_accuracy"] == 1
     assert 0 < found["mean_difference"] < found["max_difference"] < 0.5
@@ -95,7 +95,7 @@ def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, fi
         "file": "copy.tflite",
     }
     assert prove(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
-    assert prove(file, colour_run.path, split="validation").comparison.images == 50
+    assert prove(file, colour_run.path, split="validation").comparison.n == 50
 
 
 def without_labels(path):

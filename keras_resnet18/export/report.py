@@ -51,7 +51,7 @@ class ExportReport:
         return (
             f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
             f"an image, agreement {proof.agreement:.2%}, largest difference "
-            f"{proof.max_difference:.1e}, {accuracy}, n = {proof.images}"
+            f"{proof.max_difference:.1e}, {accuracy}, n = {proof.n}"
         )
 
     def table(self) -> str:
@@ -88,7 +88,7 @@ class ExportReport:
         if value is None:
             return "not measured: the images have no labels"
         low, high = self.comparison.interval(value)
-        n = self.comparison.images
+        n = self.comparison.n
         return f"{value:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {n:,})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Comparison:
     """A model and its export on the same images.
 
     Attributes:
-        images: How many.
+        n: How many images.
         agreement: Part of them that both give the same class, 0 to 1.
         max_difference: Largest difference of any probability from the float32 model's.
         mean_difference: Mean difference of all of them.
@@ -58,7 +58,7 @@ class Comparison:
         mass_error: How far the export's probabilities are from summing to 1, at most.
     """
 
-    images: int
+    n: int
     agreement: float
     max_difference: float
     mean_difference: float
@@ -68,7 +68,7 @@ class Comparison:
 
     def interval(self, part: float) -> tuple[float, float]:
         """95 % confidence interval of one of the parts of the images."""
-        return interval(round(part * self.images), self.images)
+        return interval(round(part * self.n), self.n)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures with their intervals, ready for JSON, which knows no infinity: null."""
@@ -94,7 +94,7 @@ class Limits:
 
     def fault(self, comparison: Comparison) -> str | None:
         """What is beyond them, in one line; None if nothing is."""
-        where = f"on {comparison.images:,} images"
+        where = f"on {comparison.n:,} images"
         if not comparison.mass_error < 0.01:
             return (
                 f"the export's outputs do not sum to 1 {where}, so they are no probabilities: the "
@@ -143,7 +143,7 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
             right += int((top == labels).sum())
             model_right += int((model_top == labels).sum())
     return Comparison(
-        images=count,
+        n=count,
         agreement=agreeing / count,
         max_difference=difference,
         mean_difference=total_difference / count,

@@ -20,7 +20,7 @@ needs_onnx = pytest.mark.skipif(
 
 def test_reports_that_it_gives_the_models_answers(onnx_file):
     proof = onnx_file.comparison
-    assert (proof.images, proof.agreement) == (100, 1.0)
+    assert (proof.n, proof.agreement) == (100, 1.0)
     assert proof.accuracy == proof.model_accuracy > 0.9
     assert proof.max_difference < 1e-5
     assert onnx_file.operators["Conv"] == 20
@@ -49,7 +49,7 @@ def test_exported_again_is_the_same_bytes(onnx_file, classifier, labels, tmp_pat
     path.write_text("an old one")
     report = export_onnx(classifier, path, labels=labels)
     assert path.read_bytes() == onnx_file.path.read_bytes()
-    assert (report.comparison.images, report.comparison.accuracy) == (16, None)
+    assert (report.comparison.n, report.comparison.accuracy) == (16, None)
     assert {file.name for file in path.parent.iterdir()} == {"again.onnx", "again.onnx.json"}
 
 

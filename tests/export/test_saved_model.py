@@ -47,7 +47,7 @@ def test_holds_every_weight_once(served, classifier):
 
 def test_reports_that_it_gives_the_models_answers(served):
     found = served.comparison
-    assert (found.images, found.agreement, found.accuracy) == (16, 1.0, None)
+    assert (found.n, found.agreement, found.accuracy) == (16, 1.0, None)
     assert found.max_difference < 1e-5
     assert served.latency_ms > 0 and served.format == "saved_model"
     assert str(served).startswith(f"{served.path}: saved_model, 45.")
@@ -90,7 +90,7 @@ def test_of_a_model_of_one_channel_takes_its_pixels(tmp_path):
 def test_is_compared_on_check_images_with_their_labels(tiny, tiny_images, tmp_path):
     labels = tiny.predict(tiny_images, verbose=0).argmax(1)
     report = export_saved_model(tiny, tmp_path / "a", check=(tiny_images, labels))
-    assert (report.comparison.images, report.comparison.accuracy) == (40, 1.0)
+    assert (report.comparison.n, report.comparison.accuracy) == (40, 1.0)
 
 
 @pytest.mark.parametrize("endpoint", ["serving_default", "serve_bytes", "features", "labels"])

@@ -163,7 +163,7 @@ class TestReport:
         got = probabilities_of(any_file.path, images)
         exact = classifier.predict(images, verbose=0)
         found = any_file.report.comparison
-        assert found.images == 100
+        assert found.n == 100
         assert found.agreement == np.mean(got.argmax(1) == exact.argmax(1))
         assert found.accuracy == np.mean(got.argmax(1) == numbers)
         assert found.model_accuracy == np.mean(exact.argmax(1) == numbers)
@@ -203,7 +203,7 @@ class TestReport:
     ):
         convert_to(float32_file.converted)
         report = export_tflite(classifier, tmp_path / "a.tflite", check=held_out[0][:8])
-        assert report.comparison.accuracy is None and report.comparison.images == 8
+        assert report.comparison.accuracy is None and report.comparison.n == 8
         assert "accuracy not measured" in str(report)
 
     def test_without_check_is_about_the_calibration_images(
@@ -217,14 +217,14 @@ class TestReport:
             quantize="int8",
             calibration=tf.data.Dataset.from_tensor_slices(training).repeat().batch(50),
         )
-        assert report.comparison.images == 210 and report.comparison.accuracy > 0.95
+        assert report.comparison.n == 210 and report.comparison.accuracy > 0.95
 
     def test_without_any_images_is_about_noise(
         self, classifier, float32_file, convert_to, tmp_path
     ):
         convert_to(float32_file.converted)
         report = export_tflite(classifier, tmp_path / "a.tflite")
-        assert report.comparison.images == 16 and report.comparison.max_difference < 1e-4
+        assert report.comparison.n == 16 and report.comparison.max_difference < 1e-4
 
 
 def swap_classes(model: keras.Model) -> keras.Model:

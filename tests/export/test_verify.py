@@ -25,7 +25,7 @@ from keras_resnet18.export.verify import (
 )
 
 PERFECT = Comparison(
-    images=100,
+    n=100,
     agreement=1.0,
     max_difference=0.0,
     mean_difference=0.0,
@@ -45,7 +45,7 @@ class TestCompare:
         source = iter([answers[:32], answers[32:]])
         batches = [(tiny_images[:32], numbers[:32]), (tiny_images[32:], numbers[32:])]
         found = compare(lambda pixels: next(source), tiny, batches)
-        assert found.images == 40
+        assert found.n == 40
         assert found.agreement == 36 / 40
         assert found.model_accuracy == 30 / 40
         assert found.accuracy == (30 + 4) / 40

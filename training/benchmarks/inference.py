@@ -277,7 +277,7 @@ def compare(files: Path, arguments: argparse.Namespace) -> None:
             if arguments.out:
                 row = {"case": case, "threads": count, "round": number, **rows[-1]}
                 with arguments.out.open("a") as file:
-                    file.write(json.dumps(row | {"machine": facts}) + "\n")
+                    file.write(json.dumps(row | {"environment": facts}) + "\n")
     _print_summary(turns)
 
 
