@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from scipy.stats import binomtest
 
 from keras_resnet18.data.decode import broken_image
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Split
+from keras_resnet18.interval import in_words, interval
 from keras_resnet18.preprocess import Preprocess
 
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
@@ -54,11 +54,7 @@ class Evaluation:
         }
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return (
-            f"{self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {self.n:,}), "
-            f"loss {self.loss:.4f}"
-        )
+        return f"{in_words(self.accuracy, self.interval, self.n)}, loss {self.loss:.4f}"
 
 
 @contextlib.contextmanager
@@ -87,10 +83,9 @@ def evaluate(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluati
             losses.append(-np.log(right))
     truth, predicted = np.concatenate(labels), np.concatenate(predictions)
     hits = int((truth == predicted).sum())
-    interval = binomtest(hits, len(truth)).proportion_ci(0.95, method="wilson")
     return Evaluation(
         accuracy=hits / len(truth),
-        interval=(float(interval.low), float(interval.high)),
+        interval=interval(hits, len(truth)),
         loss=float(np.concatenate(losses).mean()),
         n=len(truth),
         labels=truth,

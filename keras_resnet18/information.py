@@ -17,6 +17,7 @@ from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
 from keras_resnet18.export.report import size_bytes
 from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder
 from keras_resnet18.fit.precision import device_name, recommended_policy
+from keras_resnet18.interval import in_words
 from keras_resnet18.kinds import Format, check_format
 from keras_resnet18.machine import environment
 from keras_resnet18.model.describe import describe
@@ -69,9 +70,8 @@ def _about_run(path: Path) -> str:
     }
     for kind in ("validation", "test"):
         metrics = run.metrics[kind]
-        low, high = metrics["interval"]
-        interval = f"95 % interval {low:.2%} to {high:.2%}, n = {metrics['n']:,}"
-        facts[f"{kind} accuracy"] = f"{metrics['accuracy']:.2%} ({interval})"
+        words = in_words(metrics["accuracy"], metrics["interval"], metrics["n"])
+        facts[f"{kind} accuracy"] = words
     facts["labels"] = _labels(run.labels)
     return f"{_table(facts)}\n\n{_about_model(run.model)}"
 

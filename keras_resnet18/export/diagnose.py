@@ -21,9 +21,9 @@ from keras_resnet18.export.verify import (
     Limits,
     Predict,
     compare,
-    interval,
     whole_float32,
 )
+from keras_resnet18.interval import interval
 
 # A mistake is looked for on the first images only.
 _IMAGES = 256

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.export.verify import Comparison
+from keras_resnet18.interval import in_words
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.staging import check_destination, staged
 
@@ -87,9 +88,7 @@ class ExportReport:
     def _part(self, value: float | None) -> str:
         if value is None:
             return "not measured: the images have no labels"
-        low, high = self.comparison.interval(value)
-        n = self.comparison.n
-        return f"{value:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {n:,})"
+        return in_words(value, self.comparison.interval(value), self.comparison.n)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, ready for JSON."""

@@ -11,13 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.stats import binomtest
 
 from keras_resnet18.errors import ExportError
 from keras_resnet18.export import serving
 from keras_resnet18.export.flatbuffer import custom_operators, op_histogram
 from keras_resnet18.export.pixels import Batch
 from keras_resnet18.export.runtime import TFLiteFile
+from keras_resnet18.interval import interval
 
 # The part of the images that must get the class the model gives.
 MIN_AGREEMENT = 0.98
@@ -36,12 +36,6 @@ TOLERANCES = {
 }
 
 Predict = Callable[[Any], Any]
-
-
-def interval(hits: int, n: int) -> tuple[float, float]:
-    """95 % confidence interval of a part of which hits in n were seen (Wilson 1927)."""
-    found = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
 
 
 @dataclasses.dataclass(frozen=True)
