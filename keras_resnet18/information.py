@@ -90,11 +90,10 @@ def _about_tflite(path: Path) -> str:
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
         for i, tensor in enumerate(tensors):
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
-    # a number stays on the line of its operator: \xa0 is no place to break
-    facts["operators"] = ", ".join(f"{name}\xa0{n}" for name, n in file.operators.items())
+    facts["operators"] = _operators(file.operators)
     facts["labels"] = "none" if file.labels is None else _labels(file.labels)
     facts |= _about_metadata(file.metadata) if file.metadata else {"metadata": "none"}
-    return _table(facts, width=_WIDTH).replace("\xa0", " ")
+    return _table(facts)
 
 
 def _about_onnx(path: Path) -> str:
@@ -105,7 +104,7 @@ def _about_onnx(path: Path) -> str:
             "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
             "input": f"{INPUT}, uint8 batch×{size}",
             "output": f"{OUTPUT}, float32 batch×{file.classes}",
-            "operators": ", ".join(f"{name} {n}" for name, n in onnx_op_histogram(path).items()),
+            "operators": _operators(onnx_op_histogram(path)),
             "labels": "none" if file.labels is None else _labels(file.labels),
         }
     )
@@ -120,6 +119,7 @@ def _about_saved_model(path: Path) -> str:
         facts[name] = f"{_specs(inputs)} → {_specs(outputs)}"
     if folder.preprocess is not None:
         facts["pictures"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
+    facts["operators"] = _operators(folder.op_histogram())
     facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
     return _table(facts)
 
@@ -157,19 +157,27 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def _operators(histogram: dict[str, int]) -> str:
+    # a number stays on the line of its operator: \xa0 is no place to break
+    return ", ".join(f"{name}\xa0{n}" for name, n in histogram.items())
+
+
 def _labels(labels: Any) -> str:
     shown = ", ".join(labels[:_SHOWN_LABELS])
     more = len(labels) - _SHOWN_LABELS
     return f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def _table(facts: dict[str, Any], width: int | None = None) -> str:
-    """A line for each fact, broken at `width` columns if that is given."""
+def _table(facts: dict[str, Any]) -> str:
+    """A line for each fact, broken at the width of a terminal."""
     first = max(map(len, facts)) + 2
-    rows = (f"{name:{first}}{value}" for name, value in facts.items())
-    if width is None:
-        return "\n".join(rows)
     return "\n".join(
-        textwrap.fill(row, width, subsequent_indent=" " * first, break_long_words=False)
-        for row in rows
-    )
+        textwrap.fill(
+            f"{name:{first}}{value}",
+            _WIDTH,
+            subsequent_indent=" " * first,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, value in facts.items()
+    ).replace("\xa0", " ")

@@ -267,6 +267,11 @@ def test_info_tells_what_the_machine_has(command):
     assert (answer.status, answer.err) == (0, "")
 
 
+def widest(printed):
+    """The longest line's length; a path may be of any length, and is not broken."""
+    return max(len(x) for x in printed.splitlines() if "/" not in x)
+
+
 def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
     answer = command("info", run.path)
     accuracy = f"{run.metrics['test']['accuracy']:.2%}"
@@ -277,8 +282,12 @@ def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
     for word in ("uint8 batch×16×16×3", "Conv 20", "3: ant, bee, 蝉", " MB"):
         assert word in onnx.out
     served = command("info", exported / "saved_model")
-    for word in ("image uint8 any×any×any×3 → probabilities float32 any×3", "3: ant, bee, 蝉"):
-        assert word in served.out
+    shapes = "image uint8 any×any×any×3 → probabilities float32 any×3"
+    for word in (shapes, "Conv2D 20,", "Softmax 1", "3: ant, bee, 蝉"):
+        assert word in " ".join(served.out.split())
+    assert "ReadVariableOp" not in served.out and "PartitionedCall" not in served.out
+    for out in (answer.out, onnx.out, served.out):
+        assert widest(out.partition("\n\n")[0]) <= 80
 
 
 def test_info_tells_all_that_a_tflite_file_says_in_80_columns(command, exported):
@@ -298,7 +307,7 @@ def test_info_tells_all_that_a_tflite_file_says_in_80_columns(command, exported)
         r"metadata +for parsers from 1\.0\.0 on",
     ):
         assert re.search(f"^{row}", said, re.MULTILINE), row
-    assert max(map(len, said.splitlines())) <= 80
+    assert widest(answer.out) <= 80
     assert (answer.status, answer.err) == (0, "")
 
 

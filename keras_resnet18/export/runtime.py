@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import statistics
 import time
@@ -25,6 +26,9 @@ PREPROCESS_FILE = Path("assets.extra") / "preprocess.json"
 
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
+
+# What a TensorFlow graph has besides operators
+_NO_OPERATORS = ("Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp")
 
 _LATENCY_RUNS = 20
 
@@ -138,6 +142,23 @@ class SavedModelFolder:
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """What one of the signatures gives, all of it by name."""
         return self._call(self.signatures[name], **inputs)
+
+    def op_histogram(self) -> dict[str, int]:
+        """How often each operator occurs between pixels and probabilities, by TensorFlow's names.
+
+        Constants, variables and what only passes a value on are left out, as other formats have it.
+        """
+        graph = self._run.graph.as_graph_def()
+        functions = {one.signature.name: one.node_def for one in graph.library.function}
+        counts: collections.Counter[str] = collections.Counter()
+        nodes = list(graph.node)
+        while nodes:
+            node = nodes.pop()
+            if "f" in node.attr:
+                nodes += functions[node.attr["f"].func.name]
+            elif node.op not in _NO_OPERATORS:
+                counts[node.op] += 1
+        return dict(sorted(counts.items()))
 
     @staticmethod
     def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
