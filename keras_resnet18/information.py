@@ -92,7 +92,10 @@ def _about_tflite(path: Path) -> str:
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
     facts["operators"] = _operators(file.operators)
     facts["labels"] = "none" if file.labels is None else _labels(file.labels)
-    facts |= _about_metadata(file.metadata) if file.metadata else {"metadata": "none"}
+    if file.metadata:
+        facts |= _about_metadata(file.metadata)
+    else:
+        facts["metadata"] = "cannot be read" if file.metadata is None else "none"
     return _table(facts)
 
 

@@ -56,14 +56,15 @@ class Contents:
         inputs: In order.
         outputs: In order.
         operators: How often each occurs, by TFLite's names; custom ones as CUSTOM.
-        metadata: Its TFLite Metadata as `metadata.unpack` gives it; empty if it has none.
+        metadata: Its TFLite Metadata as `metadata.unpack` gives it; empty if it has none, None if
+            it cannot be read.
         labels: The classes' names; None if it has none.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     operators: dict[str, int]
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] | None
     labels: list[str] | None
 
 
@@ -76,7 +77,8 @@ def contents(path: Path) -> Contents:
     model = _read(path)
     try:
         graph = model.subgraphs[0]
-        signature = (model.signatureDefs or [schema.SignatureDefT()])[0]
+        signatures = (one for one in model.signatureDefs or [] if one.subgraphIndex == 0)
+        signature = next(signatures, schema.SignatureDefT())
         inputs, outputs = (
             tuple(_tensor(graph.tensors[index], int(index), names or []) for index in indices)
             for indices, names in (
@@ -88,8 +90,11 @@ def contents(path: Path) -> Contents:
         buffer = _metadata_buffer(model)
     except Exception:
         raise _broken(path) from None
-    about = {} if buffer is None else metadata.unpack(buffer)
-    return Contents(inputs, outputs, operators, about, _labels(path, about))
+    try:
+        about = {} if buffer is None else metadata.unpack(buffer)
+    except InputError:  # what the file computes does not depend on it
+        about = None
+    return Contents(inputs, outputs, operators, about, _labels(path, about or {}))
 
 
 def op_histogram(path: Path) -> dict[str, int]:
