@@ -20,6 +20,48 @@ from keras_resnet18.machine import prepare_tensorflow
 # As the command line does, before TensorFlow is first imported: tests train too.
 prepare_tensorflow()
 
+# The program that makes .tflite files.
+CONVERTER = Path(__file__).parents[1] / "keras_resnet18" / "export" / "convert.py"
+
+
+_run_process = subprocess.run
+
+
+def _run_converter_here(command: list[str], **options: Any) -> Any:
+    """`subprocess.run`, but for a converter's command, which is carried out in this process."""
+    if command[1:3] == ["-P", str(CONVERTER)]:
+        from keras_resnet18.export import convert
+
+        convert.main(*command[3:])
+    elif command[1:4] == ["-P", "-m", "tf2onnx.convert"]:
+        from tf2onnx import convert
+
+        log_level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", command[3:])
+            patch.setenv("TF_CPP_MIN_LOG_LEVEL", log_level)  # tf2onnx sets its own
+            convert.main()
+    else:
+        return _run_process(command, **options)
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def converters_here() -> Iterator[None]:
+    """Spares each conversion a process, whose start takes longer than most conversions.
+
+    The converters leak, for which this process lives too briefly. `converters_apart` undoes it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", _run_converter_here)
+        yield
+
+
+@pytest.fixture
+def converters_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives each converter a process of its own, as users have it."""
+    monkeypatch.setattr(subprocess, "run", _run_process)
+
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:

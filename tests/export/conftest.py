@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from small import colour_digits
+from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.export import tflite
@@ -28,8 +28,9 @@ Images = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass
 class Exported:
-    """A finished export, and the file as the converter left it."""
+    """A finished export, the model that it is of, and the file as the converter left it."""
 
+    model: keras.Model
     report: ExportReport
     converted: Path
 
@@ -82,6 +83,12 @@ def classifier(training: Images) -> keras.Model:
 
 
 @pytest.fixture(scope="session")
+def small_classifier(training: Images) -> keras.Model:
+    """A network of two convolutions for the same digits. Shared: look, do not change."""
+    return build_colour_classifier(*training)
+
+
+@pytest.fixture(scope="session")
 def float32_file(classifier, held_out, tmp_path_factory) -> Exported:
     folder = tmp_path_factory.mktemp("float32")
     return _export(classifier, folder / "digits.tflite", labels=LABELS, check=held_out)
@@ -100,15 +107,26 @@ def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def float16_file(classifier, held_out, tmp_path_factory) -> Exported:
+def float16_file(small_classifier, held_out, tmp_path_factory) -> Exported:
     path = tmp_path_factory.mktemp("float16") / "digits.tflite"
-    return _export(classifier, path, labels=LABELS, quantize="float16", check=held_out)
+    return _export(small_classifier, path, labels=LABELS, quantize="float16", check=held_out)
 
 
 @pytest.fixture(scope="session")
-def dynamic_file(classifier, held_out, tmp_path_factory) -> Exported:
+def dynamic_file(small_classifier, held_out, tmp_path_factory) -> Exported:
     path = tmp_path_factory.mktemp("dynamic") / "digits.tflite"
-    return _export(classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
+    return _export(small_classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
+
+
+@pytest.fixture(scope="session", params=[None, "int8"], ids=["float32", "int8"])
+def small_file(request, small_classifier, training, held_out, tmp_path_factory) -> Exported:
+    return _export(
+        small_classifier,
+        tmp_path_factory.mktemp("small") / "digits.tflite",
+        quantize=request.param,
+        calibration=training[0][:200],
+        check=held_out,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +154,7 @@ def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tflite, "_convert", convert_and_keep)
         report = tflite.export_tflite(model, path, **arguments)
-    return Exported(report, converted)
+    return Exported(model, report, converted)
 
 
 @pytest.fixture(params=["float32_file", "int8_file"])

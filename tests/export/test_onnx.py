@@ -43,7 +43,9 @@ def test_is_a_valid_graph_of_opset_18_that_does_not_tell_where_it_was_made(onnx_
     assert (model.doc_string, model.graph.doc_string) == ("", "")
 
 
-def test_exported_again_is_the_same_bytes(onnx_file, classifier, labels, tmp_path):
+def test_exported_again_by_another_process_is_the_same_bytes(
+    onnx_file, classifier, labels, converters_apart, tmp_path
+):
     path = tmp_path / "new" / "again.onnx"
     path.parent.mkdir()
     path.write_text("an old one")

@@ -86,14 +86,16 @@ class TestFile:
     def test_float16_file_holds_its_weights_in_16_bits_and_computes_in_32(self, float16_file):
         operators = dict(float16_file.report.operators)
         # kernels, biases and the normalisation, to float32 before the first picture
-        assert operators.pop("DEQUANTIZE") == 2 * 21 + 2
-        assert operators["CONV_2D"] == 20 and "QUANTIZE" not in operators
+        assert operators.pop("DEQUANTIZE") == 2 * 3 + 2
+        assert operators["CONV_2D"] == 2 and "QUANTIZE" not in operators
         types = [tensor.dtype for tensor in weights_of(float16_file.path)]
-        assert types == ["float32"] * 21  # as they are computed with
+        assert types == ["float32"] * 3  # as they are computed with
 
     def test_int8_weights_have_a_scale_for_each_channel(self, int8_file, dynamic_file):
         for file in (int8_file, dynamic_file):
-            for weights in weights_of(file.path):
+            large = [w for w in weights_of(file.path) if np.prod(w.shape) >= 1024]
+            assert large  # the dynamic file's smaller ones stay float32
+            for weights in large:
                 assert weights.dtype == "int8"
                 assert len(weights.scale) == weights.shape[0] > 1
                 assert len(set(weights.scale)) > 1 and set(weights.zero_point) == {0}
@@ -101,7 +103,7 @@ class TestFile:
     def test_dynamic_file_has_float_activations(self, dynamic_file):
         operators = dynamic_file.report.operators
         assert not {"QUANTIZE", "DEQUANTIZE"} & operators.keys()
-        assert operators["CONV_2D"] == 20
+        assert operators["CONV_2D"] == 2
 
     def test_int8_probabilities_are_finer_than_a_byte(self, int8_file, held_out):
         got = probabilities_of(int8_file.path, held_out[0][:20])
@@ -112,17 +114,22 @@ class TestFile:
     def test_carries_its_labels(self, any_file, labels):
         assert read_labels(any_file.path) == labels
 
-    def test_is_as_small_as_its_weights(
-        self, float32_file, float16_file, dynamic_file, int8_file, classifier
-    ):
-        size = float32_file.report.size_bytes
-        assert size < 1.01 * weights_bytes(classifier)
-        assert float16_file.report.size_bytes < 0.51 * size
-        assert dynamic_file.report.size_bytes < 0.26 * size
-        assert int8_file.report.size_bytes < 0.26 * size
+    def test_is_as_small_as_its_weights(self, float32_file, float16_file, dynamic_file, int8_file):
+        assert float32_file.report.size_bytes < 1.01 * weights_bytes(float32_file.model)
+        assert int8_file.report.size_bytes < 0.26 * weights_bytes(int8_file.model)
+        for file, part in ((float16_file, 1 / 2), (dynamic_file, 1 / 4)):
+            rest = file.report.size_bytes - part * weights_bytes(file.model)
+            assert rest < 10_000, file.report  # the graph and the metadata
 
-    def test_of_a_mixed_float16_model_is_its_float32_twins_to_the_byte(
-        self, classifier, float32_file, held_out, labels, set_dtype_policy, tmp_path
+    def test_of_a_mixed_float16_model_made_by_another_process_is_its_float32_twins_to_the_byte(
+        self,
+        classifier,
+        float32_file,
+        held_out,
+        labels,
+        set_dtype_policy,
+        converters_apart,
+        tmp_path,
     ):
         set_dtype_policy("mixed_float16")
         mixed = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
@@ -158,10 +165,10 @@ class TestFile:
 
 
 class TestReport:
-    def test_gives_what_a_plain_interpreter_finds(self, any_file, classifier, held_out):
+    def test_gives_what_a_plain_interpreter_finds(self, any_file, held_out):
         images, numbers = held_out
         got = probabilities_of(any_file.path, images)
-        exact = classifier.predict(images, verbose=0)
+        exact = any_file.model.predict(images, verbose=0)
         found = any_file.report.comparison
         assert found.n == 100
         assert found.agreement == np.mean(got.argmax(1) == exact.argmax(1))
@@ -256,13 +263,13 @@ class TestGate:
 
     @pytest.mark.parametrize("other", [swap_classes, shift_mean, swap_channels])
     def test_refuses_a_file_of_another_network(
-        self, either_file, classifier, other, held_out, training, convert_to, previous
+        self, small_file, other, held_out, training, convert_to, previous
     ):
-        convert_to(either_file.converted)
-        quantize = "int8" if "int8" in either_file.report.format else None
+        convert_to(small_file.converted)
+        quantize = "int8" if "int8" in small_file.report.format else None
         with pytest.raises(ExportError, match="nothing was written"):
             export_tflite(
-                other(classifier),
+                other(small_file.model),
                 previous,
                 quantize=quantize,
                 calibration=training[0][:200],
@@ -281,16 +288,18 @@ class TestGate:
             export_tflite(flatter, previous, check=held_out[0][:20])
 
     def test_refuses_a_graph_without_operators(
-        self, either_file, classifier, training, convert_to, tmp_path_factory, previous
+        self, small_file, training, convert_to, tmp_path_factory, previous
     ):
-        model = flatbuffer_utils.read_model(str(either_file.converted))
+        model = flatbuffer_utils.read_model(str(small_file.converted))
         model.subgraphs[0].operators = []
         empty = tmp_path_factory.mktemp("empty") / "empty.tflite"
         flatbuffer_utils.write_model(model, str(empty))
         convert_to(empty)
-        quantize = "int8" if "int8" in either_file.report.format else None
-        with pytest.raises(ExportError, match="has 0 convolutions, the model 20"):
-            export_tflite(classifier, previous, quantize=quantize, calibration=training[0][:200])
+        quantize = "int8" if "int8" in small_file.report.format else None
+        with pytest.raises(ExportError, match=r"has 0 convolutions, the model 2\b"):
+            export_tflite(
+                small_file.model, previous, quantize=quantize, calibration=training[0][:200]
+            )
 
     @pytest.mark.parametrize(
         ("program", "message"),
