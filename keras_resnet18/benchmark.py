@@ -20,6 +20,7 @@ import numpy.typing as npt
 from keras_resnet18.benchmark_worker import Round
 from keras_resnet18.classifier import open_classifier, open_pictures
 from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluate import broken_pictures_named
@@ -28,7 +29,7 @@ from keras_resnet18.kinds import EXPORTED, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.plots import plot_benchmark
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.run import Run, load_run
+from keras_resnet18.run import Run, load_run, open_model
 from keras_resnet18.staging import check_destination, staged
 
 ROUNDS = 3
@@ -117,7 +118,8 @@ def benchmark(
     Args:
         paths: Runs, each for its model and all files of its export folder; .tflite, .onnx and
             .keras files; SavedModels' folders.
-        data: The source of the test pictures for top-1; by default each run's own.
+        data: The source of the test pictures for top-1; by default each run's own. Of a .keras
+            file that is in no run the classes are taken to be the pictures', in their order.
         rounds: How often each has its turn.
         seconds: How long a turn is, without start and warm-up.
         json_file: Where to write the figures of every round, with this machine's.
@@ -251,6 +253,8 @@ class _Tests:
         run = next((run for run in (Run(parent), Run(parent.parent)) if run.finished), None)
         if run is not None:
             key = run.labels, run.preprocess, self._data or run.source
+        elif self._data is not None and format_of(file) == "keras":
+            key = (*_of_model(file, self._data), self._data)
         elif self._data is not None:
             classifier = open_classifier(file)
             key = classifier.labels, classifier.preprocess, self._data
@@ -282,6 +286,37 @@ class _Tests:
         pixels = self._folder / f"{len(self._known)}.npy"
         np.save(pixels, np.concatenate(images))
         return _Test(pixels, np.concatenate(targets))
+
+
+def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
+    """Labels and preprocessing of a .keras file that is in no run.
+
+    It has no names for its classes: they are the pictures', in their order, if they are as many.
+    What is done to pictures is in `preprocess.json` beside it; without, the size alone is known.
+    """
+    model = open_model(file)
+    labels = open_source(data).classes
+    shapes = model.input_shape, model.output_shape
+    try:
+        (_, *size, channels), (_, classes) = shapes
+        fits = (len(size), channels, classes) == (2, 3, len(labels))
+    except (TypeError, ValueError):  # of several inputs or outputs, or of other ranks
+        fits = False
+    if not fits:
+        raise InputError(
+            f"top-1 on {data} needs a model of (batch, height, width, 3) pixels in "
+            f"{len(labels)} classes. Received: {file}, {shapes[0]} to {shapes[1]}: give other "
+            "pictures, or measure it without --data"
+        )
+    beside = file.with_name("preprocess.json")
+    if beside.is_file():
+        return labels, Preprocess.read(beside)
+    if None in size:
+        raise InputError(
+            f"top-1 needs pictures of one size, and {file} takes any: put a preprocess.json beside "
+            "it, or measure it without --data. Received: no preprocess.json"
+        )
+    return labels, Preprocess(size=tuple(size))
 
 
 def _plan(files: Sequence[Path], threads: Sequence[int], rounds: int, seconds: float) -> str:

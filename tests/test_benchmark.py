@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 from PIL import Image
 
@@ -19,6 +20,7 @@ from keras_resnet18 import cli
 from keras_resnet18.benchmark import ROUNDS, SECONDS, benchmark, short_names
 from keras_resnet18.benchmark_worker import peak_mib
 from keras_resnet18.errors import InputError
+from keras_resnet18.preprocess import Preprocess
 
 QUICK = {"rounds": 1, "seconds": 0.01}
 
@@ -174,6 +176,40 @@ def test_a_file_without_a_run_is_tested_on_the_pictures_that_are_named(
     assert {result.accuracy for result in results} == {1 / 3}  # `worked` says it is always an ant
     with pytest.raises(InputError, match="the classifier's classes"):
         benchmark([alone], data="digits")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """`own(side, classes)`: somebody's own model, in no run."""
+
+    def save(side=16, classes=3):
+        image = keras.Input((side, side, 3))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+        keras.Model(image, keras.layers.Dense(classes)(x)).save(tmp_path / "own.keras")
+        return tmp_path / "own.keras"
+
+    return save
+
+
+def test_a_model_of_ones_own_is_tested_on_pictures_that_it_fits(own, pictures, one_core):
+    (result,) = benchmark([own()], data=str(pictures), **QUICK)
+    assert 0 <= result.accuracy <= 1 and result.n == 12
+
+
+def test_a_preprocess_json_beside_it_counts(own, pictures, worked, tmp_path):
+    path = own(side=None)
+    with pytest.raises(InputError, match=r"own\.keras takes any: put a preprocess\.json beside it"):
+        benchmark([path], data=str(pictures))
+    (tmp_path / "preprocess.json").write_text(json.dumps(Preprocess(size=(20, 20)).to_dict()))
+    assert {result.n for result in benchmark([path], data=str(pictures))} == {12}
+
+
+def test_pictures_that_a_model_of_ones_own_does_not_fit_are_told(own, pictures, worked):
+    with pytest.raises(
+        InputError, match=r"in 3 classes\. Received: .*own\.keras, .* to \(None, 7\)"
+    ):
+        benchmark([own(classes=7)], data=str(pictures))
+    assert not worked
 
 
 def test_a_run_without_exports_is_measured_alone_and_export_is_named(run, worked):
