@@ -24,10 +24,20 @@ from keras_resnet18.export.verify import (
     whole_float32,
 )
 from keras_resnet18.interval import interval
+from keras_resnet18.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 # A mistake is looked for on the first images only.
 _IMAGES = 256
 _BATCH_SIZE = 32
+
+# (mean, standard deviation) on a scale of 0 to 1: what is tried where a file's own cannot be
+# measured. None at all, 0 to 1, -1 to 1, and ImageNet's.
+_USUAL = (
+    ((0.0,) * 3, (1 / 255,) * 3),
+    ((0.0,) * 3, (1.0,) * 3),
+    ((0.5,) * 3, (0.5,) * 3),
+    (IMAGENET_MEAN, IMAGENET_STD),
+)
 
 # Of 256 grey levels: what int8 may round the constants of a normalisation by.
 _LEVELS = 3
@@ -58,7 +68,8 @@ def prove(
         model: The Keras model as it was trained.
         batches: Images, with labels or without.
         limits: How far from the model the export may be.
-        path: The file, if it is a .tflite one: some mistakes are seen in it.
+        path: The file, if it is a .tflite one: some mistakes are seen in it. Of other formats a
+            normalisation is named if it is one of the usual ones.
 
     Returns:
         The figures, and a line that says what is wrong with them; None if nothing is.
@@ -111,16 +122,19 @@ def _mistake(
     shows = not are_the_models(answers, pixels)  # or no change of these could explain it
     if shows and pixels.shape[-1] == 3 and are_the_models(exported(pixels[..., ::-1]), pixels):
         return "it gives the model's answers when red and blue are swapped: the file takes BGR"
-    if path is None:
+    ours = _normalization_of_model(twin, pixels.shape[1:])
+    measured = None if path is None else _normalization_of_file(path)
+    if ours is None or (path is not None and measured is None):
         return None
-    theirs, ours = _normalization_of_file(path), _normalization_of_model(twin, pixels.shape[1:])
-    if theirs is None or ours is None:
+    usual = [_Normalization.of(*constants) for constants in _USUAL if pixels.shape[-1] == 3]
+    differs = False
+    for theirs in usual if measured is None else [measured]:
+        as_theirs = (theirs.scale * pixels + theirs.offset - ours.offset) / ours.scale
+        differs = bool(abs(as_theirs - pixels).max() > _LEVELS)
+        if differs and shows and are_the_models(answers, as_theirs.astype(np.float32)):
+            return f"its pixels are normalised differently: {theirs}; the model's: {ours}"
+    if path is None or differs:
         return None
-    as_theirs = (theirs.scale * pixels + theirs.offset - ours.offset) / ours.scale
-    if abs(as_theirs - pixels).max() > _LEVELS:
-        if not (shows and are_the_models(answers, as_theirs.astype(np.float32))):
-            return None
-        return f"its pixels are normalised differently: {theirs}; the model's: {ours}"
     if quantization(path) == "int8" and _has_the_weights_of(path, with_packed_stem(twin)):
         return (
             "its weights are the model's, so it is the rounding of what is between them. Calibrate "
@@ -142,6 +156,11 @@ class _Normalization:
 
     scale: np.ndarray[Any, Any]
     offset: np.ndarray[Any, Any]
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> _Normalization:
+        """(pixel / 255 - mean) / std."""
+        return cls(1 / 255 / np.array(std), -np.array(mean) / np.array(std))
 
     @classmethod
     def seen(

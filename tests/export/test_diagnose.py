@@ -81,6 +81,33 @@ def test_another_normalisation_is_named_with_its_constants(model, proved, kind):
         np.testing.assert_allclose(list(map(float, found)), numbers, atol=0.004)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "named"),
+    [
+        (
+            (0.5,) * 3,
+            (0.5,) * 3,
+            "mean 0.500, 0.500, 0.500, standard deviation 0.500, 0.500, 0.500;",
+        ),
+        (
+            (0.0,) * 3,
+            (1.0,) * 3,
+            "mean 0.000, 0.000, 0.000, standard deviation 1.000, 1.000, 1.000;",
+        ),
+        ((0.3, 0.4, 0.5), (0.25,) * 3, None),  # of nobody's
+    ],
+)
+def test_a_usual_normalisation_is_named_from_the_answers_alone(model, held_out, mean, std, named):
+    other = build_colour_network(mean=mean, std=std)
+    other.set_weights(model.get_weights())
+    limits = Limits(max_difference=TOLERANCES[None])
+    _, fault = prove(lambda x: other(x.astype("float32")).numpy(), model, [held_out], limits)
+    if named is None:
+        assert fault.endswith("below min_agreement=98.00%")
+    else:
+        assert f": its pixels are normalised differently: {named} the model's: mean 0.485" in fault
+
+
 @pytest.mark.parametrize("images", ["black", "noise"])
 def test_calibration_on_other_images_is_named(model, proved, images):
     calibration = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
