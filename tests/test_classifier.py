@@ -19,7 +19,8 @@ from keras_resnet18.preprocess import Preprocess
 
 def test_a_run_and_its_exports_name_the_same_classes(run, exported, pictures):
     files = picture_files([pictures / "test"])
-    expected = [open_classifier(run.path).top(file, 3) for file in files]
+    of_run = open_classifier(run.path)
+    expected = [of_run.top(file, 3) for file in files]
     tolerances = {"saved_model": 1e-4, "model.tflite": 1e-4, "model-int8.tflite": 0.2}
     if (exported / "model.onnx").exists():
         tolerances["model.onnx"] = 1e-4

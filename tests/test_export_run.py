@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keras_resnet18 import export_onnx
 from keras_resnet18.cli import export as export_command
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.export_run import CHECK_IMAGES, FORMATS, export_run
@@ -26,6 +27,20 @@ def test_every_report_tells_where_and_on_how_many_pictures(exported, export_repo
         assert report.path.exists()
         assert report.comparison.images == 10  # check_images, of 12 test pictures
         assert report.comparison.accuracy is not None
+
+
+def test_an_onnx_file_made_again_by_another_process_is_the_same_bytes(
+    run, exported, converters_apart, tmp_path
+):
+    path = tmp_path / "new" / "again.onnx"
+    path.parent.mkdir()
+    path.write_text("an old one")
+    report = export_onnx(run.model, path, labels=run.labels)
+    assert path.read_bytes() == (exported / "model.onnx").read_bytes()
+    assert (report.comparison.images, report.comparison.accuracy) == (16, None)
+    assert report.comparison.max_difference < 1e-5
+    assert report.operators["Conv"] == 20 and 44e6 < report.size_bytes < 46e6
+    assert {file.name for file in path.parent.iterdir()} == {"again.onnx", "again.onnx.json"}
 
 
 class Given(BaseException):

@@ -138,10 +138,10 @@ def served(classifier, tmp_path_factory) -> ExportReport:
 
 
 @pytest.fixture(scope="session")
-def onnx_file(classifier, held_out, tmp_path_factory) -> ExportReport:
+def onnx_file(small_classifier, held_out, tmp_path_factory) -> ExportReport:
     pytest.importorskip("tf2onnx", reason="needs the extra onnx")
     path = tmp_path_factory.mktemp("onnx") / "digits.onnx"
-    return export_onnx(classifier, path, labels=LABELS, check=held_out)
+    return export_onnx(small_classifier, path, labels=LABELS, check=held_out)
 
 
 def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:

@@ -27,22 +27,17 @@ def sideways_photo() -> bytes:
     return file.getvalue()
 
 
-def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_imported(
-    served, classifier, pictures, labels, run_python, tmp_path
-):
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(sideways_photo())
-    np.save(tmp_path / "images.npy", pictures[0][:5])
-    program = """
+# Answers by a SavedModel's endpoints, then shows them with TensorFlow's own saved_model_cli.
+STRANGER = """
 import sys
 sys.modules["keras_resnet18"] = sys.modules["keras"] = None
-import json, numpy as np, tensorflow as tf
-endpoints = tf.saved_model.load(sys.argv[1]).signatures
+import json, runpy, numpy as np, tensorflow as tf
+folder, images, photo = sys.argv[1:]
+endpoints = tf.saved_model.load(folder).signatures
 def answer(name, **inputs):
     outputs = endpoints[name](**{key: tf.constant(value) for key, value in inputs.items()})
     return {key: value.numpy().astype(str).tolist() for key, value in outputs.items()}
-images = np.load("images.npy")
-photo = open("photo.jpg", "rb").read()
+images, photo = np.load(images), open(photo, "rb").read()
 print(json.dumps({
     "serving_default": answer("serving_default", image=images),
     "one": answer("serving_default", image=images[:1]),
@@ -51,8 +46,39 @@ print(json.dumps({
     "serve_bytes": answer("serve_bytes", image_bytes=[photo, photo]),
     "labels": answer("labels"),
 }))
+sys.argv[1:] = ["show", "--dir", folder, "--tag_set", "serve", "--all"]
+runpy.run_module("tensorflow.python.tools.saved_model_cli", run_name="__main__")
 """
-    found = json.loads(run_python(program, str(served.path)))
+
+
+@pytest.fixture(scope="module")
+def told(served, pictures, tmp_path_factory):
+    """What a process tells of a SavedModel where this package and Keras cannot be imported.
+
+    The answers of its endpoints to five pictures and to a photo, and what saved_model_cli shows.
+    """
+    folder = tmp_path_factory.mktemp("stranger")
+    np.save(folder / "images.npy", pictures[0][:5])
+    (folder / "photo.jpg").write_bytes(sideways_photo())
+    files = [served.path, folder / "images.npy", folder / "photo.jpg"]
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, *map(str, files)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers, _, shown = done.stdout.partition("\n")
+    return json.loads(answers), shown
+
+
+def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_imported(
+    told, classifier, pictures, labels, tmp_path
+):
+    found, _ = told
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(sideways_photo())
 
     def values(endpoint, output="probabilities"):
         return np.array(found[endpoint][output], np.float32)
@@ -76,11 +102,8 @@ print(json.dumps({
         np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)
 
 
-def test_tensorflows_saved_model_cli_reads_the_signatures(served):
-    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show"]
-    options = ["--dir", str(served.path), "--tag_set", "serve", "--all"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    printed = " ".join(done.stdout.split())
+def test_tensorflows_saved_model_cli_reads_the_signatures(told):
+    printed = " ".join(told[1].split())
     _, *parts = re.split(r"signature_def\['(\w+)'\]:", printed)
     signatures = dict(zip(parts[::2], parts[1::2], strict=True))
     for words in (
@@ -97,12 +120,12 @@ def test_tensorflows_saved_model_cli_reads_the_signatures(served):
 
 
 def test_onnx_runtime_gives_the_models_answers_and_their_names(
-    onnx_file, classifier, pictures, labels
+    onnx_file, small_classifier, pictures, labels
 ):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     session = onnxruntime.InferenceSession(onnx_file.path, providers=["CPUExecutionProvider"])
     for images in (pictures[0][:1], pictures[0][:5]):
         (got,) = session.run(["probabilities"], {"image": images})
-        np.testing.assert_allclose(got, classifier.predict(images, verbose=0), atol=1e-5)
+        np.testing.assert_allclose(got, small_classifier.predict(images, verbose=0), atol=1e-5)
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["labels"].split("\n") == labels

@@ -23,14 +23,16 @@ def test_reports_that_it_gives_the_models_answers(onnx_file):
     assert (proof.n, proof.agreement) == (100, 1.0)
     assert proof.accuracy == proof.model_accuracy > 0.9
     assert proof.max_difference < 1e-5
-    assert onnx_file.operators["Conv"] == 20
-    assert str(onnx_file).startswith(f"{onnx_file.path}: onnx, 44.")
+    assert onnx_file.operators["Conv"] == 2
+    assert str(onnx_file).startswith(f"{onnx_file.path}: onnx, 0.")
 
 
-def test_takes_pixels_of_any_batch_and_knows_its_labels(onnx_file, classifier, pictures, labels):
+def test_takes_pixels_of_any_batch_and_knows_its_labels(
+    onnx_file, small_classifier, pictures, labels
+):
     file = open_exported(onnx_file.path, threads=1)
     assert (file.image_shape, file.classes, file.labels) == ((32, 32, 3), 10, tuple(labels))
-    expected = classifier.predict(pictures[0][:3], verbose=0)
+    expected = small_classifier.predict(pictures[0][:3], verbose=0)
     np.testing.assert_allclose(file(pictures[0][:3]), expected, atol=1e-5)
     np.testing.assert_allclose(file(pictures[0][:1]), expected[:1], atol=1e-5)
 
@@ -43,21 +45,9 @@ def test_is_a_valid_graph_of_opset_18_that_does_not_tell_where_it_was_made(onnx_
     assert (model.doc_string, model.graph.doc_string) == ("", "")
 
 
-def test_exported_again_by_another_process_is_the_same_bytes(
-    onnx_file, classifier, labels, converters_apart, tmp_path
-):
-    path = tmp_path / "new" / "again.onnx"
-    path.parent.mkdir()
-    path.write_text("an old one")
-    report = export_onnx(classifier, path, labels=labels)
-    assert path.read_bytes() == onnx_file.path.read_bytes()
-    assert (report.comparison.n, report.comparison.accuracy) == (16, None)
-    assert {file.name for file in path.parent.iterdir()} == {"again.onnx", "again.onnx.json"}
-
-
 @needs_onnx
 def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(
-    onnx_file, classifier, tmp_path, monkeypatch
+    onnx_file, small_classifier, tmp_path, monkeypatch
 ):
     import onnx
 
@@ -73,7 +63,7 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(
 
     monkeypatch.setattr(onnx_export, "_convert", convert_wrongly)
     with pytest.raises(ExportError, match=r"differ from the model's by up to .* on 16 images"):
-        export_onnx(classifier, path)
+        export_onnx(small_classifier, path)
     assert path.read_bytes() == b"the old one"
     assert list(tmp_path.iterdir()) == [path]
 

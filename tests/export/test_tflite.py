@@ -427,20 +427,6 @@ class TestArguments:
             export_tflite(tiny, tmp_path / "file" / "sub" / "a.tflite")
         assert (tmp_path / "file").read_text() == "mine"
 
-    def test_another_backend_is_named(self, run_python):
-        program = """
-import keras
-from keras_resnet18 import export_tflite
-from keras_resnet18.errors import InputError
-model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
-try:
-    export_tflite(model, "a.tflite")
-except InputError as error:
-    print(error)
-"""
-        pytest.importorskip("jax")
-        assert "Received: KERAS_BACKEND='jax'" in run_python(program, KERAS_BACKEND="jax")
-
     def test_a_file_is_replaced_and_its_new_folder_made(
         self, classifier, float32_file, convert_to, tmp_path
     ):

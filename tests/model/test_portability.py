@@ -48,6 +48,17 @@ pixels = numpy.load(sys.argv[2])
 numpy.save(sys.argv[3], keras.ops.convert_to_numpy(model(pixels, training=False)))
 """
 
+# Then finds the package, and tries to export the model.
+EXPORT = """
+sys.meta_path.remove(Blocked)
+from keras_resnet18 import export_tflite
+from keras_resnet18.errors import InputError
+try:
+    export_tflite(model, "a.tflite")
+except InputError as error:
+    print(error)
+"""
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -60,14 +71,26 @@ def saved(tmp_path_factory):
     return folder, np.asarray(model(pixels, training=False))
 
 
-@pytest.mark.parametrize("environment", [{"KERAS_BACKEND": "tensorflow"}, JAX], ids=["tf", "jax"])
-def test_a_saved_network_opens_without_this_package_and_predicts_the_same(
-    saved, run_python, tmp_path, environment
-):
+def open_as_a_stranger(saved, run_python, tmp_path, environment, then=""):
+    """Asserts that the probabilities are the same, and gives what was printed."""
     folder, expected = saved
     files = [folder / "model.keras", folder / "pixels.npy", tmp_path / "out.npy"]
-    run_python(STRANGER, *map(str, files), environment["KERAS_BACKEND"], **environment)
+    backend = environment["KERAS_BACKEND"]
+    printed = run_python(STRANGER + then, *map(str, files), backend, **environment)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    return printed
+
+
+def test_a_saved_network_opens_without_this_package_and_predicts_the_same(
+    saved, run_python, tmp_path
+):
+    open_as_a_stranger(saved, run_python, tmp_path, {"KERAS_BACKEND": "tensorflow"})
+
+
+def test_it_does_on_jax_too_and_an_export_there_names_the_backend(saved, run_python, tmp_path):
+    printed = open_as_a_stranger(saved, run_python, tmp_path, JAX, EXPORT)
+    assert "Received: KERAS_BACKEND='jax'" in printed
+    assert not (tmp_path / "a.tflite").exists()
 
 
 def test_logits_a_training_step_and_pooling_equal_torchs_on_jax_too():
