@@ -25,7 +25,7 @@ def test_every_report_tells_where_and_on_how_many_pictures(exported, export_repo
     for report in export_reports:
         assert report.path.parent == exported
         assert report.path.exists()
-        assert report.comparison.images == 10  # check_images, of 12 test pictures
+        assert report.comparison.n == 10  # check_images, of 12 test pictures
         assert report.comparison.accuracy is not None
 
 
@@ -37,7 +37,7 @@ def test_an_onnx_file_made_again_by_another_process_is_the_same_bytes(
     path.write_text("an old one")
     report = export_onnx(run.model, path, labels=run.labels)
     assert path.read_bytes() == (exported / "model.onnx").read_bytes()
-    assert (report.comparison.images, report.comparison.accuracy) == (16, None)
+    assert (report.comparison.n, report.comparison.accuracy) == (16, None)
     assert report.comparison.max_difference < 1e-5
     assert report.operators["Conv"] == 20 and 44e6 < report.size_bytes < 46e6
     assert {file.name for file in path.parent.iterdir()} == {"again.onnx", "again.onnx.json"}
