@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.export import INPUT, OUTPUT, metadata
 from keras_resnet18.export.flatbuffer import Tensor, contents
 from keras_resnet18.export.onnx import op_histogram as onnx_op_histogram
-from keras_resnet18.export.report import size_bytes
+from keras_resnet18.export.report import facts_table, operators_in_words, size_bytes
 from keras_resnet18.export.runtime import OnnxFile, SavedModelFolder
 from keras_resnet18.fit.precision import device_name, recommended_policy
 from keras_resnet18.interval import in_words
@@ -24,13 +23,12 @@ from keras_resnet18.model.describe import describe
 from keras_resnet18.run import load_run, open_model
 
 _SHOWN_LABELS = 20
-_WIDTH = 80  # of a terminal
 
 
 def about_machine() -> str:
     """Versions, device, and the precision that suits it."""
     facts, policy = environment(), recommended_policy()
-    return _table(
+    return facts_table(
         {
             "keras-resnet18": __version__,
             "python": facts["python"],
@@ -73,7 +71,7 @@ def _about_run(path: Path) -> str:
         words = in_words(metrics["accuracy"], metrics["interval"], metrics["n"])
         facts[f"{kind} accuracy"] = words
     facts["labels"] = _labels(run.labels)
-    return f"{_table(facts)}\n\n{_about_model(run.model)}"
+    return f"{facts_table(facts)}\n\n{_about_model(run.model)}"
 
 
 def _about_model(model: keras.Model) -> str:
@@ -90,24 +88,24 @@ def _about_tflite(path: Path) -> str:
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
         for i, tensor in enumerate(tensors):
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
-    facts["operators"] = _operators(file.operators)
+    facts["operators"] = operators_in_words(file.operators)
     facts["labels"] = "none" if file.labels is None else _labels(file.labels)
     if file.metadata:
         facts |= _about_metadata(file.metadata)
     else:
         facts["metadata"] = "cannot be read" if file.metadata is None else "none"
-    return _table(facts)
+    return facts_table(facts)
 
 
 def _about_onnx(path: Path) -> str:
     file = OnnxFile(path)
     size = "×".join(map(str, file.image_shape))
-    return _table(
+    return facts_table(
         {
             "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB",
             "input": f"{INPUT}, uint8 batch×{size}",
             "output": f"{OUTPUT}, float32 batch×{file.classes}",
-            "operators": _operators(onnx_op_histogram(path)),
+            "operators": operators_in_words(onnx_op_histogram(path)),
             "labels": "none" if file.labels is None else _labels(file.labels),
         }
     )
@@ -122,9 +120,9 @@ def _about_saved_model(path: Path) -> str:
         facts[name] = f"{_specs(inputs)} → {_specs(outputs)}"
     if folder.preprocess is not None:
         facts["pictures"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
-    facts["operators"] = _operators(folder.op_histogram())
+    facts["operators"] = operators_in_words(folder.op_histogram())
     facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
-    return _table(facts)
+    return facts_table(facts)
 
 
 def _specs(specs: dict[str, Any]) -> str:
@@ -160,27 +158,7 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _operators(histogram: dict[str, int]) -> str:
-    # a number stays on the line of its operator: \xa0 is no place to break
-    return ", ".join(f"{name}\xa0{n}" for name, n in histogram.items())
-
-
 def _labels(labels: Any) -> str:
     shown = ", ".join(labels[:_SHOWN_LABELS])
     more = len(labels) - _SHOWN_LABELS
     return f"{len(labels)}: {shown}" + (f" and {more} more" if more > 0 else "")
-
-
-def _table(facts: dict[str, Any]) -> str:
-    """A line for each fact, broken at the width of a terminal."""
-    first = max(map(len, facts)) + 2
-    return "\n".join(
-        textwrap.fill(
-            f"{name:{first}}{value}",
-            _WIDTH,
-            subsequent_indent=" " * first,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, value in facts.items()
-    ).replace("\xa0", " ")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +68,11 @@ class ExportReport:
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
         if self.operators:
-            # kept together by a space that textwrap does not break at
-            counts = ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in self.operators.items())
+            counts = operators_in_words(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts + built_in
         rows["verdict"] = "passed" if self.fault is None else "failed"
-        first = max(map(len, rows)) + 2
-        return "\n".join(
-            textwrap.fill(
-                f"{name:{first}}{text}",
-                _WIDTH,
-                subsequent_indent=" " * first,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            for name, text in rows.items()
-        ).replace("\N{NO-BREAK SPACE}", " ")
+        return facts_table(rows)
 
     def _part(self, value: float | None) -> str:
         if value is None:
@@ -103,6 +92,27 @@ class ExportReport:
             "latency_ms": self.latency_ms,
             "threads": self.threads,
         }
+
+
+def operators_in_words(histogram: Mapping[str, int]) -> str:
+    """An op histogram in a line, for `facts_table`."""
+    # a number stays on the line of its operator: it is no place to break
+    return ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in histogram.items())
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """A line for each fact, broken at the width of a terminal."""
+    first = max(map(len, facts)) + 2
+    return "\n".join(
+        textwrap.fill(
+            f"{name:{first}}{value}",
+            _WIDTH,
+            subsequent_indent=" " * first,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, value in facts.items()
+    ).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def size_bytes(path: Path) -> int:
