@@ -29,6 +29,8 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
     def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
         if layer.name == _PAD:
             return keras.layers.Lambda(_space_to_depth, name=_PAD)
+        if isinstance(layer, keras.layers.Lambda):
+            return layer  # Keras makes no lambda again from a config, and it has no weights
         config = layer.get_config()
         if layer.name == _CONV:
             config.update(kernel_size=4, strides=1)
@@ -53,6 +55,7 @@ def _is_paper_stem(pad: Any, conv: Any) -> bool:
         and conv.padding == "valid"
         and conv.dilation_rate == (1, 1)
         and conv.groups == 1
+        and conv.input is pad.output
         and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])
     )
 

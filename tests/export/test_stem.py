@@ -40,6 +40,24 @@ def test_takes_other_channels(small_pictures):
     np.testing.assert_allclose(with_packed_stem(model)(grey), model(grey), atol=1e-5)
 
 
+def test_a_users_lambda_stays(small_pictures):
+    body = build_resnet18(input_shape=(64, 48, 3), classes=5)
+    mirrored = keras.layers.Lambda(lambda x: 1 - x)(body.output)
+    model = keras.Model(body.input, mirrored)
+    packed = with_packed_stem(model)
+    assert packed is not model
+    np.testing.assert_allclose(packed(small_pictures), model(small_pictures), atol=1e-5)
+
+
+def test_a_stem_with_something_in_it_is_left_as_it_is():
+    image = keras.Input((64, 64, 3))
+    x = keras.layers.ZeroPadding2D(3, name="stem_conv_pad")(image)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Conv2D(8, 7, strides=2, name="stem_conv")(x)
+    model = keras.Model(image, x)
+    assert with_packed_stem(model) is model
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
