@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from keras_resnet18.export.onnx import export_onnx
-    from keras_resnet18.export.saved_model import export_saved_model
-    from keras_resnet18.export.tflite import export_tflite
-    from keras_resnet18.fit.precision import recommended_policy
+    from keras_resnet18.commands.train import train
+    from keras_resnet18.device import recommended_policy
+    from keras_resnet18.exporters.onnx import export_onnx
+    from keras_resnet18.exporters.saved_model import export_saved_model
+    from keras_resnet18.exporters.tflite import export_tflite
     from keras_resnet18.model.blocks import conv_block, identity_block
     from keras_resnet18.model.describe import describe
     from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     )
     from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
     from keras_resnet18.run import load_run
-    from keras_resnet18.trainer import train
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
@@ -61,16 +61,16 @@ _HOMES = {
     "conv_block": "model.blocks",
     "decode_predictions": "preprocess",
     "describe": "model.describe",
-    "export_onnx": "export.onnx",
-    "export_saved_model": "export.saved_model",
-    "export_tflite": "export.tflite",
+    "export_onnx": "exporters.onnx",
+    "export_saved_model": "exporters.saved_model",
+    "export_tflite": "exporters.tflite",
     "identity_block": "model.blocks",
     "load_run": "run",
     "load_weights": "weights.transfer",
     "preprocess_input": "preprocess",
-    "recommended_policy": "fit.precision",
+    "recommended_policy": "device",
     "save_weights": "weights.transfer",
-    "train": "trainer",
+    "train": "commands.train",
 }
 
 

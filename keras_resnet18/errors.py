@@ -1,4 +1,13 @@
-"""What goes wrong because of what was given, told apart from what goes wrong because of us."""
+"""Exceptions: InputError for a caller's mistake, ExportError for an export that fails verification.
+
+And the checks that raise the first one, so that every refusal of a value reads alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,3 +20,24 @@ class InputError(ValueError):
 
 class ExportError(InputError):
     """An exported file does not give the model's answers, so it was not written."""
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises InputError unless `value` is one of the allowed words."""
+    if value not in allowed:
+        raise InputError(
+            f"{name} must be one of {', '.join(allowed)}{nearest(value, allowed)}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def within(name: str, value: Any, condition: bool, allowed: str) -> None:
+    """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
+    if not condition:
+        raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question with the known word most like this one, for an error; empty if there is none."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -11,7 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("keras", "tensorflow", "ai-edge-litert", "tensorflow-datasets", "numpy", "pillow")
+_PACKAGES = (
+    "keras-resnet18",
+    "keras",
+    "tensorflow",
+    "ai-edge-litert",
+    "tensorflow-datasets",
+    "numpy",
+    "pillow",
+)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import Recipe
+from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.staging import check_parent, is_leftover, staged
 
 DEFAULT_FOLDER = Path("saved_models")

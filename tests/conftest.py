@@ -17,11 +17,13 @@ from small import CLASSES, build_tiny, draw_pictures
 
 from keras_resnet18.machine import prepare_tensorflow
 
+pytest_plugins = ["digit_exports"]  # fixtures that several folders share
+
 # As the command line does, before TensorFlow is first imported: tests train too.
 prepare_tensorflow()
 
 # The program that makes .tflite files.
-CONVERTER = Path(__file__).parents[1] / "keras_resnet18" / "export" / "convert.py"
+CONVERTER = Path(__file__).parents[1] / "keras_resnet18" / "exporters" / "convert.py"
 
 
 _run_process = subprocess.run
@@ -30,7 +32,7 @@ _run_process = subprocess.run
 def _run_converter_here(command: list[str], **options: Any) -> Any:
     """`subprocess.run`, but for a converter's command, which is carried out in this process."""
     if command[1:3] == ["-P", str(CONVERTER)]:
-        from keras_resnet18.export import convert
+        from keras_resnet18.exporters import convert
 
         convert.main(*command[3:])
     elif command[1:4] == ["-P", "-m", "tf2onnx.convert"]:
@@ -119,7 +121,7 @@ def broken_pictures(pictures: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def quick_recipe() -> Any:
     """The smallest training that learns `pictures`. One picture is left over in each epoch."""
-    from keras_resnet18.recipe import Augment, Network, Optimizer, Recipe
+    from keras_resnet18.recipe.recipe import Augment, Network, Optimizer, Recipe
 
     return Recipe(
         name="quick",
@@ -157,7 +159,7 @@ def run(trained: tuple[Any, str]) -> Any:
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `train` build a tiny network, for tests of all that is around it."""
-    from keras_resnet18 import trainer
+    from keras_resnet18.commands import train as trainer
 
     monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
 
@@ -165,8 +167,9 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The reports of all exports of a copy of the run, compared on 10 pictures. Shared."""
-    from keras_resnet18 import export_run, load_run
-    from keras_resnet18.export import tflite
+    from keras_resnet18 import load_run
+    from keras_resnet18.commands import export as export_run
+    from keras_resnet18.exporters import tflite
 
     copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
     with pytest.MonkeyPatch.context() as patch:

@@ -17,36 +17,33 @@ PACKAGE = ROOT / "keras_resnet18"
 
 # Each room of the house (a module or a folder), and the rooms of ours that it may import besides
 # itself and `errors`. A new room is a failure until it has a line here.
-BASE = {"kinds", "machine", "preprocess", "recipe", "run", "staging"}
-MAKERS = {"weights", "model", "data", "fit", "export", "plots"}
-USES = {"benchmark", "evaluate", "classifier", "trainer", "export_run", "information", "proof"}
+BASE = {"device", "formats", "images", "machine", "preprocess", "staging"}
+USES = {"data", "evaluation", "recipe", "run", "runtime", "verification"}
+MAKERS = {"exporters", "figures", "fit", "model", "weights"}
 ROOMS = {
     "errors": set(),
-    "interval": set(),
-    "kinds": set(),
+    "formats": set(),
+    "images": set(),
     "machine": set(),
     "staging": set(),
     "preprocess": set(),
-    "schema": set(),
-    "recipe": {"preprocess", "schema"},
+    "device": {"machine"},
+    "tflite_file": {"formats"},
+    "recipe": {"preprocess"},
+    "weights": {"preprocess", "staging"},
+    "data": {"images", "machine", "preprocess"},
     "run": {"preprocess", "recipe", "staging"},
-    "weights": {"preprocess", "schema", "staging"},
+    "runtime": {*BASE, "data", "run", "tflite_file"},
+    "evaluation": {"data", "images", "preprocess", "runtime"},
+    "verification": {*BASE, "evaluation", "runtime", "tflite_file"},
     "model": {"preprocess", "weights"},
-    "data": {"machine", "preprocess"},
-    "fit": {"machine", "preprocess", "recipe"},
-    "export": {"interval", "kinds", "machine", "preprocess", "staging"},
-    "plots": set(),
-    "evaluate": {"data", "interval", "preprocess"},
-    "classifier": {*BASE, "data", "evaluate", "export", "fit"},
-    "trainer": {*BASE, *MAKERS, "evaluate"},
-    "export_run": {*BASE, "classifier", "data", "evaluate", "export"},
-    "benchmark": {*BASE, "benchmark_worker", "classifier", "data", "evaluate", "export", "plots"},
-    "benchmark_worker": {"export", "fit", "kinds", "machine", "run"},
-    "proof": {*BASE, "classifier", "data", "evaluate", "export"},
-    "information": {*BASE, "__init__", "export", "fit", "interval", "model"},
-    "cli": {*BASE, *MAKERS, *USES, "__init__"},
+    "fit": {"device", "machine", "recipe"},
+    "figures": set(),
+    "exporters": {*BASE, "runtime", "tflite_file", "verification"},
+    "commands": {*BASE, *USES, *MAKERS, "tflite_file"},
+    "cli": {*BASE, *USES, "weights", "commands"},
     "__main__": {"cli"},
-    "__init__": {*BASE, *MAKERS, "trainer"},
+    "__init__": {*BASE, *USES, *MAKERS, "commands"},
 }
 
 # Rooms that no import of these frameworks may enter, at the top of a file or in a function.
@@ -54,16 +51,17 @@ KEPT_OUT = {
     "model": {"tensorflow", "jax", "torch"},
     "weights": {"tensorflow", "jax"},  # torch opens .pth files
     "data": {"keras", "jax", "torch"},
+    "images": {"tensorflow", "keras"},
+    "tflite_file": {"tensorflow"},
     "recipe": {"numpy", "keras", "tensorflow"},
 }
 
 # Rooms whose files import at their top the standard library alone, or these besides, so that
 # `import keras_resnet18` and `--help` wait for no framework.
 QUICK: dict[str, set[str]] = {
-    **{room: set() for room in ("__init__", "__main__", "errors", "kinds", "machine")},
-    **{room: set() for room in ("preprocess", "recipe", "run", "schema", "staging")},
+    **{room: set() for room in ("__init__", "__main__", "errors", "formats", "machine")},
+    **{room: set() for room in ("preprocess", "recipe", "run", "staging")},
     "cli": {"rich", "typer"},
-    "benchmark_worker": {"numpy"},  # a .tflite file's memory is measured there
 }
 
 
@@ -139,9 +137,9 @@ def test_the_rooms_form_no_circle():
             del remaining[room]
 
 
-def test_export_data_and_fit_do_not_know_one_another_nor_the_network():
-    separate = {"export", "data", "fit", "model"}
-    for room in ("export", "data", "fit"):
+def test_exporters_data_and_fit_do_not_know_one_another_nor_the_network():
+    separate = {"exporters", "data", "fit", "model"}
+    for room in ("exporters", "data", "fit"):
         assert not ROOMS[room] & separate
 
 
@@ -150,7 +148,7 @@ def test_export_data_and_fit_do_not_know_one_another_nor_the_network():
     [
         ("data", "from keras_resnet18.model import resnet", "data must not import model"),
         ("data", "from keras_resnet18 import model", "data must not import model"),
-        ("fit", "import keras_resnet18.export.tflite", "fit must not import export"),
+        ("fit", "import keras_resnet18.exporters.tflite", "fit must not import exporters"),
         ("fit", "import keras_resnet18 as kr", "fit must not import __init__"),
         ("fit", "from keras_resnet18 import build_resnet18", "fit must not import __init__"),
         ("preprocess", "def f():\n  from keras_resnet18.data import decode", "not import data"),
@@ -161,7 +159,11 @@ def test_export_data_and_fit_do_not_know_one_another_nor_the_network():
         ("run", "import keras", "run must not import keras at its top"),
         ("run", "try:\n  import keras\nexcept ImportError:\n  pass", "keras at its top"),
         ("__init__", "from keras_resnet18.model import resnet", "not import model at its top"),
-        ("cli", "from keras_resnet18.trainer import train", "not import trainer at its top"),
+        (
+            "cli",
+            "from keras_resnet18.commands.train import train",
+            "not import commands at its top",
+        ),
         ("utils", "", "utils has no line in ROOMS"),
     ],
 )
@@ -175,7 +177,7 @@ def test_the_check_finds_a_forbidden_import(room, source, fault):
         ("run", "def f():\n  import keras"),
         ("__init__", "if TYPE_CHECKING:\n  from keras_resnet18.model import resnet"),
         ("model", "import keras\nfrom keras_resnet18.errors import InputError"),
-        ("trainer", "from keras_resnet18.data.sources import open_source"),
+        ("commands", "from keras_resnet18.data.sources import open_source"),
     ],
 )
 def test_the_check_lets_an_allowed_import_pass(room, source):
@@ -205,12 +207,12 @@ def test_programs_in_training_use_what_any_user_may():
 
 
 def test_the_check_of_training_finds_what_is_private():
-    assert private_imports("from keras_resnet18.fit.precision import _accelerator")
+    assert private_imports("from keras_resnet18.device import _accelerator")
     assert private_imports("from keras_resnet18 import _HOMES")
     assert private_imports("from keras_resnet18 import build_resnet50")
     assert private_imports("from golden import numpy_weights")
     assert not private_imports("import keras_resnet18 as kr\nfrom keras_resnet18 import describe")
-    assert not private_imports("from keras_resnet18.recipe import load_recipe")
+    assert not private_imports("from keras_resnet18.recipe.recipe import load_recipe")
 
 
 def test_the_library_imports_no_program_and_no_test():

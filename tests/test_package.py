@@ -20,7 +20,7 @@ PACKAGE = ROOT / "keras_resnet18"
 
 # What the package is made of besides its modules.
 DATA_FILES = {"py.typed", "imagenet_classes.csv"} | {
-    f"recipes/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
+    f"recipe/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
 }
 
 

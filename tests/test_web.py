@@ -18,9 +18,9 @@ from sklearn.datasets import load_sample_image
 from small import build_tiny
 
 from keras_resnet18 import Preprocess, build_resnet18, export_tflite
-from keras_resnet18.classifier import open_classifier
-from keras_resnet18.data.decode import read_image
-from keras_resnet18.export.flatbuffer import append_labels
+from keras_resnet18.images import read_image
+from keras_resnet18.runtime.classifier import open_classifier
+from keras_resnet18.tflite_file.contents import append_labels
 
 SIZE = 64
 

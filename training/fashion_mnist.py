@@ -24,7 +24,7 @@ def main() -> None:
 
     start_tensorflow()
     from keras_resnet18 import load_run, train
-    from keras_resnet18.recipe import load_recipe
+    from keras_resnet18.recipe.recipe import load_recipe
 
     accuracies = []
     for seed in range(arguments.seeds):

@@ -39,7 +39,7 @@ def main() -> None:
     start_tensorflow()
     from keras_resnet18 import load_run, save_weights, train
     from keras_resnet18.data.sources import Source, from_arrays
-    from keras_resnet18.recipe import Recipe, load_recipe
+    from keras_resnet18.recipe.recipe import Recipe, load_recipe
     from keras_resnet18.run import Run
 
     def trained(name: str, recipe: Recipe, source: Source) -> Run:
@@ -94,7 +94,7 @@ def main() -> None:
 
 def read(folder: Path, classes: tuple[str, ...]) -> Arrays:
     """The pictures of some classes, (n, 32, 32, 3), and which of them each shows, (n,)."""
-    from keras_resnet18.data.decode import read_image
+    from keras_resnet18.images import read_image
 
     paths = [sorted((folder / name).iterdir()) for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in paths])

@@ -14,9 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.decode import decode_op, has_picture_header, is_picture_name, read_image
-from keras_resnet18.data.splits import KINDS, Kind, Source, Split, carve, indexed_split, listed
+from keras_resnet18.data.splits import (
+    KINDS,
+    Kind,
+    Source,
+    Split,
+    carve,
+    decode_op,
+    indexed_split,
+    listed,
+)
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import has_picture_header, is_picture_name, read_image
 
 _SPLIT_FOLDERS: dict[str, Kind] = {
     "train": "train",

@@ -157,6 +157,20 @@ def indexed_split(
     return Split(size, elements, fetch, labels, names)
 
 
+def decode_op(decode: Any, argument: tf.Tensor) -> tf.Tensor:
+    """Runs a Python decoder inside `tf.data`.
+
+    Args:
+        decode: From a NumPy value to a uint8 array of shape (height, width, 3).
+        argument: The tensor whose value `decode` gets.
+
+    Returns:
+        uint8 tensor of shape (height, width, 3), height and width unknown until it runs.
+    """
+    image = tf.numpy_function(decode, [argument], tf.uint8)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
 def array_split(values: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Split:
     """A split of arrays, one value for each label, such as features instead of pictures."""
     stored = on_cpu(values)

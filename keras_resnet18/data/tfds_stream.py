@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.decode import decode_image, decode_op
-from keras_resnet18.data.splits import KINDS, Kind, Order, Source, Split, listed
+from keras_resnet18.data.splits import KINDS, Kind, Order, Source, Split, decode_op, listed
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import decode_image
 
 # Examples are shuffled within blocks of so many encoded bytes: all of MNIST or CIFAR, or a few
 # thousand photos of a set whose files TFDS has shuffled once and for all.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_resnet18.recipe import Finetune, Optimizer, Recipe
+from keras_resnet18.recipe.recipe import Finetune, Optimizer, Recipe
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resnet18.fit.precision import fastest_jit
-from keras_resnet18.recipe import Optimizer, Recipe
+from keras_resnet18.device import fastest_jit
+from keras_resnet18.recipe.recipe import Optimizer, Recipe
 
 
 def compile_model(model: keras.Model, recipe: Recipe, *, steps_per_epoch: int) -> None:

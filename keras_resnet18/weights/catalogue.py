@@ -8,9 +8,8 @@ import hashlib
 import warnings
 from pathlib import Path
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, nearest
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.schema import nearest
 
 FILENAME = "model.safetensors"
 

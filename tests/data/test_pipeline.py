@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet18.data.augment import augment
-from keras_resnet18.data.decode import broken_image
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import Split, from_arrays, open_source
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
 
 RESIZED = Preprocess(size=(8, 8), crop_ratio=1.0).resize_and_crop

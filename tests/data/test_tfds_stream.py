@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import file_utils
 
 from keras_resnet18.data import tfds_stream
-from keras_resnet18.data.decode import broken_image
 from keras_resnet18.data.pipeline import eval_batches, train_batches
 from keras_resnet18.data.sources import Source, open_source
 from keras_resnet18.data.splits import Order, Split
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import broken_image
 
 LABELLED = {
     "image": tfds.features.Image(shape=(6, 5, 3)),

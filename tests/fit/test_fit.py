@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet18.device import dtype_policy, fastest_jit
 from keras_resnet18.fit.fit import KeepBest, build_optimizer, fit_model, smoothed_cross_entropy
-from keras_resnet18.fit.precision import dtype_policy, fastest_jit
-from keras_resnet18.recipe import Optimizer, Recipe
+from keras_resnet18.recipe.recipe import Optimizer, Recipe
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_dtype_policy_is_put_back_also_after_an_error():
     ],
 )
 def test_xla_is_left_off_on_a_cpu_with_tensorflow(monkeypatch, backend, kind, expected):
-    from keras_resnet18.fit import precision
+    from keras_resnet18 import device as precision
 
     monkeypatch.setattr(precision.keras.config, "backend", lambda: backend)
     monkeypatch.setattr(precision, "_accelerator", lambda backend: (kind, None))

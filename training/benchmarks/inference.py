@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet18.benchmark_worker import measure, open_file
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import cpu_count, environment, prepare_tensorflow
+from keras_resnet18.runtime.worker import measure, open_file
 
 SIDE = 224
 OURS = "litert"  # what the others are compared with: our float32 .tflite file
@@ -66,7 +66,7 @@ def make_files(files: Path) -> None:
     import keras
 
     from keras_resnet18 import build_resnet18, export_saved_model, export_tflite
-    from keras_resnet18.export.onnx import export_onnx
+    from keras_resnet18.exporters.onnx import export_onnx
 
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (200, SIDE, SIDE, 3), np.uint8)

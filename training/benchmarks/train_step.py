@@ -31,9 +31,9 @@ def ours(size: int, batch: int) -> float:
     """`compile_model` as `train` calls it, under the recommended policy, with oneDNN."""
     prepare_tensorflow()
     from keras_resnet18 import build_resnet18, recommended_policy
+    from keras_resnet18.device import dtype_policy
     from keras_resnet18.fit.fit import compile_model
-    from keras_resnet18.fit.precision import dtype_policy
-    from keras_resnet18.recipe import Recipe
+    from keras_resnet18.recipe.recipe import Recipe
 
     with dtype_policy(recommended_policy()):
         model = build_resnet18(input_shape=(size, size, 3))

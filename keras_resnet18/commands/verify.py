@@ -1,0 +1,148 @@
+"""An exported file beside the run that it was made from, both run on the same pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.splits import Kind, Order
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.evaluation.accuracy import broken_pictures_named
+from keras_resnet18.exporters.onnx import op_histogram
+from keras_resnet18.formats import EXPORTED, check_format
+from keras_resnet18.run import Run, load_run
+from keras_resnet18.runtime.classifier import open_pictures
+from keras_resnet18.runtime.exported import (
+    OnnxFile,
+    SavedModelFolder,
+    TFLiteFile,
+    latency_ms,
+    open_exported,
+)
+from keras_resnet18.staging import staged
+from keras_resnet18.verification import compare as verify
+from keras_resnet18.verification import diagnose
+from keras_resnet18.verification.report import (
+    ExportReport,
+    check_report_file,
+    report_file,
+    size_bytes,
+    write_figures,
+)
+
+_BATCH_SIZE = 32
+
+
+def prove(
+    path: str | os.PathLike[str],
+    against: str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    split: Kind = "test",
+) -> ExportReport:
+    """Runs an exported file and a run's model on the same pictures, and tells every difference.
+
+    The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
+    figures are written beside it, in `<name>.json`, whether it does or not.
+
+    Args:
+        path: A .tflite file, an .onnx file or a SavedModel's folder.
+        against: The folder of the finished run.
+        data: The source of the pictures; by default the one that the run was trained on.
+        split: Which part of them.
+
+    Returns:
+        The figures, and what is wrong.
+
+    Raises:
+        InputError: If the two cannot be compared.
+        ExportError: If the file cannot be run at all; this too is written beside it.
+    """
+    path = Path(path)
+    if Run(path).recipe_file.exists():
+        raise InputError(
+            f"--against compares an exported file with a run. Received: {path}, which is a run: "
+            "give the file first, as in evaluate FILE --against RUN"
+        )
+    run = load_run(against)
+    check_report_file(path)
+    try:
+        report = _report(path, run, data, split)
+    except ExportError as error:
+        _write(path, {"file": path.name, "passed": False, "fault": str(error)})
+        raise
+    _write(path, report.to_dict())
+    return report
+
+
+def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport:
+    operators: dict[str, int] = {}
+    kind: str = check_format(path, *EXPORTED)
+    max_difference: float | None = verify.FLOAT32_TOLERANCE
+    is_tflite = kind == "tflite"
+    if is_tflite:
+        operators = verify.check_graph(path, run.model)
+        quantize = diagnose.quantization(path)
+        max_difference = verify.TOLERANCES[quantize]
+        kind = f"tflite-{quantize}" if quantize else "tflite"
+    file = open_exported(path)
+    if kind == "onnx":
+        operators = op_histogram(path)
+    _check_shapes(file, path, run)
+    batches = eval_batches(
+        open_pictures(data or run.source, run.labels).splits[split],
+        run.preprocess.resize_and_crop,
+        batch_size=_BATCH_SIZE,
+        order=Order(seed=0, epoch=0),  # all classes among the first
+    )
+    limits = verify.Limits(max_difference=max_difference)
+    with broken_pictures_named():
+        comparison, fault = diagnose.prove(
+            file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
+        )
+    faults = [verify.labels_fault(file.labels, run.labels), fault]
+    if isinstance(file, SavedModelFolder) and file.preprocess not in (None, run.preprocess):
+        faults.append(
+            f"its graph prepares pictures by {file.preprocess}, the run by {run.preprocess}"
+        )
+    size = (*run.preprocess.size, 3)
+    return ExportReport(
+        path=path,
+        format=kind,
+        size_bytes=size_bytes(path),
+        comparison=comparison,
+        latency_ms=latency_ms(file, size),
+        operators=operators,
+        fault="; ".join(fault for fault in faults if fault) or None,
+    )
+
+
+def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
+    """Raises InputError unless file and run take the same pictures and know as many classes."""
+    size, wanted = file.image_shape[:2], run.preprocess.size
+    if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
+        raise InputError(
+            f"file and run must take pictures of one size. Received: {path} for {_by(size)}, "
+            f"{run.path} for {_by(wanted)} pixels"
+        )
+    if file.classes != len(run.labels):
+        raise InputError(
+            f"file and run must have the same classes. Received: {path} with {file.classes}, "
+            f"{run.path} with {len(run.labels)}"
+        )
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    try:
+        with staged(report_file(path)) as new:
+            write_figures(new, figures)
+    except OSError as error:
+        raise InputError(
+            f"the figures cannot be written to {report_file(path)}: {error.strerror}"
+        ) from None

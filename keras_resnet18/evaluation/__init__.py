@@ -1,0 +1,1 @@
+"""How good a classifier is, and how well that is known."""

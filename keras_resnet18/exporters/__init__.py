@@ -1,0 +1,1 @@
+"""From a `keras.Model` to the files that ship."""

@@ -1,0 +1,200 @@
+"""A model as a SavedModel for servers, opened and compared with the model before it has a name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.exporters import serving
+from keras_resnet18.formats import OUTPUT, is_saved_model
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.runtime.exported import (
+    PREPROCESS_FILE,
+    SavedModelFolder,
+    class_names,
+    latency_ms,
+)
+from keras_resnet18.staging import check_destination
+from keras_resnet18.verification import compare as verify
+from keras_resnet18.verification import diagnose, reference
+from keras_resnet18.verification.pixels import noise, pixel_batches
+from keras_resnet18.verification.report import (
+    ExportReport,
+    check_report_file,
+    size_bytes,
+    staged_with_figures,
+    write_figures,
+)
+
+# A picture side for models that take any size
+_ANY_SIDE = 64
+
+# (height, width) of the pictures that the endpoints are proved with: one higher, one wider
+_PICTURE_SIZES = ((61, 37), (43, 75))
+
+_TOLERANCE = verify.FLOAT32_TOLERANCE
+
+# Of the largest feature: TF32 on a GPU, which is no fault of the export, has 10 bits
+_FEATURE_TOLERANCE = 1e-2
+
+
+def export_saved_model(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    check: Any = None,
+) -> ExportReport:
+    """Writes a SavedModel that takes pictures and gives probabilities, and proves it.
+
+    `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
+    it, in `<name>.json`. It has the signatures
+
+    - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
+      0 to 255 → `probabilities`, float32 (batch, classes). The pictures go through
+      `preprocess.resize_and_crop` first, those of the model's own size too: the answer is the one
+      that `keras-resnet18 predict` gives for the picture.
+    - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's size → `probabilities`, of
+      the pixels as they are: what the .tflite and .onnx files compute.
+    - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
+      strings (batch, k), and `probabilities`, float32 (batch, k), of the k = 5 most probable
+      classes (of all, if there are fewer), the best one first. EXIF orientation is obeyed in JPEG
+      files, transparency lies over white. Without `labels`, the classes' numbers are their names.
+    - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
+      vector before the classifier; only if the model has a layer `head_pool`, as all of ours have.
+    - `labels`, only with labels: nothing → `labels`, strings (classes,), in the order of
+      `probabilities`.
+
+    Of a model that has another number of channels than 3, or (unless `preprocess` gives a size)
+    takes pictures of any size itself, `serving_default` and `features` take pixels of the model's
+    input shape as they are, and `serve_pixels` and `serve_bytes` are left out.
+
+    Args:
+        model: A classifier that takes pixels of 0 to 255; with softmax or logits.
+        path: The folder to write; a SavedModel that exists there is replaced.
+        labels: The classes' names in the order of the model's output.
+        preprocess: How a picture of any size becomes the model's input. By default it is resized
+            until it covers that and its middle is cut out, so that pixels of the model's size stay
+            as they are. A run and named weights have their own (`run.preprocess`,
+            `find("imagenet").preprocess`), which crop a little more.
+        check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
+            arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
+            measured too. Without, noise serves.
+
+    Returns:
+        Size, largest difference, accuracy, latency: `print` it.
+
+    Raises:
+        InputError: If an argument cannot be used; the message says which and why.
+        ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
+    """
+    path = Path(path)
+    serving.check_model(model, labels)
+    check_destination(path, is_saved_model, "SavedModel")
+    check_report_file(path)
+    preprocess = _preprocess(model, preprocess)
+    twin = reference.float32_twin(model)
+    shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
+    if check is None:
+        shape = tuple(side or _ANY_SIDE for side in shape)
+        batches, model = noise(shape), twin
+    else:
+        batches = pixel_batches(check, shape, argument="check")
+    batches = itertools.chain([next(batches)], batches)  # images of no use are found before work
+
+    with staged_with_figures(path) as (new, figures):
+        serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
+        if preprocess is not None:
+            file = new / PREPROCESS_FILE
+            file.parent.mkdir()
+            file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
+        served = SavedModelFolder(new)
+        limits = verify.Limits(0.0 if check is None else verify.MIN_AGREEMENT, _TOLERANCE)
+        comparison, fault = diagnose.prove(served, model, batches, limits)
+        verify.gate(fault)
+        _prove_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
+        report = ExportReport(
+            path=path,
+            format="saved_model",
+            size_bytes=size_bytes(new),
+            comparison=comparison,
+            latency_ms=latency_ms(served, shape),
+        )
+        write_figures(figures, report.to_dict())
+    return report
+
+
+def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
+    """What the graph does to pictures; None where it takes pixels of the model's shape."""
+    *size, channels = model.input_shape[1:]
+    if preprocess is None:
+        known = channels == 3 and None not in size
+        return Preprocess(size=tuple(size), crop_ratio=1.0) if known else None
+    if channels != 3 or any(a not in (None, b) for a, b in zip(size, preprocess.size, strict=True)):
+        raise InputError(
+            f"preprocess must make what the model takes, {model.input_shape[1:]}. "
+            f"Received: preprocess.size={preprocess.size}, of 3 channels"
+        )
+    return preprocess
+
+
+def _prove_endpoints(
+    served: SavedModelFolder,
+    twin: keras.Model,
+    shape: tuple[int, ...],
+    *,
+    labels: Sequence[str] | None,
+    preprocess: Preprocess | None,
+) -> None:
+    """Raises ExportError unless all endpoints answer as the one for pixels does, proved before."""
+    rng = np.random.default_rng(0)
+    names = class_names(labels, served.classes)
+    answers = reference.answering(twin)
+    _require(served.labels == (None if labels is None else tuple(labels)), "labels")
+    for size in [shape[:2]] if preprocess is None else _PICTURE_SIZES:
+        pictures = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
+        pixels = pictures if preprocess is None else preprocess.resize_and_crop(pictures).numpy()
+        expected = served(pixels)
+        got = served.endpoint("serving_default", image=pictures)[OUTPUT]
+        _require(_near(got, expected), "serving_default")
+        features = answers(pixels).get(reference.FEATURES)
+        if features is not None:
+            got = served.endpoint(reference.FEATURES, image=pictures)[reference.FEATURES]
+            tolerance = _FEATURE_TOLERANCE * abs(features.numpy()).max()
+            _require(_near(got, features.numpy(), tolerance), reference.FEATURES)
+        if preprocess is not None:
+            files = [tf.io.encode_png(picture).numpy() for picture in pictures]
+            best = served.endpoint("serve_bytes", image_bytes=files)
+            _require(_are_best(best, expected, names), "serve_bytes")
+
+
+def _are_best(
+    best: dict[str, Any], probabilities: np.ndarray[Any, Any], names: Sequence[str]
+) -> bool:
+    """Whether the largest probabilities come with their names, in whichever order equal ones do."""
+    values = best[OUTPUT]
+    largest = -np.sort(-probabilities)[:, : values.shape[1]]
+    its_name = best["labels"][..., np.newaxis] == np.array([x.encode() for x in names], object)
+    its_value = abs(values[..., np.newaxis] - probabilities[:, np.newaxis]) <= _TOLERANCE
+    return _near(values, largest) and bool((its_name & its_value).any(-1).all())
+
+
+def _near(got: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
+    return bool((abs(got - expected) <= tolerance).all())  # NaN is near nothing
+
+
+def _require(right: bool, endpoint: str) -> None:
+    if not right:
+        raise ExportError(
+            f"the SavedModel's {endpoint} does not give the model's answers; nothing was written"
+        )

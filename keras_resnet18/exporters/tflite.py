@@ -1,0 +1,199 @@
+"""A model as a .tflite file for phones, run and compared with the model before it has a name."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.exporters import convert, serving
+from keras_resnet18.runtime.exported import TFLiteFile, latency_ms
+from keras_resnet18.staging import check_destination
+from keras_resnet18.tflite_file import metadata
+from keras_resnet18.tflite_file.contents import add_metadata, append_labels, keep_softmax_float
+from keras_resnet18.verification import compare as verify
+from keras_resnet18.verification import diagnose, reference
+from keras_resnet18.verification.pixels import noise, pixel_batches
+from keras_resnet18.verification.report import (
+    ExportReport,
+    check_report_file,
+    staged_with_figures,
+    write_figures,
+)
+from keras_resnet18.verification.stem import with_packed_stem
+
+# Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
+CALIBRATION_IMAGES = 300
+
+# With fewer, the ranges are those of a few pictures and not of the kind.
+MIN_CALIBRATION_IMAGES = 200
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    quantize: str | None = None,
+    calibration: Any = None,
+    check: Any = None,
+    min_agreement: float = verify.MIN_AGREEMENT,
+    about: Mapping[str, str] | None = None,
+) -> ExportReport:
+    """Writes a .tflite file that takes pixels and gives probabilities, and proves it.
+
+    The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
+    `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
+    policy the model was trained under. TFLite Metadata says so to apps. It is run by LiteRT and
+    compared with the model, and gets its name only if it gives the model's answers; its figures lie
+    beside it, in `<name>.json`.
+
+    Args:
+        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
+            logits.
+        path: The file to write; one that exists is replaced.
+        labels: The classes' names in the order of the model's output, to pack into the file.
+        quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
+            the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
+            weights and activations, a quarter. int8 weights have a scale for each channel, and the
+            softmax is float32 in all of them.
+        calibration: Images like those of training, for `"int8"`, 200 or more: a `tf.data.Dataset`
+            or arrays, of images or (image, label), batched or not. The first 300 are used.
+        check: Held-out images of the same kinds, to compare on; with labels, top-1 accuracy is
+            measured too. Without, the calibration images serve, and without those noise does.
+        min_agreement: The part of the images, 0 to 1, that must get the class the model gives.
+        about: What the metadata is to say: some of `name`, `description`, `version`, `author`,
+            `license`. Without, the first three are made up from the model, and the author and the
+            licence, which are yours to say, are left out.
+
+    Returns:
+        Size, agreement, accuracy, latency: `print` it.
+
+    Raises:
+        InputError: If an argument cannot be used; the message says which and why.
+        ExportError: If the file does not give the model's answers. Nothing is written then.
+    """
+    path = Path(path)
+    _check_arguments(model, labels, quantize, calibration, check, min_agreement)
+    metadata.check_about(about := about or {})
+    check_destination(path, Path.is_file, "file")
+    check_report_file(path)
+    shape = model.input_shape[1:]
+    twin = reference.float32_twin(model)
+
+    if check is not None:
+        batches = pixel_batches(check, shape, argument="check")
+    elif calibration is not None:
+        batches = pixel_batches(
+            calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
+        )
+    else:
+        batches, model, min_agreement = noise(shape), twin, 0.0
+    # the first batch now, so that images of no use are found before minutes of conversion
+    batches = itertools.chain([next(batches)], batches)
+    images = _calibration_images(calibration, shape) if quantize == "int8" else None
+
+    with staged_with_figures(path) as (new, figures):
+        packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
+        _convert(packed, new, quantize, images)
+        if quantize == "int8":
+            keep_softmax_float(new)
+        said = metadata.describe_model(twin, labelled=labels is not None, about=about)
+        add_metadata(new, metadata.pack(said))
+        if labels is not None:
+            append_labels(new, labels)
+        operators = verify.check_graph(new, twin)
+        file = TFLiteFile(new)
+        limits = verify.Limits(min_agreement, verify.TOLERANCES[quantize])
+        comparison, fault = diagnose.prove(file, model, batches, limits, new)
+        verify.gate(fault)
+        report = ExportReport(
+            path=path,
+            format="tflite" if quantize is None else f"tflite-{quantize}",
+            size_bytes=new.stat().st_size,
+            comparison=comparison,
+            latency_ms=latency_ms(file, shape),
+            operators=operators,
+        )
+        write_figures(figures, report.to_dict())
+    return report
+
+
+def _check_arguments(
+    model: keras.Model,
+    labels: Sequence[str] | None,
+    quantize: str | None,
+    calibration: Any,
+    check: Any,
+    min_agreement: float,
+) -> None:
+    serving.check_model(model, labels)
+    if None in model.input_shape[1:]:
+        raise InputError(
+            "a .tflite file takes pictures of one size: build the model with a fixed input_shape. "
+            f"Received: input shape {model.input_shape}"
+        )
+    if quantize not in verify.TOLERANCES:
+        kinds = ", ".join(map(repr, verify.TOLERANCES))
+        raise InputError(f"quantize must be one of {kinds}. Received: quantize={quantize!r}")
+    if quantize == "int8" and calibration is None:
+        raise InputError(
+            "quantize='int8' needs calibration images, such as the training dataset. "
+            "Received: calibration=None"
+        )
+    if quantize == "dynamic" and check is None and calibration is None:
+        raise InputError(
+            "quantize='dynamic' needs images to be compared on: give check or calibration. "
+            "Received: neither"
+        )
+    if not isinstance(min_agreement, int | float) or not 0 <= min_agreement <= 1:
+        raise InputError(
+            f"min_agreement must be from 0 to 1. Received: min_agreement={min_agreement!r}"
+        )
+
+
+def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    batches = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+    images = np.concatenate([pixels for pixels, _ in batches])
+    if len(images) < MIN_CALIBRATION_IMAGES:
+        raise InputError(
+            f"quantize='int8' needs {MIN_CALIBRATION_IMAGES} calibration images or more. Received: "
+            f"{len(images)}: give more, or take quantize='dynamic', which needs none"
+        )
+    # The range of the input must be 0 to 255, so that uint8 pixels are their own quantised values;
+    # two corner pixels see to that where no image happens to have them.
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    return images
+
+
+def _convert(
+    model: keras.Model,
+    path: Path,
+    quantize: str | None,
+    calibration: np.ndarray[Any, Any] | None,
+) -> None:
+    saved_model = path.with_name(f"{path.name}.saved_model")
+    # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
+    dtype = "uint8" if calibration is None else "float32"
+    serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
+    # -P: this folder's own modules must not stand in for installed ones of the same names
+    command = [sys.executable, "-P", convert.__file__, str(saved_model), str(path)]
+    if quantize is not None:
+        command.append(quantize)
+    if calibration is not None:
+        images = path.with_name(f"{path.name}.calibration.npy")
+        np.save(images, calibration)
+        command.append(str(images))
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not path.is_file():
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"TensorFlow's converter failed ({done.returncode}): {last_line}")

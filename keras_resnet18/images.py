@@ -1,0 +1,123 @@
+"""Bytes → upright RGB uint8: the only decoder of the house, so the same file is the same pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from keras_resnet18.errors import InputError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
+
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+_EXPECTED = "a picture must be"  # how every refusal of this module begins
+
+
+def is_picture_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name should hold a picture that `decode_image` reads."""
+    return Path(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint8]:
+    """Decodes a picture to the way a person sees it.
+
+    EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
+    channels, 16-bit grey is scaled to 8 bits, CMYK is converted; of an animation the first frame
+    is taken.
+
+    Args:
+        data: A JPEG, PNG, BMP, GIF or WebP file.
+        name: What an error should call the picture; its number of bytes by default.
+
+    Returns:
+        uint8 array of shape (height, width, 3), 0 to 255.
+
+    Raises:
+        InputError: If `data` is of another format, broken, cut short or absurdly large.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            return np.array(_as_rgb(_upright(image)))
+    except Exception as error:  # broken bytes make Pillow raise nearly anything, and only they vary
+        raise InputError(_refusal(name or f"{len(data)} bytes", error)) from error
+
+
+def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """Reads a picture file; see `decode_image`.
+
+    Returns:
+        uint8 array of shape (height, width, 3), 0 to 255.
+
+    Raises:
+        InputError: If the file cannot be read or is no whole picture; the message has its path.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{_EXPECTED} a file that can be read. Received: {os.fspath(path)!r} "
+            f"({error.strerror}). Check its path."
+        ) from error
+    return decode_image(data, name=os.fspath(path))
+
+
+def has_picture_header(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like a picture that `read_image` reads; cheap, decodes no pixels."""
+    try:
+        with Image.open(path, formats=_FORMATS):
+            return True
+    except Exception:  # as in decode_image
+        return False
+
+
+def broken_image(error: Exception) -> InputError | None:
+    """Finds the decoder's one-line message in what TensorFlow made of it.
+
+    An exception inside `tf.data` reaches the training loop as an `OpError` whose text is a Python
+    traceback in a graph's error report.
+
+    Args:
+        error: What iterating over a dataset, or `Model.fit`, raised.
+
+    Returns:
+        The `InputError` that the decoder raised, or None if something else went wrong.
+    """
+    found = re.search(rf"InputError: ({_EXPECTED}.*)", str(error))
+    return InputError(found[1]) if found else None
+
+
+def _refusal(name: str, error: Exception) -> str:
+    reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
+    reason = " ".join(reason.split()) or type(error).__name__
+    # repr keeps the message on one line whatever the name, and printable
+    return (
+        f"{_EXPECTED} a whole JPEG, PNG, BMP, GIF or WebP file. Received: {name!r} ({reason}). "
+        "Replace or delete it."
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (
+        Exception
+    ):  # unreadable EXIF: the pixels are fine and are taken as stored, as browsers do
+        return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips at 255
+        grey = np.asarray(image).astype(np.float32)
+        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        pixels = image.convert("RGBA")
+        white = Image.new("RGBA", pixels.size, "white")
+        image = Image.alpha_composite(white, pixels)
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""A frozen description of one training."""

@@ -1,0 +1,79 @@
+"""Dataclasses from tables of TOML: types checked, unknown keys refused with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from keras_resnet18.errors import InputError, nearest
+
+
+def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """A recipe's dataclass from a table, and those in it from the tables in it."""
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(
+                f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
+                f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
+            )
+        hint = _wanted(hints[key])
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
+        else:
+            arguments[key] = value
+    return cls(**arguments)
+
+
+def check_types(table: Any, prefix: str) -> None:
+    """Checks each value of a recipe's dataclass against its annotation."""
+    for key, hint in typing.get_type_hints(type(table)).items():
+        value = _typed(f"{prefix}{key}", hint, getattr(table, key))
+        object.__setattr__(table, key, value)  # frozen; 1 becomes 1.0 and a list a pair
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotation asks: a whole number may stand for a float, a list for a pair."""
+    if value is None and isinstance(hint, types.UnionType):
+        return None
+    hint = _wanted(hint)
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        if isinstance(value, list | tuple) and len(value) == len(items):
+            return tuple(_typed(name, item, v) for item, v in zip(items, value, strict=True))
+    elif hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
+    raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
+
+
+def _wanted(hint: Any) -> Any:
+    """`X` of `X | None`."""
+    return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+
+
+def toml_value(text: str) -> Any:
+    """A value in TOML's notation; what is none, such as a word without quotes, as it stands."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: what is None is left out, and stays at its default."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }

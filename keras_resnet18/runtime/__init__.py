@@ -1,0 +1,1 @@
+"""A run or an exported file, opened as one thing that answers."""

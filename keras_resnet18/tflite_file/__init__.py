@@ -1,0 +1,1 @@
+"""A .tflite file's own bytes: operators, metadata, labels."""

@@ -1,0 +1,1 @@
+"""An exported file beside its model: comparison, diagnosis, report."""

@@ -1,0 +1,418 @@
+"""The command line as a person meets it: what it prints, what it refuses, and with which status."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import draw_pictures
+
+from keras_resnet18 import __version__, load_run
+from keras_resnet18.cli.app import app as cli
+from keras_resnet18.errors import ExportError, InputError
+
+TESTS = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass
+class Answer:
+    """What a command gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["keras-resnet18", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        return Answer(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(quick_recipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "quick.toml"
+    path.write_text(quick_recipe.to_toml())
+    return path
+
+
+# train
+
+
+def test_train_leaves_a_run_and_says_where(command, pictures, recipe_file, tmp_path, tiny_network):
+    answer = command(
+        "train", pictures, "--out", "my/run", "--recipe", recipe_file, "--epochs", 1,
+        "--set", "optimizer.learning_rate=0.03", "--precision", "float32",
+    )  # fmt: skip
+    assert (answer.status, answer.err) == (0, "")
+    assert "validation: val/ (9 pictures); test: test/ (12 pictures)" in answer.out
+    assert re.search(r"epoch 1/1  loss \d", answer.out)
+    assert answer.out.endswith("everything lies in my/run\n")
+    run = load_run(tmp_path / "my" / "run")
+    assert run.recipe.epochs == 1
+    assert run.recipe.optimizer.learning_rate == 0.03
+    assert run.source == str(pictures)
+
+    again = command("train", pictures, "--out", "my/run", "--recipe", recipe_file)
+    assert_refused(again, "my/run holds a run")
+    again = command(
+        "train", pictures, "--out", "my/run", "--recipe", recipe_file, "--epochs", 2, "--overwrite"
+    )
+    assert again.status == 0
+    assert load_run(tmp_path / "my" / "run").recipe.epochs == 2
+
+
+def assert_refused(answer, message):
+    """One line that says it, and a status that scripts see."""
+    assert answer.status == 1
+    assert message in answer.err
+    assert answer.err.startswith("keras-resnet18: ")
+    assert answer.err.count("\n") == 1
+    assert "Traceback" not in answer.err
+
+
+def no_classes(folder):
+    folder.mkdir()
+
+
+def one_class(folder):
+    draw_pictures(folder, {"ant": 20})
+
+
+def text_as_jpg(folder):
+    draw_pictures(folder, {"ant": 20, "bee": 20})
+    (folder / "bee" / "text.jpg").write_text("I am no picture")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (None, "no such folder"),
+        (no_classes, "one folder for each class"),
+        (one_class, "two classes or more"),
+        (text_as_jpg, "bee/text.jpg"),
+        (Path.touch, "(a file)"),
+    ],
+)
+def test_pictures_that_cannot_be_used_leave_nothing(command, tmp_path, make, message):
+    if make:
+        make(tmp_path / "data")
+    assert_refused(command("train", "data", "--recipe", "digits", "--out", "run"), message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "digit"], "did you mean digits?"),
+        (["--recipe", "digits", "--set", "epoch=3"], "did you mean epochs?"),
+        (["--recipe", "digits", "--set", "epochs"], "key=value"),
+        (["--recipe", "digits", "--epochs", "0"], "epochs must be 1 or more"),
+        (["--recipe", "digits", "--precision", "float16"], "precision must be one of auto"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_leaves_nothing(command, tmp_path, options, message):
+    assert_refused(command("train", "digits", "--out", "run", *options), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_place_that_is_taken_stays_as_it_is(command, tmp_path, overwrite):
+    (tmp_path / "thesis").mkdir()
+    chapter = tmp_path / "thesis" / "chapter1.txt"
+    chapter.write_text("mine")
+    for out, message in (("thesis", "no run"), ("thesis/chapter1.txt/run", "below the file")):
+        answer = command("train", "digits", "--recipe", "digits", "--out", out, *overwrite)
+        assert_refused(answer, message)
+    assert chapter.read_text() == "mine"
+
+
+# evaluate
+
+
+def test_evaluate_measures_again_what_the_run_reports(command, run, exported, pictures):
+    for model in (run.path, exported / "model.tflite"):
+        for split, n in (("test", 12), ("validation", 9)):
+            answer = command("evaluate", model, "--split", split)
+            accuracy = run.metrics[split]["accuracy"]
+            assert answer.out.startswith(f"{split} accuracy {accuracy:.2%} (95 % interval ")
+            assert f"n = {n}" in answer.out
+            assert (answer.status, answer.err) == (0, "")
+    assert command("evaluate", run.path, "--data", pictures).out.startswith("test accuracy")
+
+
+def test_evaluate_refuses_what_it_cannot_measure(command, run, broken_pictures):
+    assert_refused(command("evaluate", run.path, "--data", "digits"), "the classifier's classes")
+    assert_refused(command("evaluate", run.path, "--data", broken_pictures), "test/bee/0.png")
+    assert_refused(command("evaluate", "nothing"), "not there")
+
+
+# predict
+
+
+def test_predict_gives_a_row_for_each_file_in_the_order_given(command, run, pictures):
+    files = [pictures / "test" / name / "1.png" for name in ("bee", "ant")]
+    answer = command("predict", run.path, *files, pictures / "test" / "蝉", "--top", 2)
+    rows = answer.out.splitlines()
+    files += [pictures / "test" / "蝉" / f"{i}.png" for i in range(4)]
+    assert [row.split("  ")[0] for row in rows] == list(map(str, files))
+    assert all(re.fullmatch(r".*  \S+ \d+\.\d%  \S+ \d+\.\d%", row) for row in rows)
+    assert (answer.status, answer.err) == (0, "")
+
+
+def test_predict_writes_csv_with_a_row_for_a_broken_file(
+    command, run, exported, pictures, tmp_path
+):
+    good = pictures / "test" / "bee" / "0.png"
+    text = tmp_path / "text.jpg"
+    text.write_text("I am no picture")
+    for model in (run.path, exported / "model-int8.tflite"):
+        answer = command("predict", model, good, text, "missing.png", good, "--csv", "--top", 9)
+        assert answer.status == 1
+        assert answer.err == ""
+        rows = list(csv.DictReader(io.StringIO(answer.out)))
+        assert [row["file"] for row in rows] == [str(good), str(text), "missing.png", str(good)]
+        assert [bool(row["error"]) for row in rows] == [False, True, True, False]
+        assert rows[0]["class_1"] == "bee"
+        assert float(rows[0]["probability_1"]) >= float(rows[0]["probability_3"])
+        assert rows[1]["class_1"] == ""
+        assert None not in rows[1]  # no cell too many
+
+
+def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run, pictures):
+    answer = command("predict", run.path, "missing.png", pictures / "test" / "bee" / "0.png")
+    first, second = answer.out.splitlines()
+    assert first.startswith("missing.png  ")
+    assert "No such file" in first
+    assert "bee" in second
+    assert answer.status == 1
+
+
+def test_predict_refuses_a_model_that_is_none(command, pictures, tmp_path):
+    picture = pictures / "test" / "bee" / "0.png"
+    (tmp_path / "model.tflite").write_text("no model")
+    for model, message in (
+        ("model.tflite", "cannot be run"),
+        (picture, "a run's folder, a .tflite file"),
+        (pictures, "a run is a folder"),
+    ):
+        assert_refused(command("predict", model, picture), message)
+
+
+# export
+
+
+def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path):
+    answer = command("export", run.path, "--format", "saved_model", "--out", "ship")
+    assert (answer.status, answer.err) == (0, "")
+    assert re.search(r"^saved_model +\| 4\d\.\d +\|", answer.out, re.MULTILINE)
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert answer.out.splitlines()[-1] == "ship/saved_model"
+    names = {path.name for path in (tmp_path / "ship").iterdir()}
+    assert names == {"saved_model", "saved_model.json", "labels.txt", "preprocess.json"}
+
+
+def test_what_is_written_is_shown_when_a_later_format_is_refused(
+    command, run, export_reports, monkeypatch
+):
+    def first_alone(*arguments, **options):
+        yield export_reports[0]
+        raise ExportError("tflite: other answers")
+
+    monkeypatch.setattr("keras_resnet18.commands.export.export_run", first_alone)
+    answer = command("export", run.path)
+    assert answer.out.splitlines()[-1] == str(export_reports[0].path)
+    assert_refused(answer, "tflite: other answers")
+
+
+def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
+    (tmp_path / "file").touch()
+    assert_refused(command("export", run.path, "--format", "coreml"), "a format is one of")
+    assert_refused(command("export", "nothing"), "not there")
+    assert_refused(command("export", run.path, "--about", "A. Lee"), "--about takes KEY=TEXT")
+    answer = command("export", run.path, "--format", "tflite-int8", "--out", "ship")
+    assert_refused(answer, "needs 200 training pictures or more")
+    answer = command("export", run.path, "--format", "saved_model", "--out", "file/export")
+    assert_refused(answer, "below the file")
+    assert not run.export_folder.exists()
+
+
+# info
+
+
+def test_info_tells_what_the_machine_has(command):
+    answer = command("info")
+    for word in (__version__, "tensorflow", "device", "precision"):
+        assert word in answer.out
+    assert (answer.status, answer.err) == (0, "")
+
+
+def widest(printed):
+    """The longest line's length; a path may be of any length, and is not broken."""
+    return max(len(x) for x in printed.splitlines() if "/" not in x)
+
+
+def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
+    answer = command("info", run.path)
+    accuracy = f"{run.metrics['test']['accuracy']:.2%}"
+    for word in (accuracy, "n = 12", "3: ant, bee, 蝉", str(run.source), "quick", "stage4"):
+        assert word in answer.out
+    assert "stage4" in command("info", run.model_file).out
+    onnx = command("info", exported / "model.onnx")
+    for word in ("uint8 batch×16×16×3", "Conv 20", "3: ant, bee, 蝉", " MB"):
+        assert word in onnx.out
+    served = command("info", exported / "saved_model")
+    shapes = "image uint8 any×any×any×3 → probabilities float32 any×3"
+    for word in (shapes, "Conv2D 20,", "Softmax 1", "3: ant, bee, 蝉"):
+        assert word in " ".join(served.out.split())
+    assert "ReadVariableOp" not in served.out and "PartitionedCall" not in served.out
+    for out in (answer.out, onnx.out, served.out):
+        assert widest(out.partition("\n\n")[0]) <= 80
+
+
+def test_info_tells_all_that_a_tflite_file_says_in_80_columns(command, exported):
+    answer = command("info", exported / "model-int8.tflite")
+    said = answer.out[answer.out.index("\n") :]  # the path may be of any length
+    for row in (
+        r"input +image, uint8 1×16×16×3, scale 1, zero point 0",
+        r"output +probabilities, float32 1×3",
+        r"operators +.*\bCONV_2D 20,",
+        r"labels +3: ant, bee, 蝉",
+        r"name +insects",
+        r"description +Image classifier of 3 classes",
+        r"version +[0-9a-f]{12}",
+        r"author +not said",
+        r"license +not said",
+        r"normalization +mean 0, standard deviation 1",
+        r"metadata +for parsers from 1\.0\.0 on",
+    ):
+        assert re.search(f"^{row}", said, re.MULTILINE), row
+    assert widest(answer.out) <= 80
+    assert (answer.status, answer.err) == (0, "")
+
+
+def test_info_weights_lists_the_catalogue_and_a_folder_of_that_name_has_a_path(command, tmp_path):
+    (tmp_path / "weights").mkdir()
+    answer = command("info", "weights")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.splitlines()[0].split()[:2] == ["name", "network"]
+    assert "imagenet is resnet18.a1_in1k" in answer.out
+    assert_refused(command("info", "./weights"), "a run is a folder")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.tflite", "notes.txt"])
+def test_info_refuses_a_file_that_is_no_model(command, tmp_path, name):
+    (tmp_path / name).write_text("no model")
+    assert_refused(command("info", name), name)
+
+
+def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy / "metrics.json").unlink()
+    for words in (["info", copy], ["evaluate", copy], ["predict", copy, "a.png"], ["export", copy]):
+        assert_refused(command(*words), "unfinished run")
+
+
+# all
+
+
+def test_help_and_the_catalogue_name_everything_and_import_no_framework(run_python):
+    program = """
+import sys
+from keras_resnet18.cli.app import app as cli
+helps = [[name, "--help"] for name in sys.argv[1:]]
+for arguments in (["--help"], *helps, ["info", "weights"]):
+    sys.argv = ["keras-resnet18", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code == 0
+heavy = {"tensorflow", "keras", "numpy", "PIL", "sklearn", "matplotlib", "ai_edge_litert"}
+heavy |= {"huggingface_hub"}
+assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set(sys.modules)
+"""
+    names = ("train", "evaluate", "predict", "export", "benchmark", "demo", "info")
+    printed = run_python(program, *names)
+    for name in names:
+        assert f"keras-resnet18 {name}" in printed
+    assert "resnet18.tv_in1k" in printed
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, command):
+    monkeypatch.setattr(cli, "start_tensorflow", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("info")
+
+
+def test_predict_is_readable_where_only_ascii_is_known(exported, pictures):
+    command = [sys.executable, "-m", "keras_resnet18", "predict", exported / "model.tflite"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    del environment["TF_CPP_MIN_LOG_LEVEL"]  # conftest's: a user has not set it
+    done = subprocess.run(
+        [*command, pictures / "test" / "蝉" / "0.png"],
+        env={**environment, "PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr.decode() == ""  # none of TensorFlow's and LiteRT's greetings either
+    row = done.stdout.decode("ascii")
+    assert re.fullmatch(r".*/test/\?/0\.png  ((ant|bee|\?) \d+\.\d%(  |\n)){3}", row)
+    assert done.returncode == 0
+
+
+def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
+    pictures, recipe_file, tmp_path
+):
+    program = """
+import sys
+from small import build_tiny
+from keras_resnet18.cli.app import app as cli
+
+def start_tensorflow(start=cli.start_tensorflow):
+    start()
+    from keras_resnet18.commands import train as trainer
+    trainer._BUILDERS["resnet18"] = build_tiny
+
+cli.start_tensorflow = start_tensorflow
+cli.main()
+"""
+    words = ["train", pictures, "--out", tmp_path / "run", "--recipe", recipe_file]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words), "--epochs", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent]))},
+    )
+    printed = b""
+    for line in process.stdout:
+        printed += line
+        if line.startswith(b"epoch "):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, err = process.communicate(timeout=60)
+    assert err.decode() == "keras-resnet18: interrupted\n"
+    assert process.returncode == 130
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", printed + rest)  # no control characters
+    with pytest.raises(InputError, match="unfinished run"):
+        load_run(tmp_path / "run")

@@ -1,0 +1,198 @@
+"""What a run exports is proved on pictures that the run never trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_resnet18 import export_onnx
+from keras_resnet18.cli.app import export as export_command
+from keras_resnet18.commands import export
+from keras_resnet18.commands.export import CHECK_IMAGES, FORMATS, export_run
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.run import load_run
+
+
+def test_every_format_is_written_with_labels_and_preprocessing(run, exported, export_reports):
+    files = {FORMATS[report.format] for report in export_reports}
+    assert files >= {"saved_model", "model.tflite", "model-int8.tflite", "model.onnx"}
+    beside = {f"{name}.json" for name in files} | {"labels.txt", "preprocess.json"}
+    assert {path.name for path in exported.iterdir()} == files | beside
+    for file in (run.labels_file, run.preprocess_file):
+        assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
+
+
+def test_every_report_tells_where_and_on_how_many_pictures(exported, export_reports):
+    for report in export_reports:
+        assert report.path.parent == exported
+        assert report.path.exists()
+        assert report.comparison.n == 10  # check_images, of 12 test pictures
+        assert report.comparison.accuracy is not None
+
+
+def test_an_onnx_file_made_again_by_another_process_is_the_same_bytes(
+    run, exported, converters_apart, tmp_path
+):
+    path = tmp_path / "new" / "again.onnx"
+    path.parent.mkdir()
+    path.write_text("an old one")
+    report = export_onnx(run.model, path, labels=run.labels)
+    assert path.read_bytes() == (exported / "model.onnx").read_bytes()
+    assert (report.comparison.n, report.comparison.accuracy) == (16, None)
+    assert report.comparison.max_difference < 1e-5
+    assert report.operators["Conv"] == 20 and 44e6 < report.size_bytes < 46e6
+    assert {file.name for file in path.parent.iterdir()} == {"again.onnx", "again.onnx.json"}
+
+
+class Given(BaseException):
+    """Carries what `export_tflite` was given, instead of minutes of conversion."""
+
+
+@pytest.fixture
+def given(monkeypatch):
+    def catch(model, path, **arguments):
+        raise Given(arguments)
+
+    monkeypatch.setattr("keras_resnet18.commands.export.export_tflite", catch)
+    monkeypatch.setattr(export, "MIN_CALIBRATION_IMAGES", 49)
+
+
+def rows(folder):
+    from keras_resnet18.images import read_image
+
+    return {read_image(path).tobytes() for path in folder.rglob("*.png")}
+
+
+def test_int8_is_calibrated_on_training_pictures_and_checked_on_test_pictures(
+    run, pictures, given, tmp_path
+):
+    with pytest.raises(Given) as caught:
+        next(export_run(run, ["tflite-int8"], tmp_path / "export"))
+    (arguments,) = caught.value.args
+    assert arguments["quantize"] == "int8"
+    for argument, split, n in (("calibration", "train", 49), ("check", "test", 12)):
+        images = np.concatenate([images for images, _ in arguments[argument].as_numpy_iterator()])
+        assert len(images) == n
+        assert {image.tobytes() for image in images} == rows(pictures / split)
+
+
+def test_a_limit_takes_pictures_of_all_classes(digits, run, given, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_resnet18.commands.export.CALIBRATION_IMAGES", 20)
+    with pytest.raises(Given) as caught:
+        next(export_run(run, ["tflite"], tmp_path / "export", check_images=9))
+    (arguments,) = caught.value.args
+    for argument, n in (("calibration", 20), ("check", 9)):
+        labels = np.concatenate([labels for _, labels in arguments[argument].as_numpy_iterator()])
+        assert len(labels) == n
+        assert set(labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["float16", "dynamic", "int8"])
+def test_a_format_is_exported_with_its_quantisation_and_the_runs_name(run, given, tmp_path, name):
+    about = {"author": "A. Lee"}
+    with pytest.raises(Given) as caught:
+        next(export_run(run, [f"tflite-{name}"], tmp_path / "export", about=about))
+    (arguments,) = caught.value.args
+    assert arguments["quantize"] == name
+    assert arguments["about"] == {"name": run.path.name, "author": "A. Lee"}
+
+
+def test_of_too_few_training_pictures_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):
+    exported, notes = [], []
+
+    def pretend(model, path, **arguments):
+        exported.append(path.name)
+
+    for name in ("export_tflite", "export_saved_model", "export_onnx"):
+        monkeypatch.setattr(f"keras_resnet18.commands.export.{name}", pretend)
+    list(export_run(run, out=tmp_path, note=notes.append))
+    assert "model-int8.tflite" not in exported and "model-dynamic.tflite" in exported
+    (note,) = (note for note in notes if "int8" in note)
+    assert note.startswith("left out: tflite-int8 needs 200 training pictures or more")
+    assert "Received: 49:" in note and "\n" not in note
+
+
+def test_int8_of_too_few_training_pictures_is_refused_at_the_call(run, tmp_path):
+    with pytest.raises(InputError, match=r"needs 200 training pictures or more.*Received: 49:"):
+        export_run(run, ["tflite", "tflite-int8"], tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ExportError("the export gives other classes")
+
+    monkeypatch.setattr("keras_resnet18.verification.compare.gate", refuse)
+    with pytest.raises(ExportError, match="other classes"):
+        list(export_run(run, ["saved_model"], tmp_path / "export"))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"formats": ["coreml"]},
+            "a format is one of saved_model, .*, onnx, all",
+        ),
+        ({"formats": ["all", "coreml"]}, "Received: 'coreml'"),
+        ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),
+        ({"check_images": 0}, "check_images must be 1 or more"),
+        ({"data": "digits"}, "must have the classifier's classes"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        export_run(run, out=tmp_path / "export", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """As where the extra is not installed."""
+    monkeypatch.setattr("keras_resnet18.runtime.exported.ONNX_MODULES", ("tf2onnx_is_not_here",))
+
+
+def test_a_format_whose_extra_is_missing_is_refused_by_name_and_left_out_of_all(
+    run, no_onnx, tmp_path, monkeypatch
+):
+    message = r"pip install 'keras-resnet18\[onnx\]'. Received: no tf2onnx_is_not_here installed"
+    for formats in (["onnx"], ["all", "onnx"]):
+        with pytest.raises(InputError, match=message):
+            export_run(run, formats, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(export, "MIN_CALIBRATION_IMAGES", 49)
+    monkeypatch.setattr(
+        "keras_resnet18.commands.export._export", lambda run, formats, *rest: formats
+    )
+    said = []
+    written = export_run(run, ["all"], tmp_path / "export", note=said.append)
+    assert set(written) == FORMATS.keys() - {"onnx"}
+    assert [line.partition(": pip")[0] for line in said] == [
+        "left out: an .onnx file needs the extra onnx"
+    ]
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "preprocess.json"])
+def test_somebody_elses_files_are_not_replaced(run, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="no export left"):
+        export_run(run, ["tflite"], tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(InputError, match="which is a file"):
+        export_run(run, ["tflite"], tmp_path / name)
+
+
+def test_an_earlier_export_is_replaced(run, exported, given):
+    with pytest.raises(Given):
+        next(export_run(run, ["tflite"], exported))
+
+
+def test_a_broken_picture_is_named(run, broken_pictures, tmp_path):
+    with pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
+        list(export_run(run, ["tflite"], tmp_path / "export", data=str(broken_pictures)))
+
+
+def test_the_command_line_checks_on_as_many_pictures(run):
+    assert export_command.__defaults__[-1] == CHECK_IMAGES
+    assert load_run(run.path).export_folder == run.path / "export"

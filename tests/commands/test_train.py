@@ -1,0 +1,153 @@
+"""`train` makes one run of pictures and a recipe: the same one each time, or none at all."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_resnet18 import load_run, train
+from keras_resnet18.commands.train import default_out
+from keras_resnet18.data.sources import from_arrays, open_source
+from keras_resnet18.errors import InputError
+from keras_resnet18.evaluation.accuracy import evaluate
+from keras_resnet18.recipe.recipe import Augment
+
+QUIET = Console(quiet=True)
+
+
+def test_two_trainings_of_one_recipe_give_bit_equal_weights(
+    tiny_network, pictures, quick_recipe, tmp_path
+):
+    recipe = dataclasses.replace(quick_recipe, augment=Augment((0.5, 1.0), 2, True, 0.5))
+    once = train(pictures, recipe, tmp_path / "once", console=QUIET)
+    keras.utils.set_random_seed(99)  # what went before does not count
+    again = train(pictures, recipe, tmp_path / "again", console=QUIET)
+    other = train(pictures, dataclasses.replace(recipe, seed=1), tmp_path / "other", console=QUIET)
+    weights, same, others = (run.model.get_weights() for run in (once, again, other))
+    assert all(np.array_equal(a, b) for a, b in zip(weights, same, strict=True))
+    assert not np.array_equal(weights[0], others[0])
+    assert again.metrics == once.metrics
+
+
+def test_it_learns(run):
+    assert run.metrics["test"]["accuracy"] >= 0.75  # of three classes
+
+
+def test_the_kept_epoch_is_the_best_by_validation(run):
+    with run.history_file.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    best = min(rows, key=lambda row: float(row["validation_loss"]))
+    assert run.metrics["best_epoch"] == int(best["epoch"])
+    assert run.metrics["validation"]["accuracy"] == pytest.approx(
+        float(best["validation_accuracy"])
+    )
+
+
+def test_the_model_file_has_the_accuracy_that_the_run_reports(run, pictures):
+    source = open_source(pictures)
+    for kind in ("validation", "test"):
+        result = evaluate(run.model.predict_on_batch, source.splits[kind], run.preprocess)
+        assert result.to_dict() == run.metrics[kind] | {
+            "loss": pytest.approx(run.metrics[kind]["loss"], rel=1e-4)
+        }
+
+
+def test_the_model_file_is_the_network_alone(run):
+    model = keras.saving.load_model(run.model_file)
+    assert not model.compiled
+    assert run.model_file.stat().st_size < 1.1 * 4 * model.count_params()
+
+
+def test_no_epoch_counts_a_left_over_picture(run, pictures):
+    # 49 pictures in batches of 8: a last batch of one would be no batch for BatchNorm
+    assert open_source(pictures).splits["train"].size % run.recipe.batch_size == 1
+    variances = [w for w in run.model.weights if w.path.endswith("moving_variance")]
+    assert variances
+    assert all(np.isfinite(variance.numpy()).all() for variance in variances)
+
+
+def test_it_says_what_it_does(trained, quick_recipe):
+    run, printed = trained
+    lines = printed.splitlines()
+    assert lines[0].endswith("float32: as the recipe says")
+    assert "train: train/ (49 pictures); validation: val/ (9 pictures); test: test/ (12" in lines[1]
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == quick_recipe.epochs
+    assert f"kept epoch {run.metrics['best_epoch']} of {quick_recipe.epochs}" in printed
+    for kind, n in (("validation", 9), ("test", 12)):
+        accuracy = f"{run.metrics[kind]['accuracy']:.2%}"
+        (line,) = (line for line in lines if line.startswith(f"{kind} ") and "accuracy" in line)
+        for word in (accuracy, "95 % interval", f"n = {n}"):
+            assert word in line
+    assert lines[-1] == f"everything lies in {run.path}"
+
+
+def test_a_run_of_arrays_in_another_precision(
+    tiny_network, digits, quick_recipe, set_dtype_policy, tmp_path
+):
+    set_dtype_policy("float32")
+    images, labels = digits
+    source = from_arrays(images[:150], labels[:150])
+    recipe = dataclasses.replace(
+        quick_recipe, epochs=1, image_size=None, precision="mixed_bfloat16"
+    )
+    run = train(source, recipe, tmp_path / "run", console=QUIET)
+    assert keras.config.dtype_policy().name == "float32"  # the user's setting is back
+    assert run.environment["precision"] == "mixed_bfloat16"
+    assert run.environment["precision_reason"] == "as the recipe says"
+    assert run.model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    assert run.preprocess.size == (32, 32)  # the pictures' own
+    assert run.source is None
+
+
+def test_a_picture_that_breaks_stops_the_training_with_its_name(
+    tiny_network, broken_pictures, quick_recipe, tmp_path
+):
+    before = keras.config.dtype_policy()
+    with pytest.raises(InputError) as error:
+        train(broken_pictures, quick_recipe, tmp_path / "run", console=QUIET)
+    assert "train/bee/0.png" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert keras.config.dtype_policy() == before
+    with pytest.raises(InputError, match="unfinished run"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("source", "recipe", "message"),
+    [
+        ("digit", "digits", "Received: 'digit'"),
+        ("digits", "digit", "did you mean digits"),
+    ],
+)
+def test_what_cannot_be_used_leaves_nothing(tmp_path, source, recipe, message):
+    with pytest.raises(InputError, match=message):
+        train(source, recipe, tmp_path / "a" / "run", console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_many_sizes_need_an_image_size(pictures, quick_recipe, tmp_path):
+    recipe = dataclasses.replace(quick_recipe, image_size=None)
+    with pytest.raises(InputError, match="--set image_size=32"):
+        train(pictures, recipe, tmp_path / "run", console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_taken_is_found_before_the_pictures_are_opened(run):
+    with pytest.raises(InputError, match="holds a run"):
+        train("no such source", "digits", run.path, console=QUIET)
+    assert json.loads(run.metrics_file.read_text())
+
+
+def test_a_run_is_named_after_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_out("digits").as_posix() == "saved_models/digits"
+    assert default_out("tfds:mnist").as_posix() == "saved_models/tfds-mnist"
+    assert default_out("/data/flowers/").as_posix() == "saved_models/flowers"
+    assert default_out(".").as_posix() == f"saved_models/{tmp_path.name}"

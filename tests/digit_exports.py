@@ -1,0 +1,208 @@
+"""A classifier of real digits, and the files that are exported from it, made once for all tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from small import build_colour_classifier, colour_digits
+
+from keras_resnet18 import build_resnet18
+from keras_resnet18.exporters import tflite
+from keras_resnet18.exporters.onnx import export_onnx
+from keras_resnet18.exporters.saved_model import export_saved_model
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.verification.report import ExportReport
+
+LABELS = [f"digit {number}" for number in range(10)]
+
+Images = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass
+class Exported:
+    """A finished export, the model that it is of, and the file as the converter left it."""
+
+    model: keras.Model
+    report: ExportReport
+    converted: Path
+
+    @property
+    def path(self) -> Path:
+        return self.report.path
+
+
+@pytest.fixture(scope="session")
+def coloured_digits(digits: Images) -> Images:
+    return colour_digits(digits, 500)
+
+
+@pytest.fixture(scope="session")
+def training(coloured_digits: Images) -> Images:
+    return coloured_digits[0][:400], coloured_digits[1][:400]
+
+
+@pytest.fixture(scope="session")
+def held_out(coloured_digits: Images) -> Images:
+    return coloured_digits[0][400:], coloured_digits[1][400:]
+
+
+@pytest.fixture(scope="session")
+def labels() -> list[str]:
+    return LABELS
+
+
+@pytest.fixture(scope="session")
+def classifier(training: Images) -> keras.Model:
+    """A ResNet-18 that is right on about 98 % of held-out digits, made in seconds.
+
+    Its BatchNorm statistics and its last layer are fitted to the training digits; the convolutions
+    keep their random start. It is shared: look, do not change.
+    """
+    images, labels = training
+    keras.utils.set_random_seed(0)
+    model = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0  # one pass in training mode, and the statistics are this batch's
+    model(images[:128].astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = 0.9
+    pooled = keras.Model(model.input, model.get_layer("head_pool").output)
+    features = pooled.predict(images, verbose=0)
+    fit = LogisticRegression(C=0.1, max_iter=500).fit(features, labels)
+    model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_classifier(training: Images) -> keras.Model:
+    """A network of two convolutions for the same digits. Shared: look, do not change."""
+    return build_colour_classifier(*training)
+
+
+@pytest.fixture(scope="session")
+def float32_file(classifier, held_out, tmp_path_factory) -> Exported:
+    folder = tmp_path_factory.mktemp("float32")
+    return _export(classifier, folder / "digits.tflite", labels=LABELS, check=held_out)
+
+
+@pytest.fixture(scope="session")
+def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
+    return _export(
+        classifier,
+        tmp_path_factory.mktemp("int8") / "digits.tflite",
+        labels=LABELS,
+        quantize="int8",
+        calibration=training[0][:200],
+        check=held_out,
+    )
+
+
+@pytest.fixture(scope="session")
+def float16_file(small_classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("float16") / "digits.tflite"
+    return _export(small_classifier, path, labels=LABELS, quantize="float16", check=held_out)
+
+
+@pytest.fixture(scope="session")
+def dynamic_file(small_classifier, held_out, tmp_path_factory) -> Exported:
+    path = tmp_path_factory.mktemp("dynamic") / "digits.tflite"
+    return _export(small_classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
+
+
+@pytest.fixture(scope="session", params=[None, "int8"], ids=["float32", "int8"])
+def small_file(request, small_classifier, training, held_out, tmp_path_factory) -> Exported:
+    return _export(
+        small_classifier,
+        tmp_path_factory.mktemp("small") / "digits.tflite",
+        quantize=request.param,
+        calibration=training[0][:200],
+        check=held_out,
+    )
+
+
+@pytest.fixture(scope="session")
+def served(classifier, tmp_path_factory) -> ExportReport:
+    """A SavedModel of the classifier, whose graph crops pictures as ImageNet's do."""
+    path = tmp_path_factory.mktemp("served") / "model"
+    spec = Preprocess(size=(32, 32))
+    return export_saved_model(classifier, path, labels=LABELS, preprocess=spec)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(small_classifier, held_out, tmp_path_factory) -> ExportReport:
+    pytest.importorskip("tf2onnx", reason="needs the extra onnx")
+    path = tmp_path_factory.mktemp("onnx") / "digits.onnx"
+    return export_onnx(small_classifier, path, labels=LABELS, check=held_out)
+
+
+def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:
+    converted, convert = path.with_name("converted"), tflite._convert
+
+    def convert_and_keep(*args: Any) -> None:
+        convert(*args)
+        shutil.copy(args[1], converted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tflite, "_convert", convert_and_keep)
+        report = tflite.export_tflite(model, path, **arguments)
+    return Exported(model, report, converted)
+
+
+@pytest.fixture(params=["float32_file", "int8_file"])
+def either_file(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
+@pytest.fixture(params=["float32_file", "float16_file", "dynamic_file", "int8_file"])
+def any_file(request: pytest.FixtureRequest) -> Exported:
+    exported: Exported = request.getfixturevalue(request.param)
+    return exported
+
+
+@pytest.fixture
+def convert_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`convert_to(file)`: whatever model is exported, the converter gives that file."""
+
+    def install(file: Path) -> None:
+        monkeypatch.setattr(tflite, "_convert", lambda model, path, *_: shutil.copy(file, path))
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def build_tiny() -> Callable[[], keras.Model]:
+    """Builds a classifier of 8×8 pictures into three classes, without any convolution."""
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny(build_tiny: Callable[[], keras.Model]) -> keras.Model:
+    """One of them. It is shared: look, do not change."""
+    return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)

@@ -1,0 +1,112 @@
+"""recommended_policy() advises what this machine is fast at, says why, and changes nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import pytest
+
+from keras_resnet18 import build_resnet18, recommended_policy
+from keras_resnet18 import device as precision
+from keras_resnet18.errors import InputError
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """`machine(kind, capability, cpuinfo)` makes this machine another one."""
+
+    def pretend(kind="cpu", capability=None, cpuinfo=None):
+        path = tmp_path / "cpuinfo"
+        if cpuinfo is not None:
+            path.write_text(cpuinfo)
+        monkeypatch.setattr(precision, "_accelerator", lambda backend: (kind, capability))
+        monkeypatch.setattr(
+            precision, "cpu_flags", functools.partial(precision.cpu_flags, cpuinfo=path)
+        )
+
+    return pretend
+
+
+def cpu(flags):
+    return f"processor\t: 0\nmodel name\t: A CPU: the flags of it\nflags\t\t: {flags}\nbugs\t: x\n"
+
+
+def test_this_machine_gets_one_of_three_policies_and_a_reason():
+    policy = recommended_policy()
+    assert policy in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert policy.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "policy", "reason"),
+    [
+        ("gpu", (7, 0), "mixed_float16", "tensor cores (compute capability 7.0)"),
+        ("gpu", (12, 0), "mixed_float16", "compute capability 12.0"),
+        ("gpu", (6, 1), "float32", "no tensor cores (compute capability 6.1)"),
+        ("gpu", None, "float32", "unknown"),
+        ("tpu", None, "mixed_bfloat16", "TPU"),
+    ],
+)
+def test_an_accelerator_decides_whatever_the_cpu_has(machine, kind, capability, policy, reason):
+    machine(kind, capability, cpu("fpu avx512_bf16"))
+    assert recommended_policy() == policy
+    assert reason in recommended_policy().reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "policy", "reason"),
+    [
+        ("fpu avx2 avx512f avx512_bf16", "mixed_bfloat16", "avx512_bf16"),
+        ("fpu avx2 amx_bf16 amx_tile", "mixed_bfloat16", "amx_bf16"),
+        ("fpu avx2 avx512f avx512_vnni", "float32", "neither AVX512_BF16 nor AMX"),
+        ("fpu sse2", "float32", "there is no GPU"),
+    ],
+)
+def test_a_cpu_is_judged_by_its_bfloat16_instructions(machine, flags, policy, reason):
+    machine(cpuinfo=cpu(flags))
+    assert recommended_policy() == policy
+    assert reason in recommended_policy().reason
+
+
+@pytest.mark.parametrize(
+    "cpuinfo", [None, "processor\t: 0\nFeatures\t: fp asimd bf16\n"], ids=["no file", "ARM"]
+)
+def test_a_cpu_that_does_not_say_gets_float32(machine, cpuinfo):
+    machine(cpuinfo=cpuinfo)
+    assert recommended_policy() == "float32"
+    assert "not known" in recommended_policy().reason
+
+
+def test_the_recommendation_is_a_policy_that_keras_takes(machine, set_dtype_policy):
+    machine("gpu", (8, 0))
+    set_dtype_policy(recommended_policy())
+    assert keras.config.dtype_policy().compute_dtype == "float16"
+
+
+def test_tensorflows_devices_are_read(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": (9, 0)}
+    )
+    assert precision._accelerator("tensorflow") == ("gpu", (9, 0))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert precision._accelerator("tensorflow") == ("cpu", None)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a TPU"])
+    assert precision._accelerator("tensorflow") == ("tpu", None)
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"tensorflow, jax or torch.*KERAS_BACKEND='numpy'"):
+        precision._accelerator("numpy")
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_neither_advice_nor_a_builder_sets_the_global_policy(set_dtype_policy, policy):
+    set_dtype_policy(policy)
+    recommended_policy()
+    build_resnet18(input_shape=(8, 8, 3), stem="small_stride2", classes=2)
+    assert keras.config.dtype_policy().name == policy
