@@ -13,19 +13,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_resnet18.errors import InputError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-_EXPECTED = "a picture must be"  # how every refusal of this module begins
+_EXPECTED = "an image must be"  # how every refusal of this module begins
 
 
-def is_picture_name(name: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name should hold a picture that `decode_image` reads."""
-    return Path(name).suffix.lower() in PICTURE_SUFFIXES
+def is_image_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name should hold an image that `decode_image` reads."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint8]:
-    """Decodes a picture to the way a person sees it.
+    """Decodes an image to the way a person sees it.
 
     EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
     channels, 16-bit grey is scaled to 8 bits, CMYK is converted; of an animation the first frame
@@ -33,7 +33,7 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
 
     Args:
         data: A JPEG, PNG, BMP, GIF or WebP file.
-        name: What an error should call the picture; its number of bytes by default.
+        name: What an error should call the image; its number of bytes by default.
 
     Returns:
         uint8 array of shape (height, width, 3), 0 to 255.
@@ -50,13 +50,13 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
 
 
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Reads a picture file; see `decode_image`.
+    """Reads an image file; see `decode_image`.
 
     Returns:
         uint8 array of shape (height, width, 3), 0 to 255.
 
     Raises:
-        InputError: If the file cannot be read or is no whole picture; the message has its path.
+        InputError: If the file cannot be read or is no whole image; the message has its path.
     """
     try:
         data = Path(path).read_bytes()
@@ -68,8 +68,8 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     return decode_image(data, name=os.fspath(path))
 
 
-def has_picture_header(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins like a picture that `read_image` reads; cheap, decodes no pixels."""
+def has_image_header(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like an image that `read_image` reads; cheap, decodes no pixels."""
     try:
         with Image.open(path, formats=_FORMATS):
             return True

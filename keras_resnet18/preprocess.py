@@ -22,9 +22,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """How an upright RGB picture of any size becomes the network's input.
+    """How an upright RGB image of any size becomes the network's input.
 
-    The picture is resized until it covers `size / crop_ratio` and its middle is cut out; the
+    The image is resized until it covers `size / crop_ratio` and its middle is cut out; the
     pixels are then normalised to `(pixel / 255 - mean) / std`. The spec travels with weights, runs
     and exports, and all of them read it, so that every road to the network is the same road.
 
@@ -129,7 +129,7 @@ class Preprocess:
         return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
     def resize_and_crop(self, image: Any) -> Any:
-        """Brings one picture, or several of one size, to the network's size.
+        """Brings one image, or several of one size, to the network's size.
 
         Args:
             image: uint8 tensor of shape (height, width, channels), sizes known or not, or the same
@@ -146,7 +146,7 @@ class Preprocess:
         height, width = self.size
         # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
         cover_height, cover_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
-        # the smallest picture of the old proportions that covers both
+        # the smallest image of the old proportions that covers both
         if image.shape[-3:-1].is_fully_defined():
             old_height, old_width = image.shape[-3:-1]
             new_height = max(cover_width * old_height // old_width, cover_height)
@@ -212,10 +212,10 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
 
     Args:
         preds: Probabilities or logits of shape (batch, 1000).
-        top: How many classes to name for each picture, 1 to 1000.
+        top: How many classes to name for each image, 1 to 1000.
 
     Returns:
-        For each picture `top` tuples of (synset, name, score), the highest score first.
+        For each image `top` tuples of (synset, name, score), the highest score first.
 
     Raises:
         InputError: If `preds` has another shape, or `top` is out of range.

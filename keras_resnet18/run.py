@@ -46,7 +46,7 @@ class Run:
 
     @property
     def preprocess_file(self) -> Path:
-        """How a picture becomes the network's input, as JSON."""
+        """How an image becomes the network's input, as JSON."""
         return self.path / "preprocess.json"
 
     @property
@@ -66,12 +66,12 @@ class Run:
 
     @property
     def curves_file(self) -> Path:
-        """Loss and accuracy over the epochs, a picture."""
+        """Loss and accuracy over the epochs, an image."""
         return self.path / "curves.png"
 
     @property
     def confusion_file(self) -> Path:
-        """Which classes are taken for which, a picture."""
+        """Which classes are taken for which, an image."""
         return self.path / "confusion_matrix.png"
 
     @property
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def metrics_file(self) -> Path:
-        """Accuracy and loss on the validation and the test pictures, as JSON."""
+        """Accuracy and loss on the validation and the test images, as JSON."""
         return self.path / "metrics.json"
 
     @property
@@ -101,7 +101,7 @@ class Run:
 
     @cached_property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes the network's input."""
+        """How an image becomes the network's input."""
         return Preprocess.read(self.preprocess_file)
 
     @property
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def source(self) -> str | None:
-        """The name that opens the pictures again; None if they came from arrays."""
+        """The name that opens the images again; None if they came from arrays."""
         name: str | None = self.environment["source"]
         return name
 

@@ -1,6 +1,6 @@
-"""The page in examples/web in headless Chromium, for its tests and for its picture in the docs.
+"""The page in examples/web in headless Chromium, for its tests and for its image in the docs.
 
-python tests/browser.py saved_models/demo/export PICTURE docs/web.png
+python tests/browser.py saved_models/demo/export IMAGE docs/web.png
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def main(export: str, picture: str, screenshot: str) -> None:
+def main(export: str, image: str, screenshot: str) -> None:
     with served() as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 640, "height": 480})
         page.emulate_media(reduced_motion="reduce")
         page.goto(address)
         files = [Path(export) / name for name in ("model.tflite", "preprocess.json")]
         page.set_input_files("#model", files)
-        page.set_input_files("#picture", picture)
+        page.set_input_files("#image", image)
         page.locator("#result:visible").wait_for()
         page.screenshot(path=screenshot, full_page=True)
 

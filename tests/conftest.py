@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import CLASSES, build_tiny, draw_pictures
+from small import CLASSES, build_tiny, draw_images
 
 from keras_resnet18.machine import prepare_tensorflow
 
@@ -67,7 +67,7 @@ def converters_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """Real handwritten digits: 1,797 uint8 RGB pictures of 32×32, and what they show (int64)."""
+    """Real handwritten digits: 1,797 uint8 RGB images of 32×32, and what they show (int64)."""
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
@@ -99,19 +99,19 @@ def resnet18d() -> Any:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures of 16×16 that a network learns in seconds: 49 to train, 9 and 12."""
-    folder = tmp_path_factory.mktemp("pictures")
-    draw_pictures(folder / "train", {"ant": 17, "bee": 16, "蝉": 16})
-    draw_pictures(folder / "val", dict.fromkeys(CLASSES, 3))
-    draw_pictures(folder / "test", dict.fromkeys(CLASSES, 4))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images of 16×16 that a network learns in seconds: 49 to train, 9 and 12."""
+    folder = tmp_path_factory.mktemp("images")
+    draw_images(folder / "train", {"ant": 17, "bee": 16, "蝉": 16})
+    draw_images(folder / "val", dict.fromkeys(CLASSES, 3))
+    draw_images(folder / "test", dict.fromkeys(CLASSES, 4))
     return folder
 
 
 @pytest.fixture
-def broken_pictures(pictures: Path, tmp_path: Path) -> Path:
-    """`pictures` with one cut short in each split, which is seen only when it is decoded."""
-    folder = Path(shutil.copytree(pictures, tmp_path / "broken"))
+def broken_images(images: Path, tmp_path: Path) -> Path:
+    """`images` with one cut short in each split, which is seen only when it is decoded."""
+    folder = Path(shutil.copytree(images, tmp_path / "broken"))
     for split in ("train", "val", "test"):
         path = folder / split / "bee" / "0.png"
         path.write_bytes(path.read_bytes()[:-100])
@@ -120,7 +120,7 @@ def broken_pictures(pictures: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def quick_recipe() -> Any:
-    """The smallest training that learns `pictures`. One picture is left over in each epoch."""
+    """The smallest training that learns `images`. One image is left over in each epoch."""
     from keras_resnet18.recipe.recipe import Augment, Network, Optimizer, Recipe
 
     return Recipe(
@@ -137,16 +137,16 @@ def quick_recipe() -> Any:
 
 @pytest.fixture(scope="session")
 def trained(
-    pictures: Path, quick_recipe: Any, tmp_path_factory: pytest.TempPathFactory
+    images: Path, quick_recipe: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Any, str]:
-    """A finished run of `quick_recipe` on `pictures`, and what its training printed. Shared."""
+    """A finished run of `quick_recipe` on `images`, and what its training printed. Shared."""
     from rich.console import Console
 
     from keras_resnet18 import train
 
     printed = io.StringIO()
     out = tmp_path_factory.mktemp("runs") / "insects"
-    run = train(str(pictures), quick_recipe, out, console=Console(file=printed, width=200))
+    run = train(str(images), quick_recipe, out, console=Console(file=printed, width=200))
     return run, printed.getvalue()
 
 
@@ -166,14 +166,14 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The reports of all exports of a copy of the run, compared on 10 pictures. Shared."""
+    """The reports of all exports of a copy of the run, compared on 10 images. Shared."""
     from keras_resnet18 import load_run
     from keras_resnet18.commands import export as export_run
     from keras_resnet18.exporters import tflite
 
     copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tflite, export_run):  # the run has 49 training pictures
+        for module in (tflite, export_run):  # the run has 49 training images
             patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
         # the other two kinds of .tflite file have their tests in tests/export
         formats = [

@@ -131,7 +131,7 @@ def small_file(request, small_classifier, training, held_out, tmp_path_factory) 
 
 @pytest.fixture(scope="session")
 def served(classifier, tmp_path_factory) -> ExportReport:
-    """A SavedModel of the classifier, whose graph crops pictures as ImageNet's do."""
+    """A SavedModel of the classifier, whose graph crops images as ImageNet's do."""
     path = tmp_path_factory.mktemp("served") / "model"
     spec = Preprocess(size=(32, 32))
     return export_saved_model(classifier, path, labels=LABELS, preprocess=spec)
@@ -181,7 +181,7 @@ def convert_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 @pytest.fixture(scope="session")
 def build_tiny() -> Callable[[], keras.Model]:
-    """Builds a classifier of 8×8 pictures into three classes, without any convolution."""
+    """Builds a classifier of 8×8 images into three classes, without any convolution."""
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""Small things that tests make: a folder of pictures, a network with little in it."""
+"""Small things that tests make: a folder of images, a network with little in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 CLASSES = ("ant", "bee", "蝉")
 
 
-def draw_pictures(folder: Path, counts: Mapping[str, int], *, side: int = 16) -> Path:
+def draw_images(folder: Path, counts: Mapping[str, int], *, side: int = 16) -> Path:
     """Writes PNGs `folder/class/0.png`, …: noise with a bright third, another for each class."""
     random = np.random.default_rng(sorted(counts.values()))
     for name, count in counts.items():
@@ -57,7 +57,7 @@ def build_colour_network(
     std: tuple[float, ...] = (0.25, 0.2, 0.225),
     kernel_size: int = 3,
 ) -> Any:
-    """A small random network for pictures of 32×32 in ten classes, with a stem as a ResNet has."""
+    """A small random network for images of 32×32 in ten classes, with a stem as a ResNet has."""
     import keras
     from keras import layers
 

@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from keras_resnet18.data.splits import decode_op
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     broken_image,
     decode_image,
-    decode_op,
-    has_picture_header,
-    is_picture_name,
+    has_image_header,
+    is_image_name,
     read_image,
 )
 
@@ -74,7 +74,7 @@ def test_exif_orientation_is_obeyed(orientation: int, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_unreadable_exif_does_not_make_a_good_picture_bad() -> None:
+def test_unreadable_exif_does_not_make_a_good_image_bad() -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x01\x0f\0\x02\xff"
     data = encoded(Image.fromarray(QUARTERS), "JPEG", exif=exif)
     assert decode_image(data).shape[2] == 3
@@ -169,7 +169,7 @@ def test_a_decompression_bomb_is_an_input_error() -> None:
 
 def test_an_error_names_the_path_on_one_line(tmp_path: Path) -> None:
     broken, missing = tmp_path / "née\nHund.jpg", tmp_path / "gone.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     with pytest.raises(InputError, match=r"Hund\.jpg") as broken_error:
         read_image(broken)
     with pytest.raises(InputError, match=r"gone.png.*No such file") as missing_error:
@@ -184,15 +184,13 @@ def test_a_path_gives_the_same_pixels_as_its_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(str(path)), ImageOps.exif_transpose(Image.open(path)))
 
 
-def test_names_and_headers_tell_pictures_apart(tmp_path: Path) -> None:
-    assert (
-        is_picture_name("a/B.JPG") and not is_picture_name("jpg") and not is_picture_name("a.tif")
-    )
-    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in PICTURE_SUFFIXES)
-    text, picture = tmp_path / "text.jpg", tmp_path / "picture.jpg"
-    text.write_text("no picture")
-    Image.fromarray(QUARTERS).save(picture)
-    assert has_picture_header(picture) and not has_picture_header(text)
+def test_names_and_headers_tell_images_apart(tmp_path: Path) -> None:
+    assert is_image_name("a/B.JPG") and not is_image_name("jpg") and not is_image_name("a.tif")
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
+    text, image = tmp_path / "text.jpg", tmp_path / "image.jpg"
+    text.write_text("no image")
+    Image.fromarray(QUARTERS).save(image)
+    assert has_image_header(image) and not has_image_header(text)
 
 
 def test_the_op_gives_pixels_of_unknown_size_and_three_channels(tmp_path: Path) -> None:
@@ -209,7 +207,7 @@ def read_bytes_path(path: bytes) -> np.ndarray:
 
 def test_a_broken_image_is_found_in_tensorflows_error(tmp_path: Path) -> None:
     path = tmp_path / "Grüße.jpg"
-    path.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    path.write_bytes(b"\xff\xd8\xff\xe0 no image")
     pixels = tf.data.Dataset.from_tensors(str(path)).map(lambda p: decode_op(read_bytes_path, p))
     with pytest.raises(tf.errors.OpError) as caught:
         next(iter(pixels))

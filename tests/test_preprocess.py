@@ -151,27 +151,27 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_any_picture_comes_to_the_size_alike_whether_its_own_is_known_or_not(photo, shape):
-    picture = np.resize(photo, (*shape, 3))
+def test_any_image_comes_to_the_size_alike_whether_its_own_is_known_or_not(photo, shape):
+    image = np.resize(photo, (*shape, 3))
     spec = Preprocess(size=(96, 64))
-    known, unknown = crop(spec, picture), crop(spec, picture, size_known=False)
+    known, unknown = crop(spec, image), crop(spec, image, size_known=False)
     assert known.shape == (96, 64, 3) and known.dtype == np.uint8
     np.testing.assert_array_equal(known, unknown)
 
 
 @pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size not known"])
-def test_a_batch_of_one_size_comes_out_as_its_pictures_one_by_one(photo, size_known):
-    pictures = np.stack([photo[:200, :300], photo[-200:, -300:], photo[100:300, 100:400]])
+def test_a_batch_of_one_size_comes_out_as_its_images_one_by_one(photo, size_known):
+    images = np.stack([photo[:200, :300], photo[-200:, -300:], photo[100:300, 100:400]])
     spec = Preprocess(size=(96, 64))
-    shape = pictures.shape if size_known else (None, None, None, 3)
+    shape = images.shape if size_known else (None, None, None, 3)
     signature = [tf.TensorSpec(shape, tf.uint8)]
-    batch = tf.function(spec.resize_and_crop, input_signature=signature)(pictures)
+    batch = tf.function(spec.resize_and_crop, input_signature=signature)(images)
     assert batch.shape == (3, 96, 64, 3)
-    np.testing.assert_array_equal(batch, [crop(spec, picture) for picture in pictures])
+    np.testing.assert_array_equal(batch, [crop(spec, image) for image in images])
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-def test_a_picture_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
+def test_a_image_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
     spec = Preprocess(size=(427, 640), crop_ratio=1.0, interpolation=interpolation)
     np.testing.assert_array_equal(crop(spec, photo, size_known=False), photo)
 
@@ -179,11 +179,11 @@ def test_a_picture_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, in
 def test_the_result_has_a_known_shape_inside_a_dataset():
     spec = Preprocess(size=(32, 48))
     unknown = tf.TensorSpec((None, None, 3), tf.uint8)
-    pictures = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=unknown)
-    assert pictures.map(spec.resize_and_crop).element_spec == tf.TensorSpec((32, 48, 3), tf.uint8)
+    images = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=unknown)
+    assert images.map(spec.resize_and_crop).element_spec == tf.TensorSpec((32, 48, 3), tf.uint8)
 
 
-def test_a_numpy_picture_is_as_good_as_a_tensor(photo):
+def test_a_numpy_image_is_as_good_as_a_tensor(photo):
     spec = Preprocess(size=(32, 32))
     np.testing.assert_array_equal(spec.resize_and_crop(photo), crop(spec, photo))
 
@@ -191,7 +191,7 @@ def test_a_numpy_picture_is_as_good_as_a_tensor(photo):
 @pytest.mark.parametrize("margin", range(9))
 @pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size not known"])
 def test_the_crop_begins_where_torchvisions_does(margin, size_known):
-    # The picture needs no resizing; every column says where it was.
+    # The image needs no resizing; every column says where it was.
     columns = np.tile(np.arange(32 + margin, dtype=np.uint8), (32, 1))[..., np.newaxis]
     spec = Preprocess(size=(32, 32), crop_ratio=1.0, interpolation="nearest", antialias=False)
     begin = round(margin / 2)  # half to even, in Python and in torchvision
@@ -215,14 +215,14 @@ def test_the_crop_begins_where_torchvisions_does(margin, size_known):
 def test_a_photo_is_resized_as_by_pillow(
     photo, shape, ratio, cover, interpolation, filter_, mean, most
 ):
-    picture = {
+    image = {
         "landscape": photo,
         "upright": photo.transpose(1, 0, 2),
         "panorama": photo[100:260],  # 160 by 640: enlarged where the others are reduced
     }[shape]
-    picture = np.ascontiguousarray(picture)
-    ours = crop(Preprocess(crop_ratio=ratio, interpolation=interpolation), picture)
-    theirs = pillow_crop(picture, cover, 224, filter_)
+    image = np.ascontiguousarray(image)
+    ours = crop(Preprocess(crop_ratio=ratio, interpolation=interpolation), image)
+    theirs = pillow_crop(image, cover, 224, filter_)
     difference = np.abs(ours.astype(int) - theirs)
     assert difference.mean() <= mean
     assert difference.max() <= most
@@ -237,7 +237,7 @@ def test_without_antialias_the_photo_is_another_one(photo):
 @pytest.mark.parametrize(
     ("size", "ratio", "cover"), [(224, 0.875, 256), (224, 0.95, 235), (288, 1.0, 288)]
 )
-def test_the_picture_covers_the_size_over_the_crop_ratio_rounded_down(photo, size, ratio, cover):
+def test_the_image_covers_the_size_over_the_crop_ratio_rounded_down(photo, size, ratio, cover):
     square = np.ascontiguousarray(photo[:400, :400])
     ours = crop(Preprocess((size, size), ratio), square)
     theirs = pillow_crop(square, cover, size, Image.Resampling.BILINEAR)

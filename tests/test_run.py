@@ -46,7 +46,7 @@ def test_a_training_leaves_these_files_and_no_others(run):
     assert all(path.stat().st_size for path in run.path.iterdir())
 
 
-def test_metrics_tell_validation_and_test_apart(run, pictures):
+def test_metrics_tell_validation_and_test_apart(run, images):
     metrics = json.loads(run.metrics_file.read_text())
     assert set(metrics) == {"validation", "test", "best_epoch", "epochs"}
     for kind, n in (("validation", 9), ("test", 12)):
@@ -64,13 +64,13 @@ def test_history_has_a_row_for_each_epoch(run, quick_recipe):
     assert all(float(row["images_per_second"]) > 0 for row in rows)
 
 
-def test_a_run_reads_back_what_its_training_was_given(run, pictures, quick_recipe):
+def test_a_run_reads_back_what_its_training_was_given(run, images, quick_recipe):
     opened = load_run(run.path)
     assert opened.recipe == quick_recipe
     assert opened.labels == ("ant", "bee", "蝉")
     assert opened.labels_file.read_text(encoding="utf-8") == "ant\nbee\n蝉\n"
     assert opened.preprocess.size == (16, 16)
-    assert opened.source == str(pictures)
+    assert opened.source == str(images)
     assert opened.environment["precision"] == "float32"
     assert opened.environment["packages"]["keras"]
     assert opened.model.output_shape == (None, 3)

@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(folder):
+def images(folder):
     """A colour card, and a photograph that lies sideways in its file, as phones leave them."""
     Image.fromarray(colour_card()).save(folder / "card.png")
     photo = Image.fromarray(load_sample_image("china.jpg")[40:400, 60:560])
@@ -72,12 +72,12 @@ def pictures(folder):
 
 
 @pytest.fixture(scope="module")
-def seen(pictures):
+def seen(images):
     """By label, what the classifier is made to recognise, uint8 (64, 64, 3) each."""
     spec = Preprocess(size=(SIZE, SIZE))
     return {
         label: spec.resize_and_crop(view.copy()).numpy()
-        for name, path in pictures.items()
+        for name, path in images.items()
         for label, view in views(name, read_image(path)).items()
     }
 
@@ -110,7 +110,7 @@ def models(folder, seen):
 
 @pytest.fixture(scope="module")
 def unnamed(folder):
-    """A classifier of 16×16 pictures into three classes, without labels."""
+    """A classifier of 16×16 images into three classes, without labels."""
     model = build_tiny(input_shape=(16, 16, 3), classes=3, stem="small", dropout=0.0)
     return export_tflite(model, folder / "unnamed.tflite").path
 
@@ -173,7 +173,7 @@ def error(page) -> str:
 
 
 @pytest.mark.parametrize("format", ["float32", "int8"])
-def test_sideways_and_swapped_pictures_would_give_other_answers(models, seen, format):
+def test_sideways_and_swapped_images_would_give_other_answers(models, seen, format):
     """Else the tests below could not fail."""
     classifier = open_classifier(models[format])
     got = classifier.predict(np.stack(list(seen.values())))
@@ -182,31 +182,31 @@ def test_sideways_and_swapped_pictures_would_give_other_answers(models, seen, fo
         assert abs(got[wrong] - got[upright]).max() > 0.1
 
 
-@pytest.mark.parametrize("picture", ["card", "photo"])
+@pytest.mark.parametrize("image", ["card", "photo"])
 @pytest.mark.parametrize("format", ["float32", "int8"])
-def test_the_page_gives_the_answer_of_the_interpreter(page, models, pictures, format, picture):
+def test_the_page_gives_the_answer_of_the_interpreter(page, models, images, format, image):
     page.set_input_files("#model", models[format])
-    page.set_input_files("#picture", pictures[picture])
+    page.set_input_files("#image", images[image])
     got = answers(page)
-    expected = dict(open_classifier(models[format]).top(pictures[picture], 6))
-    assert next(iter(got)) == next(iter(expected)) == picture
+    expected = dict(open_classifier(models[format]).top(images[image], 6))
+    assert next(iter(got)) == next(iter(expected)) == image
     assert len(got) == 5
     assert got == pytest.approx({label: expected[label] for label in got}, abs=1e-3)
     assert list(got.values()) == sorted(got.values(), reverse=True)
     said = page.inner_text("[role=status]")
-    assert said.startswith(f"{picture}, {100 * got[picture]:.1f} %. The model took ")
+    assert said.startswith(f"{image}, {100 * got[image]:.1f} %. The model took ")
     assert said.count(" ms") == 2
 
 
-def test_preprocess_json_beside_the_model_is_obeyed(page, models, pictures, tmp_path):
+def test_preprocess_json_beside_the_model_is_obeyed(page, models, images, tmp_path):
     model = Path(shutil.copy(models["float32"], tmp_path))
     spec = Preprocess(size=(SIZE, SIZE), crop_ratio=0.5, interpolation="bicubic")
     (tmp_path / "preprocess.json").write_text(json.dumps(spec.to_dict()))
     page.set_input_files("#model", [model, tmp_path / "preprocess.json"])
-    page.set_input_files("#picture", pictures["photo"])
-    got, expected = answers(page), dict(open_classifier(model).top(pictures["photo"], 6))
+    page.set_input_files("#image", images["photo"])
+    got, expected = answers(page), dict(open_classifier(model).top(images["photo"], 6))
     assert got == pytest.approx({label: expected[label] for label in got}, abs=1e-3)
-    without = dict(open_classifier(models["float32"]).top(pictures["photo"], 6))
+    without = dict(open_classifier(models["float32"]).top(images["photo"], 6))
     assert max(abs(without[label] - expected[label]) for label in expected) > 1e-2
 
 
@@ -216,9 +216,9 @@ def test_pixels_are_those_of_preprocess(page, interpolation, antialias):
     spec = Preprocess((40, 24), 0.8, interpolation, antialias)
     photo = load_sample_image("china.jpg")[100:250:2, 100:500:3]
     for shape in ((90, 131), (131, 60), (11, 17), (40, 40), (1, 1), (9, 300)):
-        picture = np.resize(photo, (*shape, 3))
-        expected = spec.resize_and_crop(picture).numpy()
-        rgba = np.concatenate([picture, np.full((*shape, 1), 255, np.uint8)], axis=-1)
+        image = np.resize(photo, (*shape, 3))
+        expected = spec.resize_and_crop(image).numpy()
+        rgba = np.concatenate([image, np.full((*shape, 1), 255, np.uint8)], axis=-1)
         got = page.evaluate(
             """async ([height, width, rgba, spec]) => {
               const { resizeAndCrop } = await import("/preprocess.js");
@@ -233,15 +233,15 @@ def test_pixels_are_those_of_preprocess(page, interpolation, antialias):
         assert (difference > 0).mean() < 0.05, shape
 
 
-def test_a_transparent_picture_lies_over_white(page, tmp_path):
+def test_a_transparent_image_lies_over_white(page, tmp_path):
     pixels = np.zeros((600, 4, 4), np.uint8)  # higher than the band that is read at once
     pixels[:300, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "half.png")
-    page.set_input_files("#picture", tmp_path / "half.png")
+    page.set_input_files("#image", tmp_path / "half.png")
     got = page.evaluate(
         """async () => {
           const { decode } = await import("/preprocess.js");
-          const { width, height, rgba } = await decode(document.querySelector("#picture").files[0]);
+          const { width, height, rgba } = await decode(document.querySelector("#image").files[0]);
           return [height, width, Array.from(rgba)];
         }"""
     )
@@ -252,18 +252,18 @@ def test_a_transparent_picture_lies_over_white(page, tmp_path):
 # Labels
 
 
-def test_classes_without_names_have_their_numbers(page, unnamed, pictures):
+def test_classes_without_names_have_their_numbers(page, unnamed, images):
     page.set_input_files("#model", unnamed)
-    page.set_input_files("#picture", pictures["card"])
+    page.set_input_files("#image", images["card"])
     assert sorted(answers(page)) == ["0", "1", "2"]
 
 
-def test_packed_labels_may_be_deflated(page, unnamed, pictures, tmp_path):
+def test_packed_labels_may_be_deflated(page, unnamed, images, tmp_path):
     path = shutil.copy(unnamed, tmp_path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("other.txt", "x\n" * 1000)
         archive.writestr("labels.txt", "ant\nbee\n蝉\n")
-    page.set_input_files("#picture", pictures["card"])
+    page.set_input_files("#image", images["card"])
     page.set_input_files("#model", path)
     assert sorted(answers(page)) == ["ant", "bee", "蝉"]
 
@@ -271,12 +271,12 @@ def test_packed_labels_may_be_deflated(page, unnamed, pictures, tmp_path):
 # Bad input
 
 
-def test_a_model_must_be_a_tflite_file(page, pictures):
-    page.set_input_files("#model", pictures["card"])
+def test_a_model_must_be_a_tflite_file(page, images):
+    page.set_input_files("#model", images["card"])
     assert error(page) == "Expected a .tflite model. Received: card.png"
 
 
-def test_a_model_must_take_pictures(page, foreign):
+def test_a_model_must_take_images(page, foreign):
     page.set_input_files("#model", foreign)
     assert error(page) == (
         "foreign.tflite must take uint8 (1, height, width, 3) and give float32 (1, classes). "
@@ -284,9 +284,9 @@ def test_a_model_must_take_pictures(page, foreign):
     )
 
 
-def test_a_cut_model_is_refused_and_the_next_one_is_not(page, unnamed, pictures, tmp_path):
+def test_a_cut_model_is_refused_and_the_next_one_is_not(page, unnamed, images, tmp_path):
     (tmp_path / "cut.tflite").write_bytes(unnamed.read_bytes()[:2000])
-    page.set_input_files("#picture", pictures["card"])
+    page.set_input_files("#image", images["card"])
     page.set_input_files("#model", tmp_path / "cut.tflite")
     assert error(page).startswith("cut.tflite cannot be run by LiteRT.js: ")
     page.set_input_files("#model", unnamed)
@@ -321,13 +321,13 @@ def test_preprocess_json_must_be_for_the_model(page, unnamed, tmp_path):
     assert error(page) == "Choose the .tflite file together with preprocess.json."
 
 
-def test_a_picture_must_be_one_and_no_old_answer_stays(page, unnamed, pictures, tmp_path):
+def test_a_image_must_be_one_and_no_old_answer_stays(page, unnamed, images, tmp_path):
     page.set_input_files("#model", unnamed)
-    page.set_input_files("#picture", pictures["card"])
+    page.set_input_files("#image", images["card"])
     assert answers(page)
-    (tmp_path / "words.jpg").write_text("no picture")
-    page.set_input_files("#picture", tmp_path / "words.jpg")
-    assert error(page) == "Expected a picture that this browser can open. Received: words.jpg"
+    (tmp_path / "words.jpg").write_text("no image")
+    page.set_input_files("#image", tmp_path / "words.jpg")
+    assert error(page) == "Expected an image that this browser can open. Received: words.jpg"
 
 
 def test_without_litert_the_page_says_how_to_get_it(browser, site, unnamed):
@@ -342,10 +342,10 @@ def test_without_litert_the_page_says_how_to_get_it(browser, site, unnamed):
 # The person
 
 
-def test_all_can_be_done_with_the_keyboard(page, unnamed, pictures):
+def test_all_can_be_done_with_the_keyboard(page, unnamed, images):
     # Playwright begins to catch dialogues a moment after it is asked to: too late for the first key
     page.on("filechooser", lambda _: None)
-    for id_, file in (("model", unnamed), ("picture", pictures["card"])):
+    for id_, file in (("model", unnamed), ("image", images["card"])):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
         assert focused.get_attribute("id") == id_
@@ -357,29 +357,29 @@ def test_all_can_be_done_with_the_keyboard(page, unnamed, pictures):
     assert len(answers(page)) == 3
 
 
-def test_a_screen_reader_hears_names_states_and_the_answer(page, unnamed, pictures):
-    for label in ("Model", "Picture"):
+def test_a_screen_reader_hears_names_states_and_the_answer(page, unnamed, images):
+    for label in ("Model", "Image"):
         assert page.get_by_label(label, exact=True).count() == 1
-    assert page.get_by_role("status").inner_text() == "Choose a model and a picture."
+    assert page.get_by_role("status").inner_text() == "Choose a model and an image."
     page.set_input_files("#model", unnamed)
-    playwright.expect(page.get_by_role("status")).to_have_text("Now choose a picture.")
-    page.set_input_files("#picture", pictures["card"])
+    playwright.expect(page.get_by_role("status")).to_have_text("Now choose an image.")
+    page.set_input_files("#image", images["card"])
     best = max(answers(page).items(), key=lambda item: item[1])
     assert page.get_by_role("status").inner_text().startswith(f"{best[0]}, {100 * best[1]:.1f} %")
     assert page.get_by_role("list").get_by_role("listitem").count() == 3
-    assert page.get_by_role("img", name="The picture as the network sees it").count() == 1
-    page.set_input_files("#model", pictures["card"])
+    assert page.get_by_role("img", name="The image as the network sees it").count() == 1
+    page.set_input_files("#model", images["card"])
     playwright.expect(page.get_by_role("alert")).to_contain_text("Expected a .tflite model")
 
 
-def test_files_can_be_dropped(page, unnamed, pictures):
-    page.set_input_files("#picture", [pictures["card"]])  # one way to get files into the browser
+def test_files_can_be_dropped(page, unnamed, images):
+    page.set_input_files("#image", [images["card"]])  # one way to get files into the browser
     page.evaluate(
         """() => {
           const dataTransfer = new DataTransfer();
-          const { files } = document.querySelector("#picture");
+          const { files } = document.querySelector("#image");
           dataTransfer.items.add(files[0]);
-          document.querySelector("#picture").value = "";
+          document.querySelector("#image").value = "";
           window.dropped = dataTransfer;
         }"""
     )
@@ -394,16 +394,16 @@ def test_files_can_be_dropped(page, unnamed, pictures):
     )
     assert len(answers(page)) == 3
     assert page.eval_on_selector("#model", "one => one.files[0].name") == "unnamed.tflite"
-    assert page.eval_on_selector("#picture", "one => one.files[0].name") == "card.png"
+    assert page.eval_on_selector("#image", "one => one.files[0].name") == "card.png"
 
 
-def test_a_phone_has_a_camera_and_nothing_to_scroll_sideways(phone, models, pictures):
+def test_a_phone_has_a_camera_and_nothing_to_scroll_sideways(phone, models, images):
     width = "document.documentElement.scrollWidth"
     assert phone.evaluate(width) == 360
     camera = phone.get_by_label("Or take a photo")
     assert camera.get_attribute("capture") == "environment"
     phone.set_input_files("#model", models["float32"])
-    camera.set_input_files(pictures["photo"])
+    camera.set_input_files(images["photo"])
     assert next(iter(answers(phone))) == "photo"
     assert phone.evaluate(width) == 360
 
@@ -442,13 +442,13 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_no_bytes_come_from_elsewhere(browser, site, unnamed, pictures):
+def test_no_bytes_come_from_elsewhere(browser, site, unnamed, images):
     page = browser.new_page()
     addresses: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     page.goto(site)
     page.set_input_files("#model", unnamed)
-    page.set_input_files("#picture", pictures["card"])
+    page.set_input_files("#image", images["card"])
     assert answers(page)
     assert len(addresses) > 5
     assert [url for url in addresses if not url.startswith((site, "data:"))] == []

@@ -1,12 +1,12 @@
-"""What pretrained weights are worth: six classes first, then four others from a few pictures.
+"""What pretrained weights are worth: six classes first, then four others from a few images.
 
     python training/transfer.py FOLDER [--pretraining-epochs 5] [--seeds 3]
 
-FOLDER holds CIFAR-10 as pictures, train/class/… and test/class/…. A ResNet-18 learns six of its
-classes. The other four are then learnt from 10 and from 50 pictures a class: by the classifier
-alone, by fine-tuning, and from scratch, each over some seeds, which also choose the pictures. The
-epoch is chosen on 50 more training pictures a class; the accuracy is that of all 4,000 test
-pictures. Every training leaves a run in saved_models/; one that is finished is not trained again.
+FOLDER holds CIFAR-10 as images, train/class/… and test/class/…. A ResNet-18 learns six of its
+classes. The other four are then learnt from 10 and from 50 images a class: by the classifier
+alone, by fine-tuning, and from scratch, each over some seeds, which also choose the images. The
+epoch is chosen on 50 more training images a class; the accuracy is that of all 4,000 test
+images. Every training leaves a run in saved_models/; one that is finished is not trained again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keras_resnet18.machine import start_tensorflow
 
 PRETRAINED = ("airplane", "automobile", "bird", "cat", "deer", "dog")
 OTHERS = ("frog", "horse", "ship", "truck")
-PICTURES_A_CLASS = (10, 50)
+IMAGES_A_CLASS = (10, 50)
 VALIDATION_A_CLASS = 50
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -73,13 +73,13 @@ def main() -> None:
         "finetune": tune.changed(["epochs=20"]),
         "scratch": scratch.changed([*few, "epochs=40", "optimizer.learning_rate=0.02"]),
     }
-    pictures = read(arguments.folder / "train", OTHERS)
+    images = read(arguments.folder / "train", OTHERS)
     test = read(arguments.folder / "test", OTHERS)
-    for count in PICTURES_A_CLASS:
+    for count in IMAGES_A_CLASS:
         for way, recipe in ways.items():
             runs = []
             for seed in range(arguments.seeds):
-                chosen, validation = drawn(pictures, count, seed)
+                chosen, validation = drawn(images, count, seed)
                 source = from_arrays(*chosen, classes=OTHERS, validation=validation, test=test)
                 name = f"transfer-{way}-{count}-seed{seed}"
                 runs.append(trained(name, recipe.changed([f"seed={seed}"]), source))
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def read(folder: Path, classes: tuple[str, ...]) -> Arrays:
-    """The pictures of some classes, (n, 32, 32, 3), and which of them each shows, (n,)."""
+    """The images of some classes, (n, 32, 32, 3), and which of them each shows, (n,)."""
     from keras_resnet18.images import read_image
 
     paths = [sorted((folder / name).iterdir()) for name in classes]
@@ -101,9 +101,9 @@ def read(folder: Path, classes: tuple[str, ...]) -> Arrays:
     return np.stack([read_image(path) for of_class in paths for path in of_class]), labels
 
 
-def drawn(pictures: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:
-    """`count` pictures of each class at random, and others to choose the epoch by."""
-    images, labels = pictures
+def drawn(labelled: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:
+    """`count` images of each class at random, and others to choose the epoch by."""
+    images, labels = labelled
     random = np.random.default_rng(seed)
     chosen, validation = [], []
     for label in range(len(OTHERS)):

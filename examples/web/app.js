@@ -1,4 +1,4 @@
-/** The page: takes a model and a picture, however they come, and shows the answer. */
+/** The page: takes a model and an image, however they come, and shows the answer. */
 
 import { decode, defaultSpec, parseSpec, resizeAndCrop } from "./preprocess.js";
 
@@ -8,7 +8,7 @@ const element = (id) => document.getElementById(id);
 const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
 let model = null; // as `openModel` gives it, and its `spec`
-let picture = null; // as `decode` gives it
+let image = null; // as `decode` gives it
 
 let work = Promise.resolve(); // one thing after the other
 
@@ -16,7 +16,7 @@ function take(files) {
   work = work.then(() => open(files));
 }
 
-async function open({ modelFiles = [], pictureFile = null }) {
+async function open({ modelFiles = [], imageFile = null }) {
   element("main").setAttribute("aria-busy", "true");
   element("error").textContent = "";
   element("result").hidden = true;
@@ -30,13 +30,13 @@ async function open({ modelFiles = [], pictureFile = null }) {
       element("opened").textContent =
         `${model.name}: ${model.size.join(" × ")} pixels, ${model.labels.length} classes.`;
     }
-    if (pictureFile) {
-      say("Opening the picture …");
-      picture = null;
-      picture = await decode(pictureFile);
+    if (imageFile) {
+      say("Opening the image …");
+      image = null;
+      image = await decode(imageFile);
     }
-    if (model && picture) await answer();
-    else say(model ? "Now choose a picture." : "Now choose a model.");
+    if (model && image) await answer();
+    else say(model ? "Now choose an image." : "Now choose a model.");
   } catch (error) {
     say("");
     element("error").textContent = error.message;
@@ -72,7 +72,7 @@ async function runtime() {
 async function answer() {
   say("Classifying …");
   const start = performance.now();
-  const pixels = resizeAndCrop(picture, model.spec);
+  const pixels = resizeAndCrop(image, model.spec);
   const prepared = performance.now();
   const probabilities = await model.run(pixels);
   const done = performance.now();
@@ -85,7 +85,7 @@ async function answer() {
   element("result").hidden = false;
   say(
     `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}. The model took ` +
-      `${(done - prepared).toFixed(1)} ms, preparing the picture ` +
+      `${(done - prepared).toFixed(1)} ms, preparing the image ` +
       `${(prepared - start).toFixed(1)} ms.`,
   );
 }
@@ -141,9 +141,9 @@ function name(input, files) {
 element("model").addEventListener("change", ({ target }) => {
   if (target.files.length > 0) take({ modelFiles: [...target.files] });
 });
-for (const id of ["picture", "camera"]) {
+for (const id of ["image", "camera"]) {
   element(id).addEventListener("change", ({ target }) => {
-    if (target.files.length > 0) take({ pictureFile: target.files[0] });
+    if (target.files.length > 0) take({ imageFile: target.files[0] });
   });
 }
 
@@ -152,8 +152,8 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   const files = [...event.dataTransfer.files];
   const modelFiles = files.filter(isModel);
-  const pictureFile = files.find((file) => !isModel(file));
+  const imageFile = files.find((file) => !isModel(file));
   if (modelFiles.length > 0) name(element("model"), modelFiles);
-  if (pictureFile) name(element("picture"), [pictureFile]);
-  if (files.length > 0) take({ modelFiles, pictureFile });
+  if (imageFile) name(element("image"), [imageFile]);
+  if (files.length > 0) take({ modelFiles, imageFile });
 });

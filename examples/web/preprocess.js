@@ -1,5 +1,5 @@
 /**
- * From a picture file to the pixels that the network takes: what `Preprocess` in
+ * From an image file to the pixels that the network takes: what `Preprocess` in
  * keras_resnet18/preprocess.py does, to the same pixels.
  *
  * A canvas could resize too, but each browser does it in its own way, and none as the network was
@@ -26,7 +26,7 @@ const KERNELS = {
   },
 };
 
-/** How pictures are prepared for a model that takes `size`, [height, width]. */
+/** How images are prepared for a model that takes `size`, [height, width]. */
 export function defaultSpec(size) {
   return { ...DEFAULTS, size };
 }
@@ -53,7 +53,7 @@ export function parseSpec(text, name) {
 }
 
 /**
- * Decodes a picture to the way a person sees it: upright, transparency over white, and without
+ * Decodes an image to the way a person sees it: upright, transparency over white, and without
  * colour management, since the network was trained without.
  *
  * Returns {width, height, rgba: bytes}. Throws an Error of one line if the browser cannot read it.
@@ -66,7 +66,7 @@ export async function decode(file) {
       colorSpaceConversion: "none",
     });
   } catch {
-    throw new Error(`Expected a picture that this browser can open. Received: ${file.name}`);
+    throw new Error(`Expected an image that this browser can open. Received: ${file.name}`);
   }
   const { width, height } = bitmap;
   const rgba = new Uint8ClampedArray(4 * width * height);
@@ -85,7 +85,7 @@ export async function decode(file) {
 }
 
 /**
- * Resizes a decoded picture until it covers `size / crop_ratio` and cuts out its middle.
+ * Resizes a decoded image until it covers `size / crop_ratio` and cuts out its middle.
  *
  * Returns RGB bytes in a Uint8Array, height × width × 3 as `spec.size` says.
  */
@@ -147,7 +147,7 @@ function taps(oldSize, newSize, start, count, { interpolation, antialias }) {
     return centres.map((centre) => ({ first: within(Math.floor(centre)), weights: [1] }));
   }
   const kernel = KERNELS[interpolation];
-  const scale = antialias ? Math.max(step, 1) : 1; // a wider filter for a smaller picture
+  const scale = antialias ? Math.max(step, 1) : 1; // a wider filter for a smaller image
   const reach = f32(kernel.reach * scale);
   return centres.map((centre) => {
     const first = within(Math.ceil(f32(f32(centre - reach) - 0.5)));

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from keras_resnet18.verification.report import ExportReport
 
 app = typer.Typer(
-    help="A folder of pictures becomes a small image classifier that is proved to work on a phone.",
+    help="A folder of images becomes a small image classifier that is proved to work on a phone.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -59,7 +59,7 @@ def train(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of pictures (class/… or train|val|test/class/…), a folder of IDX files, "
+            help="A folder of images (class/… or train|val|test/class/…), a folder of IDX files, "
             "tfds:NAME, or digits.",
         ),
     ],
@@ -70,7 +70,7 @@ def train(
         str | None,
         typer.Option(
             help="digits, small-images, photos, finetune, or a .toml file. "
-            "[default: what suits the pictures]"
+            "[default: what suits the images]"
         ),
     ] = None,
     weights: Annotated[
@@ -98,7 +98,7 @@ def train(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run there.")] = False,
 ) -> None:
-    """Train a classifier on pictures, and leave a run: model, figures, plots."""
+    """Train a classifier on images, and leave a run: model, figures, plots."""
     start_tensorflow()
     from keras_resnet18.commands.train import default_recipe, train
     from keras_resnet18.data.sources import open_source
@@ -124,7 +124,7 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+        typer.Option(metavar="SOURCE", help="Other images than those the run was trained on."),
     ] = None,
     split: Annotated[SplitName, typer.Option(help="Which part of them.")] = SplitName.test,
     against: Annotated[
@@ -136,7 +136,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure top-1 accuracy on held-out pictures, with its 95 % interval."""
+    """Measure top-1 accuracy on held-out images, with its 95 % interval."""
     start_tensorflow()
     if against is not None:
         _prove(model, against, data, split)
@@ -145,27 +145,27 @@ def evaluate(
     from keras_resnet18.runtime.classifier import open_classifier
 
     classifier = open_classifier(model)
-    pictures = classifier.pictures(data).splits[split.value]
-    result = evaluate(classifier.predict, pictures, classifier.preprocess)
+    images = classifier.images(data).splits[split.value]
+    result = evaluate(classifier.predict, images, classifier.preprocess)
     _console().print(f"{split.value} accuracy {result}")
 
 
 @app.command()
 def predict(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Pictures.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Images.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each.")] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
 ) -> None:
-    """Name the most probable classes of pictures, a row a file in the order given."""
+    """Name the most probable classes of images, a row a file in the order given."""
     start_tensorflow()
-    from keras_resnet18.runtime.classifier import open_classifier, picture_files
+    from keras_resnet18.runtime.classifier import image_files, open_classifier
 
     classifier = open_classifier(model)
     top = min(top, len(classifier.labels))
     write = _csv_writer(top) if as_csv else _text_row
     broken = 0
-    for path in picture_files(images):
+    for path in image_files(images):
         try:
             write(path, classifier.top(path, top), "")
         except InputError as error:
@@ -188,7 +188,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+        typer.Option(metavar="SOURCE", help="Other images than those the run was trained on."),
     ] = None,
     about: Annotated[
         list[str] | None,
@@ -199,7 +199,7 @@ def export(
         ),
     ] = None,
     check_images: Annotated[
-        int, typer.Option(help="How many test pictures to compare on, at the most.")
+        int, typer.Option(help="How many test images to compare on, at the most.")
     ] = 1000,
 ) -> None:
     """Write files for servers and phones, each compared with the model before it has its name."""
@@ -232,7 +232,7 @@ def benchmark(
     ],
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Other pictures than those the run was trained on."),
+        typer.Option(metavar="SOURCE", help="Other images than those the run was trained on."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each file has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(help="How long a turn is, after the warm-up.")] = 2.0,
@@ -242,7 +242,7 @@ def benchmark(
     ] = None,
     plot_file: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE.png", help="Accuracy against latency, a picture."),
+        typer.Option("--plot", metavar="FILE.png", help="Accuracy against latency, an image."),
     ] = None,
 ) -> None:
     """Measure latency, memory, size and top-1 of files side by side, on one thread and on all."""

@@ -21,13 +21,13 @@ from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import broken_pictures_named
+from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.figures.plots import plot_benchmark
 from keras_resnet18.formats import EXPORTED, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, open_model
-from keras_resnet18.runtime.classifier import open_classifier, open_pictures
+from keras_resnet18.runtime.classifier import open_classifier, open_images
 from keras_resnet18.runtime.worker import Round
 from keras_resnet18.staging import check_destination, staged
 from keras_resnet18.verification.report import size_bytes
@@ -36,7 +36,7 @@ ROUNDS = 3
 SECONDS = 2.0
 
 # Enough to see a lost point of accuracy, as when they are exported.
-PICTURES = 1000
+IMAGES = 1000
 
 _BATCH_SIZE = 32
 
@@ -54,7 +54,7 @@ class Result:
         threads: How many it computed with.
         runtime: What ran it, with its version.
         size_bytes: Of the file, or of all files of the folder.
-        accuracy: Top-1 on the test pictures, 0 to 1; None if there are none.
+        accuracy: Top-1 on the test images, 0 to 1; None if there are none.
         n: How many these are.
         rounds: What was measured, in the order of the rounds.
     """
@@ -118,8 +118,8 @@ def benchmark(
     Args:
         paths: Runs, each for its model and all files of its export folder; .tflite, .onnx and
             .keras files; SavedModels' folders.
-        data: The source of the test pictures for top-1; by default each run's own. Of a .keras
-            file that is in no run the classes are taken to be the pictures', in their order.
+        data: The source of the test images for top-1; by default each run's own. Of a .keras
+            file that is in no run the classes are taken to be the images', in their order.
         rounds: How often each has its turn.
         seconds: How long a turn is, without start and warm-up.
         json_file: Where to write the figures of every round, with this machine's.
@@ -130,7 +130,7 @@ def benchmark(
         For each file, in the order given, a result on one thread and one on all.
 
     Raises:
-        InputError: If a path is none of these, a file cannot be run, the pictures are not those of
+        InputError: If a path is none of these, a file cannot be run, the images are not those of
             its classes, or a file to write has no place. Nothing is written then.
     """
     if rounds < 1 or not seconds > 0:
@@ -146,18 +146,18 @@ def benchmark(
     threads = sorted({1, cpu_count()})
     with tempfile.TemporaryDirectory() as folder:
         tests = _Tests(Path(folder), data, say)
-        pictures = [tests.of(file) for file in files]
-        if plot_file is not None and not any(pictures):
+        images = [tests.of(file) for file in files]
+        if plot_file is not None and not any(images):
             raise InputError(
-                "a plot of accuracy against latency needs test pictures. Received: no --data, and "
-                "no file of a run whose pictures are there"
+                "a plot of accuracy against latency needs test images. Received: no --data, and "
+                "no file of a run whose images are there"
             )
         say(_plan(files, threads, rounds, seconds))
         scores = {}
-        for name, file, test in zip(names, files, pictures, strict=True):
+        for name, file, test in zip(names, files, images, strict=True):
             scores[file] = (test.accuracy(file), len(test.labels)) if test else (None, 0)
             if test:
-                say(f"{name}  top-1 {scores[file][0]:.2%} of {scores[file][1]:,} test pictures")
+                say(f"{name}  top-1 {scores[file][0]:.2%} of {scores[file][1]:,} test images")
     turns: dict[tuple[str, Path, int], list[tuple[str, Round]]] = {
         (name, file, count): []
         for name, file in zip(names, files, strict=True)
@@ -231,7 +231,7 @@ def short_names(files: Sequence[Path]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Test:
-    """Test pictures as a file takes them, stored for the processes that run it."""
+    """Test images as a file takes them, stored for the processes that run it."""
 
     pixels: Path
     labels: npt.NDArray[np.int64]
@@ -242,7 +242,7 @@ class _Test:
 
 
 class _Tests:
-    """The test pictures of each file; those of one run are decoded once."""
+    """The test images of each file; those of one run are decoded once."""
 
     def __init__(self, folder: Path, data: str | None, say: Callable[[str], None]) -> None:
         self._folder, self._data, self._say = folder, data, say
@@ -268,7 +268,7 @@ class _Tests:
         self, labels: tuple[str, ...], preprocess: Preprocess, name: str | None
     ) -> _Test | None:
         try:
-            source = open_pictures(name, labels)
+            source = open_images(name, labels)
         except InputError as error:
             if self._data is not None:
                 raise
@@ -279,9 +279,9 @@ class _Tests:
             preprocess.resize_and_crop,
             batch_size=_BATCH_SIZE,
             order=Order(seed=0, epoch=0),  # some of all classes
-            limit=PICTURES,
+            limit=IMAGES,
         )
-        with broken_pictures_named():
+        with broken_images_named():
             images, targets = zip(*batches.as_numpy_iterator(), strict=True)
         pixels = self._folder / f"{len(self._known)}.npy"
         np.save(pixels, np.concatenate(images))
@@ -291,8 +291,8 @@ class _Tests:
 def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
     """Labels and preprocessing of a .keras file that is in no run.
 
-    It has no names for its classes: they are the pictures', in their order, if they are as many.
-    What is done to pictures is in `preprocess.json` beside it; without, the size alone is known.
+    It has no names for its classes: they are the images', in their order, if they are as many.
+    What is done to images is in `preprocess.json` beside it; without, the size alone is known.
     """
     model = open_model(file)
     labels = open_source(data).classes
@@ -306,14 +306,14 @@ def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
         raise InputError(
             f"top-1 on {data} needs a model of (batch, height, width, 3) pixels in "
             f"{len(labels)} classes. Received: {file}, {shapes[0]} to {shapes[1]}: give other "
-            "pictures, or measure it without --data"
+            "images, or measure it without --data"
         )
     beside = file.with_name("preprocess.json")
     if beside.is_file():
         return labels, Preprocess.read(beside)
     if None in size:
         raise InputError(
-            f"top-1 needs pictures of one size, and {file} takes any: put a preprocess.json beside "
+            f"top-1 needs images of one size, and {file} takes any: put a preprocess.json beside "
             "it, or measure it without --data. Received: no preprocess.json"
         )
     return labels, Preprocess(size=tuple(size))
@@ -328,7 +328,7 @@ def _plan(files: Sequence[Path], threads: Sequence[int], rounds: int, seconds: f
     about = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
     return (
         f"{_plural(len(files), 'file')} on {_threads(threads)}, "
-        f"{_plural(rounds, 'round')} of {seconds:g} s: about {about}, and the test pictures"
+        f"{_plural(rounds, 'round')} of {seconds:g} s: about {about}, and the test images"
     )
 
 

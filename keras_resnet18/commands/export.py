@@ -1,4 +1,4 @@
-"""A run's model in the formats that ship, calibrated and proved on the run's own pictures."""
+"""A run's model in the formats that ship, calibrated and proved on the run's own images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order, Source
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import broken_pictures_named
+from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
@@ -21,7 +21,7 @@ from keras_resnet18.exporters.tflite import (
 )
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
-from keras_resnet18.runtime.classifier import open_pictures
+from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import check_onnx_extra
 from keras_resnet18.staging import check_parent
 from keras_resnet18.tflite_file.metadata import check_about
@@ -37,7 +37,7 @@ FORMATS = {
     "onnx": "model.onnx",
 }
 
-# Enough to see a lost point of accuracy, and on a phone-sized picture under a minute.
+# Enough to see a lost point of accuracy, and on a phone-sized image under a minute.
 CHECK_IMAGES = 1000
 
 _BATCH_SIZE = 32
@@ -55,15 +55,15 @@ def export_run(
 ) -> Iterator[ExportReport]:
     """Exports one format after the other, each with its proof.
 
-    int8 is calibrated on training pictures; every export is compared with the model on test
-    pictures. `labels.txt` and `preprocess.json` are copied beside the files.
+    int8 is calibrated on training images; every export is compared with the model on test
+    images. `labels.txt` and `preprocess.json` are copied beside the files.
 
     Args:
         run: A finished one.
         formats: Some of `FORMATS`, or `["all"]`: those that can be had here.
         out: The folder to write to; `export` in the run by default.
-        data: The source of the pictures; by default the one that the run was trained on.
-        check_images: How many test pictures to compare on, at the most.
+        data: The source of the images; by default the one that the run was trained on.
+        check_images: How many test images to compare on, at the most.
         about: What the .tflite files' metadata is to say, as `export_tflite` takes it; without a
             name, that of the run's folder.
         note: Is given a line for each format that `"all"` leaves out, and why.
@@ -73,7 +73,7 @@ def export_run(
 
     Raises:
         InputError: If a format is unknown, or asked for without the extra that it needs, the
-            pictures are not those of the run, one is broken, or the folder holds somebody else's
+            images are not those of the run, one is broken, or the folder holds somebody else's
             files of the same names.
         ExportError: If an export does not give the model's answers.
     """
@@ -85,7 +85,7 @@ def export_run(
     folder = Path(out or run.export_folder)
     _check_folder(run, folder)
     check_about(about := {"name": run.path.resolve().name, **(about or {})})
-    source = open_pictures(data or run.source, run.labels)
+    source = open_images(data or run.source, run.labels)
     lacking = _lacking(source)
     for name in formats:
         if name in lacking:
@@ -100,11 +100,11 @@ def export_run(
 def _lacking(source: Source) -> dict[str, str]:
     """The formats that cannot be had here, each with a line that says what it lacks."""
     lacking = {}
-    pictures = source.splits["train"].size
-    if pictures < MIN_CALIBRATION_IMAGES:
+    images = source.splits["train"].size
+    if images < MIN_CALIBRATION_IMAGES:
         lacking["tflite-int8"] = (
-            f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training pictures or more to calibrate "
-            f"on. Received: {pictures}: add some, or take tflite-dynamic, which needs none"
+            f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training images or more to calibrate "
+            f"on. Received: {images}: add some, or take tflite-dynamic, which needs none"
         )
     try:
         check_onnx_extra()
@@ -142,7 +142,7 @@ def _export(
     check = _shuffled(run, source, "test", check_images)
     for name in formats:
         path = out / FORMATS[name]
-        with broken_pictures_named():
+        with broken_images_named():
             if name == "saved_model":
                 report = export_saved_model(
                     run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
@@ -165,7 +165,7 @@ def _export(
 
 
 def _shuffled(run: Run, source: Source, kind: Kind, count: int) -> tf.data.Dataset:
-    """`count` pictures of a split, drawn from all of its classes, always the same ones."""
+    """`count` images of a split, drawn from all of its classes, always the same ones."""
     return eval_batches(
         source.splits[kind],
         run.preprocess.resize_and_crop,

@@ -60,7 +60,7 @@ def _about_run(path: Path) -> str:
     facts: dict[str, Any] = {
         "run": path,
         "recipe": run.recipe.name,
-        "pictures": run.source or "arrays",
+        "images": run.source or "arrays",
         "precision": f"{run.environment['precision']}, on {run.environment['device']}",
         "kept epoch": f"{run.metrics['best_epoch']} of {run.metrics['epochs']}",
     }
@@ -117,7 +117,7 @@ def _about_saved_model(path: Path) -> str:
         outputs = signature.structured_outputs
         facts[name] = f"{_specs(inputs)} → {_specs(outputs)}"
     if folder.preprocess is not None:
-        facts["pictures"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
+        facts["images"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
     facts["operators"] = operators_in_words(folder.op_histogram())
     facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
     return facts_table(facts)

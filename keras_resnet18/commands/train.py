@@ -1,4 +1,4 @@
-"""The one path from labelled pictures to a classifier: build, fit, evaluate, write."""
+"""The one path from labelled images to a classifier: build, fit, evaluate, write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keras_resnet18.device import (
     recommended_policy,
 )
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import Evaluation, broken_pictures_named, evaluate
+from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, evaluate
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
 from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
 from keras_resnet18.fit.fit import KeepBest, fit_model
@@ -41,7 +41,7 @@ from keras_resnet18.weights.catalogue import find
 from keras_resnet18.weights.endings import is_name
 from keras_resnet18.weights.transfer import load_weights
 
-# Up to here the stem of ImageNet's networks would leave too little of a picture.
+# Up to here the stem of ImageNet's networks would leave too little of an image.
 _SMALL_SIDE = 64
 
 _FEATURES_BATCH = 64
@@ -64,15 +64,15 @@ def train(
 ) -> Run:
     """Trains a classifier and leaves a run.
 
-    Training pictures train it; validation pictures choose the epoch that is kept; test pictures,
+    Training images train it; validation images choose the epoch that is kept; test images,
     which had no say in either, give the accuracy that is reported. Two calls with the same
     arguments give bit-equal weights on a CPU.
 
     Args:
-        source: Pictures: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
+        source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
             what `keras_resnet18.data.sources` made of arrays.
         recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
-            suits the pictures.
+            suits the images.
         out: The folder to write, by default one in `saved_models/` with the source's name.
         overwrite: Whether a run that is there is replaced, once the new one is whole.
         console: Where progress is printed; standard output by default,
@@ -86,7 +86,7 @@ def train(
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if recipe is not None:
-        recipe = load_recipe(recipe)  # before the pictures are looked at
+        recipe = load_recipe(recipe)  # before the images are looked at
     out = Path(out) if out is not None else default_out(source)
     check_run_path(out, overwrite=overwrite)
     source = source if isinstance(source, Source) else open_source(os.fspath(source))
@@ -119,7 +119,7 @@ def train(
                 **environment(),
             },
         )
-        with broken_pictures_named():
+        with broken_images_named():
             rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
             evaluations = {
                 kind: evaluate(model.predict_on_batch, source.splits[kind], preprocess)
@@ -131,7 +131,7 @@ def train(
 
 
 def default_out(source: Source | str | os.PathLike[str]) -> Path:
-    """Where a run goes that was given no folder: named after its pictures."""
+    """Where a run goes that was given no folder: named after its images."""
     if isinstance(source, Source):
         name = source.spec or source.name
     else:
@@ -142,7 +142,7 @@ def default_out(source: Source | str | os.PathLike[str]) -> Path:
 
 
 def default_recipe(source: Source) -> str:
-    """The name of the recipe that suits these pictures."""
+    """The name of the recipe that suits these images."""
     if source.spec == "digits":
         return "digits"
     small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
@@ -154,7 +154,7 @@ def _image_size(recipe: Recipe, source: Source) -> tuple[int, int]:
         return recipe.image_size, recipe.image_size
     if source.image_size is None:
         raise InputError(
-            "the pictures are not known to share one size, so the recipe must say which one to "
+            "the images are not known to share one size, so the recipe must say which one to "
             f"bring them to. Received: recipe {recipe.name!r} without image_size; add "
             "--set image_size=32"
         )
@@ -254,7 +254,7 @@ def _fit(
 
 
 def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:
-    """What the network makes of each picture, computed once."""
+    """What the network makes of each image, computed once."""
     batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH)
     body.compile(jit_compile=fastest_jit())
     features, labels = [], []

@@ -1,4 +1,4 @@
-"""An exported file beside the run that it was made from, both run on the same pictures."""
+"""An exported file beside the run that it was made from, both run on the same images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Kind, Order
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.evaluation.accuracy import broken_pictures_named
+from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import op_histogram
 from keras_resnet18.formats import EXPORTED, check_format
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.runtime.classifier import open_pictures
+from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import (
     OnnxFile,
     SavedModelFolder,
@@ -42,7 +42,7 @@ def prove(
     data: str | None = None,
     split: Kind = "test",
 ) -> ExportReport:
-    """Runs an exported file and a run's model on the same pictures, and tells every difference.
+    """Runs an exported file and a run's model on the same images, and tells every difference.
 
     The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
     figures are written beside it, in `<name>.json`, whether it does or not.
@@ -50,7 +50,7 @@ def prove(
     Args:
         path: A .tflite file, an .onnx file or a SavedModel's folder.
         against: The folder of the finished run.
-        data: The source of the pictures; by default the one that the run was trained on.
+        data: The source of the images; by default the one that the run was trained on.
         split: Which part of them.
 
     Returns:
@@ -92,20 +92,20 @@ def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport
         operators = op_histogram(path)
     _check_shapes(file, path, run)
     batches = eval_batches(
-        open_pictures(data or run.source, run.labels).splits[split],
+        open_images(data or run.source, run.labels).splits[split],
         run.preprocess.resize_and_crop,
         batch_size=_BATCH_SIZE,
         order=Order(seed=0, epoch=0),  # all classes among the first
     )
     limits = verify.Limits(max_difference=max_difference)
-    with broken_pictures_named():
+    with broken_images_named():
         comparison, fault = diagnose.prove(
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
     faults = [verify.labels_fault(file.labels, run.labels), fault]
     if isinstance(file, SavedModelFolder) and file.preprocess not in (None, run.preprocess):
         faults.append(
-            f"its graph prepares pictures by {file.preprocess}, the run by {run.preprocess}"
+            f"its graph prepares images by {file.preprocess}, the run by {run.preprocess}"
         )
     size = (*run.preprocess.size, 3)
     return ExportReport(
@@ -120,11 +120,11 @@ def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport
 
 
 def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
-    """Raises InputError unless file and run take the same pictures and know as many classes."""
+    """Raises InputError unless file and run take the same images and know as many classes."""
     size, wanted = file.image_shape[:2], run.preprocess.size
     if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
         raise InputError(
-            f"file and run must take pictures of one size. Received: {path} for {_by(size)}, "
+            f"file and run must take images of one size. Received: {path} for {_by(size)}, "
             f"{run.path} for {_by(wanted)} pixels"
         )
     if file.classes != len(run.labels):

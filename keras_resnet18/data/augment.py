@@ -1,4 +1,4 @@
-"""Random variations of a picture, each a pure function of the picture and a seed."""
+"""Random variations of an image, each a pure function of the image and a seed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def augment(
     flip: bool,
     erase: float,
 ) -> tf.Tensor:
-    """Makes a random training picture.
+    """Makes a random training image.
 
     Each kind of randomness has a seed of its own, so turning one off changes none of the others.
 
     Args:
         image: uint8, shape (height, width, 3).
-        seed: Two whole numbers, shape (2,). The same seed gives the same picture.
+        seed: Two whole numbers, shape (2,). The same seed gives the same image.
         size: (height, width) of the result.
         resized_crop: Least and greatest part of the area, over 0 and up to 1, of a random window
             with an aspect of 3/4 to 4/3 that is resized to `size` (Szegedy et al. 2015). None
-            resizes the picture until it covers `size` and keeps the middle.
+            resizes the image until it covers `size` and keeps the middle.
         shift: Moves by up to so many pixels each way, with black behind (He et al. 2015 use 4 for
             CIFAR); 0 is off.
         flip: Whether to mirror left and right, half of the time.
-        erase: Probability, 0 to 1, of covering a rectangle of 2 to 33 % of the picture with
+        erase: Probability, 0 to 1, of covering a rectangle of 2 to 33 % of the image with
             ImageNet's mean colour (Zhong et al. 2017); 0 is off.
 
     Returns:

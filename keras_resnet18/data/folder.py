@@ -1,4 +1,4 @@
-"""A folder of pictures: `class/…`, or `train/class/…` beside `val/` and `test/`."""
+"""A folder of images: `class/…`, or `train/class/…` beside `val/` and `test/`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keras_resnet18.data.splits import (
     listed,
 )
 from keras_resnet18.errors import InputError
-from keras_resnet18.images import has_picture_header, is_picture_name, read_image
+from keras_resnet18.images import has_image_header, is_image_name, read_image
 
 _SPLIT_FOLDERS: dict[str, Kind] = {
     "train": "train",
@@ -38,10 +38,10 @@ _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 def open_folder(root: Path, name: str, split_seed: int) -> Source:
-    """Reads a tree of picture files whose folders name the classes.
+    """Reads a tree of image files whose folders name the classes.
 
     Classes are the sorted names of the training folders, the same list for all splits. A split
-    without a folder is carved out of the training pictures by a hash of their paths. The headers
+    without a folder is carved out of the training images by a hash of their paths. The headers
     of all files are read; the pixels are not.
 
     Args:
@@ -50,18 +50,18 @@ def open_folder(root: Path, name: str, split_seed: int) -> Source:
         split_seed: Of the hash.
 
     Raises:
-        InputError: If the folder holds no usable classes, or files that are no pictures.
+        InputError: If the folder holds no usable classes, or files that are no images.
     """
     tree = _walk(root)
     folders = _split_folders(tree, name)
-    given = {kind: _pictures_below(folder, tree) for kind, folder in folders.items()}
-    given = {kind: pictures for kind, pictures in given.items() if pictures}
+    given = {kind: _images_below(folder, tree) for kind, folder in folders.items()}
+    given = {kind: images for kind, images in given.items() if images}
     classes = _class_names(given, tree, name)
-    _check_headers(root, [picture.path for pictures in given.values() for picture in pictures])
+    _check_headers(root, [image.path for images in given.values() for image in images])
 
     training = given["train"]
     wanted = [kind for kind in KINDS if kind not in given]
-    dealt = carve([picture.key for picture in training], wanted, split_seed)
+    dealt = carve([image.key for image in training], wanted, split_seed)
     parts = given | {kind: [training[i] for i in rows] for kind, rows in dealt.items()}
     whole = f"{folders['train'] or root.resolve().name}/"
     return Source(
@@ -80,15 +80,15 @@ def open_folder(root: Path, name: str, split_seed: int) -> Source:
 class _Tree:
     """What lies below a folder, as POSIX paths relative to it."""
 
-    pictures: list[str] = dataclasses.field(default_factory=list)
+    images: list[str] = dataclasses.field(default_factory=list)
     folders: list[str] = dataclasses.field(default_factory=list)
     hidden: list[str] = dataclasses.field(default_factory=list)
     others: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
-    """A picture file in a class folder.
+class _Image:
+    """An image file in a class folder.
 
     Attributes:
         path: Relative to the root, as the file system spells it.
@@ -111,9 +111,9 @@ def _walk(root: Path) -> _Tree:
         tree.folders += [str(here / name) for name in subfolders]
         for name in files:
             if not _is_hidden(name):
-                kept = tree.pictures if is_picture_name(name) else tree.others
+                kept = tree.images if is_image_name(name) else tree.others
                 kept.append(str(here / name))
-    for paths in (tree.pictures, tree.folders, tree.hidden, tree.others):
+    for paths in (tree.images, tree.folders, tree.hidden, tree.others):
         paths.sort()  # the file system's own order differs from machine to machine
     return tree
 
@@ -131,7 +131,7 @@ def _refuse_folder(error: OSError) -> NoReturn:
 
 def _split_folders(tree: _Tree, name: str) -> dict[Kind, str]:
     """The splits that have folders of their own; `{"train": ""}` if the classes lie on top."""
-    tops = sorted({path.split("/")[0] for path in tree.pictures if "/" in path})
+    tops = sorted({path.split("/")[0] for path in tree.images if "/" in path})
     splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
     kinds = list(splits.values())
     classes_on_top = len(splits) < len(tops)
@@ -145,30 +145,30 @@ def _split_folders(tree: _Tree, name: str) -> dict[Kind, str]:
     return {kind: folder for folder, kind in splits.items()}
 
 
-def _pictures_below(folder: str, tree: _Tree) -> list[_Picture]:
+def _images_below(folder: str, tree: _Tree) -> list[_Image]:
     prefix = f"{folder}/" if folder else ""
-    pictures = []
-    for path in tree.pictures:
+    images = []
+    for path in tree.images:
         key = unicodedata.normalize("NFC", path.removeprefix(prefix))
         class_name, slash, _ = key.partition("/")
         if path.startswith(prefix) and slash:
-            pictures.append(_Picture(path, class_name, key))
-    return pictures
+            images.append(_Image(path, class_name, key))
+    return images
 
 
-def _class_names(given: Mapping[Kind, list[_Picture]], tree: _Tree, name: str) -> tuple[str, ...]:
+def _class_names(given: Mapping[Kind, list[_Image]], tree: _Tree, name: str) -> tuple[str, ...]:
     if "train" not in given:
         raise InputError(
-            "training pictures must lie in one folder for each class, such as flowers/rose/1.jpg. "
-            f"Received: {name!r} with {len(tree.pictures):,} pictures, none of them so. "
+            "training images must lie in one folder for each class, such as flowers/rose/1.jpg. "
+            f"Received: {name!r} with {len(tree.images):,} images, none of them so. "
             "Make a folder for each class."
         )
-    classes = {picture.class_name for picture in given["train"]}
+    classes = {image.class_name for image in given["train"]}
     for kind in given:
-        unknown = sorted({picture.class_name for picture in given[kind]} - classes)
+        unknown = sorted({image.class_name for image in given[kind]} - classes)
         if unknown:
             raise InputError(
-                f"every class needs training pictures. Received: {listed(unknown)}, which only the "
+                f"every class needs training images. Received: {listed(unknown)}, which only the "
                 f"{kind} folder has. Add them to train/, or remove them."
             )
     return tuple(sorted(classes))
@@ -177,20 +177,20 @@ def _class_names(given: Mapping[Kind, list[_Picture]], tree: _Tree, name: str) -
 def _check_headers(root: Path, paths: Sequence[str]) -> None:
     """Finds now what would otherwise stop the training an hour later."""
     with ThreadPoolExecutor(8) as pool:
-        good = pool.map(has_picture_header, [root / path for path in paths])
+        good = pool.map(has_image_header, [root / path for path in paths])
         broken = [path for path, is_good in zip(paths, good, strict=True) if not is_good]
     if broken:
         raise InputError(
-            "picture files must hold JPEG, PNG, BMP, GIF or WebP. "
+            "image files must hold JPEG, PNG, BMP, GIF or WebP. "
             f"Received: {len(broken):,} of {len(paths):,} that do not: {listed(broken)}. "
             "Replace or delete them."
         )
 
 
-def _split(root: Path, pictures: Sequence[_Picture], classes: Sequence[str]) -> Split:
+def _split(root: Path, images: Sequence[_Image], classes: Sequence[str]) -> Split:
     index_of = {class_name: index for index, class_name in enumerate(classes)}
-    labels = np.array([index_of[picture.class_name] for picture in pictures], np.int64)
-    paths = tuple(picture.path for picture in pictures)
+    labels = np.array([index_of[image.class_name] for image in images], np.int64)
+    paths = tuple(image.path for image in images)
 
     def read(index: int) -> npt.NDArray[np.uint8]:
         return read_image(root / paths[index])
@@ -203,15 +203,15 @@ def _split(root: Path, pictures: Sequence[_Picture], classes: Sequence[str]) -> 
 
 def _notes_on_ignored(tree: _Tree, folders: Mapping[Kind, str], used: int) -> tuple[str, ...]:
     levels = {PurePosixPath(folder) for folder in ("", *folders.values())}
-    parents = {str(parent) for path in tree.pictures for parent in PurePosixPath(path).parents}
+    parents = {str(parent) for path in tree.images for parent in PurePosixPath(path).parents}
     empty = [
         folder
         for folder in tree.folders
         if PurePosixPath(folder).parent in levels and folder not in parents
     ]
-    stray = len(tree.pictures) - used
+    stray = len(tree.images) - used
     counted = {
-        "that are no pictures": tree.others,
+        "that are no images": tree.others,
         "and folders that are hidden or the system's": tree.hidden,
     }
     notes = [
@@ -220,7 +220,7 @@ def _notes_on_ignored(tree: _Tree, folders: Mapping[Kind, str], used: int) -> tu
         if paths
     ]
     if stray:
-        notes.append(f"ignored {stray:,} pictures that lie in no class folder")
+        notes.append(f"ignored {stray:,} images that lie in no class folder")
     if empty:
-        notes.append(f"no class, because there are no pictures in it: {listed(empty)}")
+        notes.append(f"no class, because there are no images in it: {listed(empty)}")
     return tuple(notes)

@@ -15,13 +15,13 @@ _PREFETCHED_BATCHES = 2
 def steps_per_epoch(split_size: int, batch_size: int) -> int:
     """How many batches make an epoch.
 
-    Only whole batches count. The few pictures left over differ from epoch to epoch, and a last
-    batch of one picture would poison BatchNorm's statistics. A split that is smaller than a batch
+    Only whole batches count. The few images left over differ from epoch to epoch, and a last
+    batch of one image would poison BatchNorm's statistics. A split that is smaller than a batch
     is one batch.
 
     Args:
-        split_size: Number of training pictures, 1 or more.
-        batch_size: Pictures in a batch, 1 or more.
+        split_size: Number of training images, 1 or more.
+        batch_size: Images in a batch, 1 or more.
     """
     return max(1, split_size // batch_size)
 
@@ -37,13 +37,13 @@ def train_batches(
     """Makes an endless dataset in which batch g is a pure function of (seed, g).
 
     Batches are counted over the whole training; `steps_per_epoch` of them are an epoch, in which
-    no picture comes twice.
+    no image comes twice.
 
     Args:
-        split: The pictures.
+        split: The images.
         transform: From (image, seed) to an image of one size for all; the seed is an int64 tensor
-            of shape (2,), another one for every picture of every epoch.
-        batch_size: Pictures in a batch; a smaller split gives batches of all its pictures.
+            of shape (2,), another one for every image of every epoch.
+        batch_size: Images in a batch; a smaller split gives batches of all its images.
         seed: Of order and transforms, 0 to 2**31 - 1.
         first_step: The number of the first batch. Sources that can jump do not make those before.
 
@@ -53,13 +53,13 @@ def train_batches(
     """
     steps = steps_per_epoch(split.size, batch_size)
     batch_size = min(batch_size, split.size)
-    pictures = steps * batch_size
+    images = steps * batch_size
     first_epoch, steps_before = divmod(first_step, steps)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, tf.constant(steps_before * batch_size, tf.int64), 0)
-        elements = split.elements(Order(seed, epoch), start).take(pictures - start)
-        return elements.enumerate(epoch * pictures + start)
+        elements = split.elements(Order(seed, epoch), start).take(images - start)
+        return elements.enumerate(epoch * images + start)
 
     def example(position: tf.Tensor, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = split.fetch(element)
@@ -78,15 +78,15 @@ def eval_batches(
     order: Order | None = None,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Makes a finite dataset of each picture once, in the split's own order.
+    """Makes a finite dataset of each image once, in the split's own order.
 
     Args:
-        split: The pictures.
+        split: The images.
         transform: From an image to an image of one size for all, usually
             `Preprocess.resize_and_crop`.
-        batch_size: Pictures in a batch; the last one has what is left.
+        batch_size: Images in a batch; the last one has what is left.
         order: A shuffle, for a sample of all classes; None for the split's own order.
-        limit: How many pictures to take at the most.
+        limit: How many images to take at the most.
 
     Returns:
         Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape

@@ -31,12 +31,12 @@ __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
 
 def open_source(spec: str | Path, *, split_seed: int = 0) -> Source:
-    """Opens labelled pictures by name or path.
+    """Opens labelled images by name or path.
 
     Args:
         spec: `"digits"`, scikit-learn's 1,797 digits of 8 by 8 pixels; `"tfds:NAME"`, or
             `"tfds:NAME/CONFIG:VERSION"`; a folder with MNIST's IDX files; or a folder of
-            pictures, `class/…` or `train/class/…` beside `val/` and `test/`.
+            images, `class/…` or `train/class/…` beside `val/` and `test/`.
         split_seed: Of the hash that carves the splits that a source lacks. TFDS carves by percent
             and does not use it.
 
@@ -55,7 +55,7 @@ def open_source(spec: str | Path, *, split_seed: int = 0) -> Source:
         return dataclasses.replace(source, spec=str(path.resolve()))
     what = "a file" if path.is_file() else "no such folder"
     raise InputError(
-        'data must be a folder of pictures or of IDX files, "tfds:NAME" or "digits". '
+        'data must be a folder of images or of IDX files, "tfds:NAME" or "digits". '
         f"Received: {name!r} ({what}). Check the spelling, or unpack an archive first."
     )
 
@@ -93,7 +93,7 @@ def from_arrays(
     sizes = sorted({pixels.shape[1:3] for pixels, _ in given.values()})
     if len(sizes) > 1:
         raise InputError(
-            "training, validation and test arrays need pictures of one size. "
+            "training, validation and test arrays need images of one size. "
             f"Received: {' and '.join(map(str, sizes))}. Resize them first."
         )
     highest = max(int(targets.max(initial=-1)) for _, targets in given.values())

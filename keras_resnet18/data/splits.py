@@ -33,18 +33,18 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled pictures for one use.
+    """Labelled images for one use.
 
     Attributes:
         size: How many there are.
-        elements: `elements(order, start)` is a finite dataset of one element for each picture,
+        elements: `elements(order, start)` is a finite dataset of one element for each image,
             without the first `start` (an int or an int64 scalar tensor). With an `Order` it is
-            shuffled, with None it is as listed. An element is cheap; `fetch` makes it a picture.
+            shuffled, with None it is as listed. An element is cheap; `fetch` makes it an image.
         fetch: From an element to (image, label): uint8 of shape (height, width, 3), upright RGB,
             and an int64 scalar. Can be traced into a graph.
         labels: int64 of shape (size,) in the order of `elements(None, 0)`, or None where only
-            reading all pictures would tell.
-        names: The pictures' POSIX paths below the folder, in the same order, or None.
+            reading all images would tell.
+        names: The images' POSIX paths below the folder, in the same order, or None.
     """
 
     size: int
@@ -56,14 +56,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Labelled pictures, ready for training.
+    """Labelled images, ready for training.
 
     Attributes:
         name: What the person called it.
         classes: Names; a label is an index into them.
-        splits: Exactly `"train"`, `"validation"` and `"test"`; no picture is in two of them.
+        splits: Exactly `"train"`, `"validation"` and `"test"`; no image is in two of them.
         notes: Sentences for the person: where each split comes from, what was ignored, what lacks.
-        image_size: (height, width) where all pictures are known to share it, else None.
+        image_size: (height, width) where all images are known to share it, else None.
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
 
     Raises:
@@ -94,20 +94,20 @@ class Source:
         if empty:
             total = sum(split.size for split in self.splits.values())
             raise InputError(
-                f"every split needs a picture, and {' and '.join(empty)} got none. "
-                f"Received: {self.name!r} with {total:,} pictures. Add pictures, or bring "
-                "validation and test pictures of your own (a folder: val/ and test/)."
+                f"every split needs an image, and {' and '.join(empty)} got none. "
+                f"Received: {self.name!r} with {total:,} images. Add images, or bring "
+                "validation and test images of your own (a folder: val/ and test/)."
             )
         untrained = self.absent_from("train")
         if untrained:
             raise InputError(
-                "every class needs a training picture. "
+                "every class needs a training image. "
                 f"Received: {self.name!r} with none of {listed(untrained)}. "
-                "Add pictures of it, or remove the class."
+                "Add images of it, or remove the class."
             )
 
     def absent_from(self, kind: Kind) -> list[str]:
-        """The classes without a picture in a split; none where its labels are not known."""
+        """The classes without an image in a split; none where its labels are not known."""
         labels = self.splits[kind].labels
         if labels is None:
             return []
@@ -118,12 +118,12 @@ class Source:
         """Adds what every source should say: where its splits come from, and what they lack.
 
         Args:
-            origins: For each split, where its pictures come from.
+            origins: For each split, where its images come from.
         """
-        sizes = {kind: f"{self.splits[kind].size:,} pictures" for kind in KINDS}
+        sizes = {kind: f"{self.splits[kind].size:,} images" for kind in KINDS}
         parts = "; ".join(f"{kind}: {origins[kind]} ({sizes[kind]})" for kind in KINDS)
         lacking = [
-            f"no {kind} picture of {listed(absent)}"
+            f"no {kind} image of {listed(absent)}"
             for kind in KINDS
             if (absent := self.absent_from(kind))
         ]
@@ -135,12 +135,12 @@ def indexed_split(
     fetch_image: Callable[[tf.Tensor], tf.Tensor],
     names: tuple[str, ...] | None = None,
 ) -> Split:
-    """A split whose pictures can be had in any order, so that its elements are indices.
+    """A split whose images can be had in any order, so that its elements are indices.
 
     Args:
         labels: Shape (size,).
         fetch_image: From an int64 scalar tensor to a uint8 tensor of shape (height, width, 3).
-        names: The pictures' names, if they have any.
+        names: The images' names, if they have any.
     """
     size, targets = len(labels), on_cpu(labels)
 
@@ -172,7 +172,7 @@ def decode_op(decode: Any, argument: tf.Tensor) -> tf.Tensor:
 
 
 def array_split(values: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Split:
-    """A split of arrays, one value for each label, such as features instead of pictures."""
+    """A split of arrays, one value for each label, such as features instead of images."""
     stored = on_cpu(values)
     return indexed_split(labels, lambda index: stored[index])
 
@@ -186,15 +186,15 @@ def on_cpu(values: npt.NDArray[Any]) -> tf.Tensor:
 def carve(
     keys: Sequence[str], wanted: Collection[Kind], split_seed: int
 ) -> dict[Kind, npt.NDArray[np.int64]]:
-    """Deals pictures out by a hash of their keys, so that new pictures move none of the old ones.
+    """Deals images out by a hash of their keys, so that new images move none of the old ones.
 
     Args:
-        keys: A name for each picture that never changes.
-        wanted: The splits to carve, a tenth of the pictures each; `"train"` keeps the rest.
+        keys: A name for each image that never changes.
+        wanted: The splits to carve, a tenth of the images each; `"train"` keeps the rest.
         split_seed: Another seed deals differently.
 
     Returns:
-        For `"train"` and each of `wanted` the indices of its pictures, rising.
+        For `"train"` and each of `wanted` the indices of its images, rising.
     """
     dealt: dict[Kind, list[int]] = {"train": [], **{kind: [] for kind in wanted}}
     for index, key in enumerate(keys):

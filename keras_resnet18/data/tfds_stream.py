@@ -81,7 +81,7 @@ def _features(builder: Any, spec: str) -> tuple[Any, Any]:
         return image, label
     raise InputError(
         f"a TFDS dataset must have {lacking}. Received: {spec!r} with {listed(features, 9)}. "
-        "Choose another dataset, or use a folder of pictures."
+        "Choose another dataset, or use a folder of images."
     )
 
 
@@ -132,7 +132,7 @@ def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int
         return ordered.skip(start)
 
     def decode(data: bytes) -> npt.NDArray[np.uint8]:
-        return decode_image(data, name=f"a picture of {spec}")
+        return decode_image(data, name=f"an image of {spec}")
 
     def fetch(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = decode_op(decode, example["image"])

@@ -1,4 +1,4 @@
-"""How good a classifier is on pictures with known classes."""
+"""How good a classifier is on images with known classes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain mistake costs 16, not 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A classifier's answers on n labelled pictures.
+    """A classifier's answers on n labelled images.
 
     Attributes:
-        accuracy: Part of the pictures whose most probable class is right (top-1), 0 to 1.
+        accuracy: Part of the images whose most probable class is right (top-1), 0 to 1.
         interval: 95 % confidence interval of the accuracy (Wilson 1927).
         loss: Mean cross-entropy in nats, without label smoothing.
-        n: How many pictures.
+        n: How many images.
         labels: Their classes, (n,).
         predictions: Their most probable classes, (n,).
     """
@@ -56,8 +56,8 @@ class Evaluation:
 
 
 @contextlib.contextmanager
-def broken_pictures_named() -> Iterator[None]:
-    """Gives what `tf.data` makes of a broken picture the decoder's one-line message again."""
+def broken_images_named() -> Iterator[None]:
+    """Gives what `tf.data` makes of a broken image the decoder's one-line message again."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -65,14 +65,14 @@ def broken_pictures_named() -> Iterator[None]:
 
 
 def evaluate(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
-    """Runs a classifier over all pictures of a split, each once.
+    """Runs a classifier over all images of a split, each once.
 
     Raises:
-        InputError: If a picture is broken; the message has its name.
+        InputError: If an image is broken; the message has its name.
     """
     batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
     labels, predictions, losses = [], [], []
-    with broken_pictures_named():
+    with broken_images_named():
         for images, targets in batches:
             probabilities, truth = predict(images.numpy()), targets.numpy()
             right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)

@@ -18,7 +18,7 @@ _COLUMNS_REVERSED = (False, True, True, False, False, True, True, False)
 
 
 def decode(data: Any) -> Any:
-    """Decodes one picture to the way a person sees it.
+    """Decodes one image to the way a person sees it.
 
     EXIF orientation is obeyed in JPEG files, transparency lies over white, grey is repeated over
     the three channels; of 16 bits the upper 8 are taken. Broken EXIF is no EXIF.

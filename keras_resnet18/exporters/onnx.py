@@ -69,7 +69,7 @@ def export_onnx(
     shape = model.input_shape[1:]
     if None in shape:
         raise InputError(
-            "an .onnx file takes pictures of one size: build the model with a fixed input_shape. "
+            "an .onnx file takes images of one size: build the model with a fixed input_shape. "
             f"Received: input shape {model.input_shape}"
         )
     check_destination(path, Path.is_file, "file")

@@ -35,11 +35,11 @@ from keras_resnet18.verification.report import (
     write_figures,
 )
 
-# A picture side for models that take any size
+# An image side for models that take any size
 _ANY_SIDE = 64
 
-# (height, width) of the pictures that the endpoints are proved with: one higher, one wider
-_PICTURE_SIZES = ((61, 37), (43, 75))
+# (height, width) of the images that the endpoints are proved with: one higher, one wider
+_IMAGE_SIZES = ((61, 37), (43, 75))
 
 _TOLERANCE = verify.FLOAT32_TOLERANCE
 
@@ -55,15 +55,15 @@ def export_saved_model(
     preprocess: Preprocess | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes a SavedModel that takes pictures and gives probabilities, and proves it.
+    """Writes a SavedModel that takes images and gives probabilities, and proves it.
 
     `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
     it, in `<name>.json`. It has the signatures
 
     - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
-      0 to 255 → `probabilities`, float32 (batch, classes). The pictures go through
+      0 to 255 → `probabilities`, float32 (batch, classes). The images go through
       `preprocess.resize_and_crop` first, those of the model's own size too: the answer is the one
-      that `keras-resnet18 predict` gives for the picture.
+      that `keras-resnet18 predict` gives for the image.
     - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's size → `probabilities`, of
       the pixels as they are: what the .tflite and .onnx files compute.
     - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
@@ -76,14 +76,14 @@ def export_saved_model(
       `probabilities`.
 
     Of a model that has another number of channels than 3, or (unless `preprocess` gives a size)
-    takes pictures of any size itself, `serving_default` and `features` take pixels of the model's
+    takes images of any size itself, `serving_default` and `features` take pixels of the model's
     input shape as they are, and `serve_pixels` and `serve_bytes` are left out.
 
     Args:
         model: A classifier that takes pixels of 0 to 255; with softmax or logits.
         path: The folder to write; a SavedModel that exists there is replaced.
         labels: The classes' names in the order of the model's output.
-        preprocess: How a picture of any size becomes the model's input. By default it is resized
+        preprocess: How an image of any size becomes the model's input. By default it is resized
             until it covers that and its middle is cut out, so that pixels of the model's size stay
             as they are. A run and named weights have their own (`run.preprocess`,
             `find("imagenet").preprocess`), which crop a little more.
@@ -135,7 +135,7 @@ def export_saved_model(
 
 
 def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
-    """What the graph does to pictures; None where it takes pixels of the model's shape."""
+    """What the graph does to images; None where it takes pixels of the model's shape."""
     *size, channels = model.input_shape[1:]
     if preprocess is None:
         known = channels == 3 and None not in size
@@ -161,19 +161,19 @@ def _prove_endpoints(
     names = class_names(labels, served.classes)
     answers = reference.answering(twin)
     _require(served.labels == (None if labels is None else tuple(labels)), "labels")
-    for size in [shape[:2]] if preprocess is None else _PICTURE_SIZES:
-        pictures = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
-        pixels = pictures if preprocess is None else preprocess.resize_and_crop(pictures).numpy()
+    for size in [shape[:2]] if preprocess is None else _IMAGE_SIZES:
+        images = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
+        pixels = images if preprocess is None else preprocess.resize_and_crop(images).numpy()
         expected = served(pixels)
-        got = served.endpoint("serving_default", image=pictures)[OUTPUT]
+        got = served.endpoint("serving_default", image=images)[OUTPUT]
         _require(_near(got, expected), "serving_default")
         features = answers(pixels).get(reference.FEATURES)
         if features is not None:
-            got = served.endpoint(reference.FEATURES, image=pictures)[reference.FEATURES]
+            got = served.endpoint(reference.FEATURES, image=images)[reference.FEATURES]
             tolerance = _FEATURE_TOLERANCE * abs(features.numpy()).max()
             _require(_near(got, features.numpy(), tolerance), reference.FEATURES)
         if preprocess is not None:
-            files = [tf.io.encode_png(picture).numpy() for picture in pictures]
+            files = [tf.io.encode_png(image).numpy() for image in images]
             best = served.endpoint("serve_bytes", image_bytes=files)
             _require(_are_best(best, expected, names), "serve_bytes")
 

@@ -88,9 +88,7 @@ def write_endpoints(
     """
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     pixels = tf.TensorSpec((None, *shape), "uint8", INPUT)
-    pictures = (
-        pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
-    )
+    images = pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
     files = tf.TensorSpec((None,), "string", "image_bytes")
     # a function of its own, so that the network is traced once and not for every endpoint
     network = tf.function(answering(model), input_signature=[pixels], autograph=False)
@@ -106,11 +104,9 @@ def write_endpoints(
         return {name: network(image)[name]}
 
     archive = keras.export.ExportArchive()
-    archive.add_endpoint(
-        "serving_default", lambda image: one_of(OUTPUT, prepared(image)), [pictures]
-    )
+    archive.add_endpoint("serving_default", lambda image: one_of(OUTPUT, prepared(image)), [images])
     if FEATURES in network.get_concrete_function().structured_outputs:
-        archive.add_endpoint(FEATURES, lambda image: one_of(FEATURES, prepared(image)), [pictures])
+        archive.add_endpoint(FEATURES, lambda image: one_of(FEATURES, prepared(image)), [images])
     if preprocess is not None:
         archive.add_endpoint("serve_pixels", lambda image: one_of(OUTPUT, image), [pixels])
         archive.add_endpoint(
@@ -124,7 +120,7 @@ def write_endpoints(
 
 
 def _best(scores: Any, labels: Sequence[str] | None) -> dict[str, Any]:
-    """The most probable classes of each picture, the best one first, and their probabilities."""
+    """The most probable classes of each image, the best one first, and their probabilities."""
     classes = scores.shape[-1]
     best = tf.math.top_k(scores, k=min(TOP, classes))
     names = tf.constant(class_names(labels, classes))

@@ -33,7 +33,7 @@ from keras_resnet18.verification.stem import with_packed_stem
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300
 
-# With fewer, the ranges are those of a few pictures and not of the kind.
+# With fewer, the ranges are those of a few images and not of the kind.
 MIN_CALIBRATION_IMAGES = 200
 
 
@@ -138,7 +138,7 @@ def _check_arguments(
     serving.check_model(model, labels)
     if None in model.input_shape[1:]:
         raise InputError(
-            "a .tflite file takes pictures of one size: build the model with a fixed input_shape. "
+            "a .tflite file takes images of one size: build the model with a fixed input_shape. "
             f"Received: input shape {model.input_shape}"
         )
     if quantize not in verify.TOLERANCES:

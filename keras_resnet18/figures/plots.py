@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-# Above so many classes a confusion matrix is a picture; below, numbers and names fit in.
+# Above so many classes a confusion matrix is an image; below, numbers and names fit in.
 _NAMED_CLASSES = 40
 _NUMBERED_CLASSES = 15
 
@@ -52,7 +52,7 @@ def plot_confusion(
     classes: Sequence[str],
     path: Path,
 ) -> None:
-    """Draws how many pictures of each class were taken for which."""
+    """Draws how many images of each class were taken for which."""
     matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
     side = min(4 + 0.35 * len(classes), 18)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -69,7 +69,7 @@ def plot_confusion(
         axes.set_xticks([])
         axes.set_yticks([])
     hits = int(np.trace(matrix))
-    axes.set_title(f"{hits:,} of {len(labels):,} test pictures right ({hits / len(labels):.1%})")
+    axes.set_title(f"{hits:,} of {len(labels):,} test images right ({hits / len(labels):.1%})")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     for name in (*axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -92,7 +92,7 @@ def plot_benchmark(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def benchmark_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The picture that `plot_benchmark` writes."""
+    """The image that `plot_benchmark` writes."""
     names = list(dict.fromkeys(row["name"] for row in rows))
     slowest: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["median_ms"]):
@@ -143,7 +143,7 @@ def benchmark_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
     axes.set_xlabel("median latency of one image, ms")
-    axes.set_ylabel(f"top-1 accuracy on {_counted(rows)} test pictures")
+    axes.set_ylabel(f"top-1 accuracy on {_counted(rows)} test images")
     return figure
 
 

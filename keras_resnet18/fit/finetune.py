@@ -18,7 +18,7 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         model: A classifier that a builder of this package made.
 
     Returns:
-        Two models of the same layers, and so of the same weights: from pictures to features
+        Two models of the same layers, and so of the same weights: from images to features
         (batch, channels), and from features to probabilities (batch, classes).
     """
     pool = model.get_layer("head_pool")
@@ -47,7 +47,7 @@ def head_recipe(recipe: Recipe, finetune: Finetune) -> Recipe:
 def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
     """Keeps every value of every BatchNorm inside, and lets it normalise as in inference.
 
-    A few pictures give poor statistics, and those of the pretraining fit the weights. It must hold
+    A few images give poor statistics, and those of the pretraining fit the weights. It must hold
     from `compile` to the end of `fit`.
     """
     normalisations = [

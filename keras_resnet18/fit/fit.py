@@ -69,7 +69,7 @@ class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
     """Puts the weights of the best epoch back when the training ends.
 
     The best has the lowest validation loss, as for Keras' own callbacks: the accuracy on a few
-    hundred pictures is so coarse that an early epoch wins by chance.
+    hundred images is so coarse that an early epoch wins by chance.
 
     Args:
         network: Whose weights; a part of it may be what is fitted.

@@ -22,10 +22,10 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
 
     Attributes:
         rows: So far.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
 
     Args:
-        batch_size: Pictures a step, for the speed.
+        batch_size: Images a step, for the speed.
         write: Is given all rows after each epoch.
     """
 

@@ -15,7 +15,7 @@ from keras_resnet18.weights.catalogue import Published, find
 from keras_resnet18.weights.endings import ENDINGS, is_name
 
 # stem: (kernel size, stride, max pooling?, smallest input side in pixels). The first is the
-# paper's; the others keep more of a small picture, as is usual for CIFAR.
+# paper's; the others keep more of a small image, as is usual for CIFAR.
 STEMS = {
     "imagenet": (7, 2, True, 32),
     "small": (3, 1, False, 8),
@@ -65,12 +65,12 @@ class Builder(Protocol):
                 number of classes the head stays new, which is a warning; or the path of a file to
                 load: Keras' `.weights.h5`, or a checkpoint that `load_weights` reads, whose head
                 must have the same classes.
-            input_tensor: A Keras tensor to use as the picture, instead of a new input.
-            input_shape: (height, width, channels). Height and width may be `None`, for pictures of
+            input_tensor: A Keras tensor to use as the image, instead of a new input.
+            input_shape: (height, width, channels). Height and width may be `None`, for images of
                 any size. At least 32 pixels a side with the imagenet stem, 8 with the others.
             pooling: Without a top: `None` for the last feature map (batch, height / 32, width / 32,
                 512; see `output_stride`), `"avg"` or `"max"` for its mean or maximum (batch, 512),
-                or an output size such as 3 or (3, 3) for a map of that size whatever the picture's
+                or an output size such as 3 or (3, 3) for a map of that size whatever the image's
                 (batch, 3, 3, 512).
             classes: Number of classes; with a top only.
             classifier_activation: `"softmax"` for probabilities, `None` for logits, or any Keras
@@ -79,13 +79,13 @@ class Builder(Protocol):
                 itself, with the mean and std of published weights or else ImageNet's (three
                 channels then, red, green and blue). Without it, give it what `preprocess_input`
                 returns.
-            stem: `"imagenet"` (7×7 at stride 2, max pooling), or for pictures of about 28 to 64
+            stem: `"imagenet"` (7×7 at stride 2, max pooling), or for images of about 28 to 64
                 pixels `"small"` (3×3 at stride 1) or `"small_stride2"` (3×3 at stride 2).
             variant: `None` for the paper's network, or `"d"` for ResNet-D (He et al. 2018, arXiv
                 1812.01187, figure 2): a stem of three 3×3 convolutions, and shortcuts that average
                 before they project; with the imagenet stem only. A plain network has no shortcut,
                 so there it is the stem.
-            output_stride: By how much the last map is smaller than the picture, at most: 32, or 16
+            output_stride: By how much the last map is smaller than the image, at most: 32, or 16
                 or 8 for maps that stay larger, as segmentation wants them. The weights are the
                 same, and so are the values: every second (fourth) one of each row and column is
                 what a stride of 32 gives. The convolutions of the last stages are dilated for it,
@@ -107,7 +107,7 @@ class Builder(Protocol):
 
 
 def check_input(input_shape: Any, *, stem: str, include_preprocessing: bool) -> None:
-    """Raises InputError unless a network with this stem takes pictures of this shape."""
+    """Raises InputError unless a network with this stem takes images of this shape."""
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "the network takes channels last: keras.config.set_image_data_format('channels_last'). "
@@ -129,7 +129,7 @@ def check_input(input_shape: Any, *, stem: str, include_preprocessing: bool) -> 
     smallest = STEMS[stem][3]
     if any(side is not None and side < smallest for side in input_shape[:2]):
         raise InputError(
-            f"pictures must be at least {smallest} pixels a side with the {stem!r} stem. "
+            f"images must be at least {smallest} pixels a side with the {stem!r} stem. "
             f"Received: input_shape={tuple(input_shape)}"
         )
     if include_preprocessing and input_shape[2] != 3:
@@ -155,7 +155,7 @@ def check_variant(variant: str | None, *, stem: str) -> None:
 
 
 def check_output_stride(output_stride: int) -> None:
-    """Raises InputError unless the last map can be smaller than the picture by this."""
+    """Raises InputError unless the last map can be smaller than the image by this."""
     if not isinstance(output_stride, int) or output_stride not in OUTPUT_STRIDES:
         raise InputError(
             f"output_stride must be one of {', '.join(map(str, OUTPUT_STRIDES))}. "

@@ -34,8 +34,8 @@ class Row:
         layers: What is in it, in the paper's notation: `"[3×3, 128; 3×3, 128] ×2"`.
         output_shape: Without the batch: (height, width, channels) or (classes,).
         parameters: Trainable and not, BatchNorm's statistics included.
-        multiply_adds: Of one picture, in convolutions and dense layers; None if its size is open.
-        receptive_field: How many pixels of the picture, on a side, one value of the output sees;
+        multiply_adds: Of one image, in convolutions and dense layers; None if its size is open.
+        receptive_field: How many pixels of the image, on a side, one value of the output sees;
             None where that is all of them.
     """
 

@@ -95,13 +95,13 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How training pictures vary.
+    """How training images vary.
 
     Attributes:
         resized_crop: Least and greatest part of the area of a random window that is resized to
-            the network's size; without it the whole picture is used.
-        shift: Pixels by which the picture moves at most, each way.
-        flip: Whether half of the pictures are mirrored.
+            the network's size; without it the whole image is used.
+        shift: Pixels by which the image moves at most, each way.
+        flip: Whether half of the images are mirrored.
         erase: Probability, 0 to 1, of covering a random rectangle.
     """
 
@@ -126,7 +126,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """How a network that knows other pictures learns these.
+    """How a network that knows other images learns these.
 
     First the classifier alone, on features that the network computes once; then all weights, by
     the recipe's optimizer and for its epochs, BatchNorm left as it was (Kumar et al. 2022, arXiv
@@ -155,20 +155,20 @@ class Finetune:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training, complete but for the pictures.
+    """A training, complete but for the images.
 
     Attributes:
         name: For people.
-        epochs: How often the training pictures are seen; 0 fine-tunes the classifier alone.
-        batch_size: Pictures a step.
-        image_size: Side of the network's square input in pixels; without it the pictures' own size,
+        epochs: How often the training images are seen; 0 fine-tunes the classifier alone.
+        batch_size: Images a step.
+        image_size: Side of the network's square input in pixels; without it the images' own size,
             where they share one.
         crop_ratio: Part of each side that evaluation keeps, over 0 and up to 1.
         precision: A Keras dtype policy, or `"auto"` for the one that suits the machine.
         seed: Of weights, order and augmentation.
         network: Which network is built.
         optimizer: How weights follow gradients.
-        augment: How training pictures vary.
+        augment: How training images vary.
         finetune: Which weights to begin with, and how; None for random ones.
 
     Raises:

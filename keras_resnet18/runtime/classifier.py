@@ -15,7 +15,7 @@ from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.device import fastest_jit
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTED, check_format
-from keras_resnet18.images import is_picture_name, read_image
+from keras_resnet18.images import is_image_name, read_image
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_names, open_exported
@@ -23,13 +23,13 @@ from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_nam
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """From pictures to named classes.
+    """From images to named classes.
 
     Attributes:
         predict: From uint8 pixels (n, height, width, 3) to probabilities (n, classes).
         labels: The classes' names.
-        preprocess: How a picture becomes those pixels.
-        source: The name of the labelled pictures that it was trained on, if that is known.
+        preprocess: How an image becomes those pixels.
+        source: The name of the labelled images that it was trained on, if that is known.
     """
 
     predict: Predict
@@ -37,19 +37,19 @@ class Classifier:
     preprocess: Preprocess
     source: str | None
 
-    def pictures(self, data: str | None = None) -> Source:
-        """The labelled pictures that it was trained on, or others of the same classes.
+    def images(self, data: str | None = None) -> Source:
+        """The labelled images that it was trained on, or others of the same classes.
 
         Raises:
             InputError: If there are none, or they have other classes.
         """
-        return open_pictures(data or self.source, self.labels)
+        return open_images(data or self.source, self.labels)
 
     def top(self, path: Path, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of one picture file, with their probabilities.
+        """The k most probable classes of one image file, with their probabilities.
 
         Raises:
-            InputError: If the file is no picture.
+            InputError: If the file is no image.
         """
         pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
         probabilities = self.predict(pixels.numpy()[np.newaxis])[0]
@@ -57,7 +57,7 @@ class Classifier:
         return [(self.labels[i], float(probabilities[i])) for i in best]
 
 
-def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
+def open_images(name: str | None, labels: tuple[str, ...]) -> Source:
     """The source of that name, if it has exactly these classes.
 
     Raises:
@@ -65,13 +65,13 @@ def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
     """
     if name is None:
         raise InputError(
-            "it is not known which pictures the classifier was trained on, so some must be named "
+            "it is not known which images the classifier was trained on, so some must be named "
             "with --data. Received: no --data"
         )
     source = open_source(name)
     if source.classes != labels:
         raise InputError(
-            f"the pictures must have the classifier's classes, {listed(labels)}. "
+            f"the images must have the classifier's classes, {listed(labels)}. "
             f"Received: {name} with {listed(source.classes)}"
         )
     return source
@@ -80,8 +80,8 @@ def open_pictures(name: str | None, labels: tuple[str, ...]) -> Source:
 def open_classifier(path: str | os.PathLike[str]) -> Classifier:
     """Opens a run's folder, a .tflite file, an .onnx file or a SavedModel's folder.
 
-    What a SavedModel does to pictures is inside of it. A file's preprocessing is read from
-    `preprocess.json` beside it, where `export` puts it; without it, pictures are resized and
+    What a SavedModel does to images is inside of it. A file's preprocessing is read from
+    `preprocess.json` beside it, where `export` puts it; without it, images are resized and
     cropped as for ImageNet.
 
     Raises:
@@ -92,27 +92,27 @@ def open_classifier(path: str | os.PathLike[str]) -> Classifier:
     return _from_run(load_run(path)) if is_run else _from_exported(path)
 
 
-def picture_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files themselves, and for a folder the pictures in it, sorted, in the order given.
+def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files themselves, and for a folder the images in it, sorted, in the order given.
 
     Raises:
-        InputError: For a folder without pictures.
+        InputError: For a folder without images.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        pictures = _pictures_in(path) if path.is_dir() else [path]
-        if not pictures:
-            raise InputError(f"a folder to predict needs pictures in it. Received: {path}")
-        files += pictures
+        images = _images_in(path) if path.is_dir() else [path]
+        if not images:
+            raise InputError(f"a folder to predict needs images in it. Received: {path}")
+        files += images
     return files
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     """Hidden files and folders are left out, as in training: macOS leaves `._1.jpg` beside 1.jpg"""
     return sorted(
         path
         for path in folder.rglob("*")
-        if is_picture_name(path.name)
+        if is_image_name(path.name)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
@@ -127,7 +127,7 @@ def _from_exported(path: Path) -> Classifier:
     *size, channels = file.image_shape
     if channels != 3:
         raise InputError(
-            "a classifier of pictures takes three channels, red, green and blue. "
+            "a classifier of images takes three channels, red, green and blue. "
             f"Received: {path}, which takes {channels}"
         )
     if file.labels is not None and len(file.labels) != file.classes:
@@ -142,7 +142,7 @@ def _from_exported(path: Path) -> Classifier:
         preprocess = Preprocess.read(beside)
     elif None in size:
         raise InputError(
-            "a classifier of pictures has a size for them: export the model with preprocess. "
+            "a classifier of images has a size for them: export the model with preprocess. "
             f"Received: {path}, which takes any size"
         )
     else:

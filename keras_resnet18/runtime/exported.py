@@ -23,7 +23,7 @@ from keras_resnet18.tflite_file.contents import read_labels
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-# Where a SavedModel keeps what its graph does to pictures; the folder is the format's own place for
+# Where a SavedModel keeps what its graph does to images; the folder is the format's own place for
 # what other programs add.
 PREPROCESS_FILE = Path("assets.extra") / "preprocess.json"
 
@@ -69,7 +69,7 @@ class TFLiteFile:
         found = [(d["dtype"], len(d["shape"]), *d["shape"][:1]) for d in (*inputs, *outputs)]
         if found != [(np.uint8, 4, 1), (np.float32, 2, 1)]:
             raise ExportError(
-                f"{path} must take one picture, uint8 (1, height, width, channels), and give "
+                f"{path} must take one image, uint8 (1, height, width, channels), and give "
                 "float32 probabilities (1, classes). Received: "
                 f"{', '.join(map(_tensor, inputs))} → {', '.join(map(_tensor, outputs))}"
             )
@@ -100,7 +100,7 @@ class SavedModelFolder:
             number will do.
         classes: How many.
         labels: Their names, if it has them.
-        preprocess: What its graph does to pictures of other sizes, if it takes those.
+        preprocess: What its graph does to images of other sizes, if it takes those.
         signatures: Its endpoints, by name.
 
     Raises:

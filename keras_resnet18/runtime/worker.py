@@ -1,9 +1,9 @@
 """One model file in a process of its own, on the CPU: how fast it is, or what it answers.
 
     python -m keras_resnet18.runtime.worker FILE THREADS SECONDS
-    python -m keras_resnet18.runtime.worker FILE THREADS PICTURES.npy
+    python -m keras_resnet18.runtime.worker FILE THREADS IMAGES.npy
 
-Prints JSON: `Round`'s figures of one image after the other, or the classes of the pictures, uint8
+Prints JSON: `Round`'s figures of one image after the other, or the classes of the images, uint8
 (n, height, width, 3). A .tflite file is run without TensorFlow, so that the memory is a client's.
 """
 
@@ -32,7 +32,7 @@ Predict = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 _WARM_UP_CALLS = 5
 _WARM_UP = 0.25  # of the time that is measured
 _FEWEST_CALLS = 10  # or a 90th percentile is none
-_ANY_SIDE = 224  # of a picture, for models that take any
+_ANY_SIDE = 224  # of an image, for models that take any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Opened:
 
     Attributes:
         predict: From pixels to probabilities.
-        shape: (height, width, channels) of a picture.
+        shape: (height, width, channels) of an image.
         runtime: What runs it, with its version.
     """
 
@@ -146,7 +146,7 @@ def peak_mib() -> float:
 
 
 def classes(predict: Predict, pixels: np.ndarray[Any, Any]) -> list[int]:
-    """The most probable class of each picture, one after the other, as they are timed."""
+    """The most probable class of each image, one after the other, as they are timed."""
     return [int(predict(pixels[i : i + 1]).argmax()) for i in range(len(pixels))]
 
 

@@ -27,7 +27,7 @@ FLOAT32_TOLERANCE = 1e-3
 
 # The kinds of .tflite file, by `export_tflite`'s name for their quantisation, and how far a
 # probability may be from the model's. float16 keeps 11 of a weight's 24 bits: 5 times what is seen
-# on 10,000 pictures. Where activations are rounded only the class counts.
+# on 10,000 images. Where activations are rounded only the class counts.
 TOLERANCES = {
     None: FLOAT32_TOLERANCE,
     "float16": 0.02,

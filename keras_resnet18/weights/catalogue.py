@@ -24,7 +24,7 @@ class Published:
         sha256: Of the file, in hexadecimal.
         licence: Of the weights, by its SPDX identifier.
         preprocess: What the network expects, and what `top1` was measured with.
-        top1: Percent of ImageNet's validation pictures, as published; None if it was not.
+        top1: Percent of ImageNet's validation images, as published; None if it was not.
         depth: Of the network, 18 or 34.
         variant: `""` for the paper's network, `"d"` for ResNet-D.
     """

@@ -203,11 +203,11 @@ def adapt_channels(kernel: Array, channels: int) -> Array:
 
     Args:
         kernel: Shape (out, 3, h, w). One of another shape is returned as it is.
-        channels: How many the picture has.
+        channels: How many the image has.
 
     Returns:
         Shape (out, channels, h, w). For one channel the sum over red, green and blue, which gives a
-        grey picture the answers that it has as RGB; for n the three repeated and scaled by 3/n.
+        grey image the answers that it has as RGB; for n the three repeated and scaled by 3/n.
     """
     if kernel.ndim != 4 or kernel.shape[1] != 3 or channels == 3:
         return kernel

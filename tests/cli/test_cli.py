@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import draw_pictures
+from small import draw_images
 
 from keras_resnet18 import __version__, load_run
 from keras_resnet18.cli.app import app as cli
@@ -60,24 +60,24 @@ def recipe_file(quick_recipe, tmp_path_factory):
 # train
 
 
-def test_train_leaves_a_run_and_says_where(command, pictures, recipe_file, tmp_path, tiny_network):
+def test_train_leaves_a_run_and_says_where(command, images, recipe_file, tmp_path, tiny_network):
     answer = command(
-        "train", pictures, "--out", "my/run", "--recipe", recipe_file, "--epochs", 1,
+        "train", images, "--out", "my/run", "--recipe", recipe_file, "--epochs", 1,
         "--set", "optimizer.learning_rate=0.03", "--precision", "float32",
     )  # fmt: skip
     assert (answer.status, answer.err) == (0, "")
-    assert "validation: val/ (9 pictures); test: test/ (12 pictures)" in answer.out
+    assert "validation: val/ (9 images); test: test/ (12 images)" in answer.out
     assert re.search(r"epoch 1/1  loss \d", answer.out)
     assert answer.out.endswith("everything lies in my/run\n")
     run = load_run(tmp_path / "my" / "run")
     assert run.recipe.epochs == 1
     assert run.recipe.optimizer.learning_rate == 0.03
-    assert run.source == str(pictures)
+    assert run.source == str(images)
 
-    again = command("train", pictures, "--out", "my/run", "--recipe", recipe_file)
+    again = command("train", images, "--out", "my/run", "--recipe", recipe_file)
     assert_refused(again, "my/run holds a run")
     again = command(
-        "train", pictures, "--out", "my/run", "--recipe", recipe_file, "--epochs", 2, "--overwrite"
+        "train", images, "--out", "my/run", "--recipe", recipe_file, "--epochs", 2, "--overwrite"
     )
     assert again.status == 0
     assert load_run(tmp_path / "my" / "run").recipe.epochs == 2
@@ -97,12 +97,12 @@ def no_classes(folder):
 
 
 def one_class(folder):
-    draw_pictures(folder, {"ant": 20})
+    draw_images(folder, {"ant": 20})
 
 
 def text_as_jpg(folder):
-    draw_pictures(folder, {"ant": 20, "bee": 20})
-    (folder / "bee" / "text.jpg").write_text("I am no picture")
+    draw_images(folder, {"ant": 20, "bee": 20})
+    (folder / "bee" / "text.jpg").write_text("I am no image")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def text_as_jpg(folder):
         (Path.touch, "(a file)"),
     ],
 )
-def test_pictures_that_cannot_be_used_leave_nothing(command, tmp_path, make, message):
+def test_images_that_cannot_be_used_leave_nothing(command, tmp_path, make, message):
     if make:
         make(tmp_path / "data")
     assert_refused(command("train", "data", "--recipe", "digits", "--out", "run"), message)
@@ -151,7 +151,7 @@ def test_a_place_that_is_taken_stays_as_it_is(command, tmp_path, overwrite):
 # evaluate
 
 
-def test_evaluate_measures_again_what_the_run_reports(command, run, exported, pictures):
+def test_evaluate_measures_again_what_the_run_reports(command, run, exported, images):
     for model in (run.path, exported / "model.tflite"):
         for split, n in (("test", 12), ("validation", 9)):
             answer = command("evaluate", model, "--split", split)
@@ -159,34 +159,32 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, pi
             assert answer.out.startswith(f"{split} accuracy {accuracy:.2%} (95 % interval ")
             assert f"n = {n}" in answer.out
             assert (answer.status, answer.err) == (0, "")
-    assert command("evaluate", run.path, "--data", pictures).out.startswith("test accuracy")
+    assert command("evaluate", run.path, "--data", images).out.startswith("test accuracy")
 
 
-def test_evaluate_refuses_what_it_cannot_measure(command, run, broken_pictures):
+def test_evaluate_refuses_what_it_cannot_measure(command, run, broken_images):
     assert_refused(command("evaluate", run.path, "--data", "digits"), "the classifier's classes")
-    assert_refused(command("evaluate", run.path, "--data", broken_pictures), "test/bee/0.png")
+    assert_refused(command("evaluate", run.path, "--data", broken_images), "test/bee/0.png")
     assert_refused(command("evaluate", "nothing"), "not there")
 
 
 # predict
 
 
-def test_predict_gives_a_row_for_each_file_in_the_order_given(command, run, pictures):
-    files = [pictures / "test" / name / "1.png" for name in ("bee", "ant")]
-    answer = command("predict", run.path, *files, pictures / "test" / "蝉", "--top", 2)
+def test_predict_gives_a_row_for_each_file_in_the_order_given(command, run, images):
+    files = [images / "test" / name / "1.png" for name in ("bee", "ant")]
+    answer = command("predict", run.path, *files, images / "test" / "蝉", "--top", 2)
     rows = answer.out.splitlines()
-    files += [pictures / "test" / "蝉" / f"{i}.png" for i in range(4)]
+    files += [images / "test" / "蝉" / f"{i}.png" for i in range(4)]
     assert [row.split("  ")[0] for row in rows] == list(map(str, files))
     assert all(re.fullmatch(r".*  \S+ \d+\.\d%  \S+ \d+\.\d%", row) for row in rows)
     assert (answer.status, answer.err) == (0, "")
 
 
-def test_predict_writes_csv_with_a_row_for_a_broken_file(
-    command, run, exported, pictures, tmp_path
-):
-    good = pictures / "test" / "bee" / "0.png"
+def test_predict_writes_csv_with_a_row_for_a_broken_file(command, run, exported, images, tmp_path):
+    good = images / "test" / "bee" / "0.png"
     text = tmp_path / "text.jpg"
-    text.write_text("I am no picture")
+    text.write_text("I am no image")
     for model in (run.path, exported / "model-int8.tflite"):
         answer = command("predict", model, good, text, "missing.png", good, "--csv", "--top", 9)
         assert answer.status == 1
@@ -200,8 +198,8 @@ def test_predict_writes_csv_with_a_row_for_a_broken_file(
         assert None not in rows[1]  # no cell too many
 
 
-def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run, pictures):
-    answer = command("predict", run.path, "missing.png", pictures / "test" / "bee" / "0.png")
+def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run, images):
+    answer = command("predict", run.path, "missing.png", images / "test" / "bee" / "0.png")
     first, second = answer.out.splitlines()
     assert first.startswith("missing.png  ")
     assert "No such file" in first
@@ -209,15 +207,15 @@ def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run,
     assert answer.status == 1
 
 
-def test_predict_refuses_a_model_that_is_none(command, pictures, tmp_path):
-    picture = pictures / "test" / "bee" / "0.png"
+def test_predict_refuses_a_model_that_is_none(command, images, tmp_path):
+    image = images / "test" / "bee" / "0.png"
     (tmp_path / "model.tflite").write_text("no model")
     for model, message in (
         ("model.tflite", "cannot be run"),
-        (picture, "a run's folder, a .tflite file"),
-        (pictures, "a run is a folder"),
+        (image, "a run's folder, a .tflite file"),
+        (images, "a run is a folder"),
     ):
-        assert_refused(command("predict", model, picture), message)
+        assert_refused(command("predict", model, image), message)
 
 
 # export
@@ -252,7 +250,7 @@ def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
     assert_refused(command("export", "nothing"), "not there")
     assert_refused(command("export", run.path, "--about", "A. Lee"), "--about takes KEY=TEXT")
     answer = command("export", run.path, "--format", "tflite-int8", "--out", "ship")
-    assert_refused(answer, "needs 200 training pictures or more")
+    assert_refused(answer, "needs 200 training images or more")
     answer = command("export", run.path, "--format", "saved_model", "--out", "file/export")
     assert_refused(answer, "below the file")
     assert not run.export_folder.exists()
@@ -365,12 +363,12 @@ def test_a_bug_keeps_its_traceback(monkeypatch, command):
         command("info")
 
 
-def test_predict_is_readable_where_only_ascii_is_known(exported, pictures):
+def test_predict_is_readable_where_only_ascii_is_known(exported, images):
     command = [sys.executable, "-m", "keras_resnet18", "predict", exported / "model.tflite"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # conftest's: a user has not set it
     done = subprocess.run(
-        [*command, pictures / "test" / "蝉" / "0.png"],
+        [*command, images / "test" / "蝉" / "0.png"],
         env={**environment, "PYTHONPATH": str(TESTS.parent)},
         capture_output=True,
         check=False,
@@ -382,7 +380,7 @@ def test_predict_is_readable_where_only_ascii_is_known(exported, pictures):
 
 
 def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
-    pictures, recipe_file, tmp_path
+    images, recipe_file, tmp_path
 ):
     program = """
 import sys
@@ -397,7 +395,7 @@ def start_tensorflow(start=cli.start_tensorflow):
 cli.start_tensorflow = start_tensorflow
 cli.main()
 """
-    words = ["train", pictures, "--out", tmp_path / "run", "--recipe", recipe_file]
+    words = ["train", images, "--out", tmp_path / "run", "--recipe", recipe_file]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words), "--epochs", "100000"],
         stdout=subprocess.PIPE,

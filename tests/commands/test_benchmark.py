@@ -32,7 +32,7 @@ def one_core(monkeypatch):
 
 @pytest.fixture
 def worked(monkeypatch):
-    """Stands in for the processes: turn i takes i ms, every picture is of class 0. What was asked.
+    """Stands in for the processes: turn i takes i ms, every image is of class 0. What was asked.
 
     Its machine has four cores.
     """
@@ -54,7 +54,7 @@ def worked(monkeypatch):
     "file", ["model.keras", "export/saved_model", "export/model-int8.tflite", "export/model.onnx"]
 )
 def test_figures_of_every_kind_of_file_are_consistent(exported, one_core, tmp_path, file):
-    path = tmp_path / Path(file).name  # where no run is, so that it need not answer test pictures
+    path = tmp_path / Path(file).name  # where no run is, so that it need not answer test images
     path.symlink_to(exported.parent / file)
     (result,) = benchmark([path], **QUICK)
     (turn,) = result.rounds
@@ -126,7 +126,7 @@ def command(monkeypatch, capsys, *arguments):
     return capsys.readouterr()
 
 
-def test_the_command_prints_a_table_and_writes_json_and_a_picture(
+def test_the_command_prints_a_table_and_writes_json_and_a_image(
     some_exports, worked, tmp_path, monkeypatch, capsys
 ):
     outputs = tmp_path / "new" / "speed.json", tmp_path / "speed.png"
@@ -154,10 +154,10 @@ def test_the_command_line_has_the_librarys_defaults():
     assert (rounds, seconds) == (ROUNDS, SECONDS)
 
 
-def test_without_pictures_there_is_no_top_1_and_it_is_said_why(exported, worked, tmp_path):
+def test_without_images_there_is_no_top_1_and_it_is_said_why(exported, worked, tmp_path):
     alone = Path(shutil.copy(exported / "model.tflite", tmp_path))
     assert {result.accuracy for result in benchmark([alone])} == {None}
-    with pytest.raises(InputError, match="needs test pictures"):
+    with pytest.raises(InputError, match="needs test images"):
         benchmark([alone], plot_file=tmp_path / "plot.png")
 
     copy = Path(shutil.copytree(exported.parent, tmp_path / "run"))
@@ -168,11 +168,11 @@ def test_without_pictures_there_is_no_top_1_and_it_is_said_why(exported, worked,
     assert sum("top-1 is not measured" in line and "/moved/away" in line for line in said) == 1
 
 
-def test_a_file_without_a_run_is_tested_on_the_pictures_that_are_named(
-    exported, pictures, worked, tmp_path
+def test_a_file_without_a_run_is_tested_on_the_images_that_are_named(
+    exported, images, worked, tmp_path
 ):
     alone = Path(shutil.copy(exported / "model.tflite", tmp_path))
-    results = benchmark([alone], data=str(pictures))
+    results = benchmark([alone], data=str(images))
     assert {result.accuracy for result in results} == {1 / 3}  # `worked` says it is always an ant
     with pytest.raises(InputError, match="the classifier's classes"):
         benchmark([alone], data="digits")
@@ -191,24 +191,24 @@ def own(tmp_path):
     return save
 
 
-def test_a_model_of_ones_own_is_tested_on_pictures_that_it_fits(own, pictures, one_core):
-    (result,) = benchmark([own()], data=str(pictures), **QUICK)
+def test_a_model_of_ones_own_is_tested_on_images_that_it_fits(own, images, one_core):
+    (result,) = benchmark([own()], data=str(images), **QUICK)
     assert 0 <= result.accuracy <= 1 and result.n == 12
 
 
-def test_a_preprocess_json_beside_it_counts(own, pictures, worked, tmp_path):
+def test_a_preprocess_json_beside_it_counts(own, images, worked, tmp_path):
     path = own(side=None)
     with pytest.raises(InputError, match=r"own\.keras takes any: put a preprocess\.json beside it"):
-        benchmark([path], data=str(pictures))
+        benchmark([path], data=str(images))
     (tmp_path / "preprocess.json").write_text(json.dumps(Preprocess(size=(20, 20)).to_dict()))
-    assert {result.n for result in benchmark([path], data=str(pictures))} == {12}
+    assert {result.n for result in benchmark([path], data=str(images))} == {12}
 
 
-def test_pictures_that_a_model_of_ones_own_does_not_fit_are_told(own, pictures, worked):
+def test_images_that_a_model_of_ones_own_does_not_fit_are_told(own, images, worked):
     with pytest.raises(
         InputError, match=r"in 3 classes\. Received: .*own\.keras, .* to \(None, 7\)"
     ):
-        benchmark([own(classes=7)], data=str(pictures))
+        benchmark([own(classes=7)], data=str(images))
     assert not worked
 
 

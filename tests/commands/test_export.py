@@ -1,4 +1,4 @@
-"""What a run exports is proved on pictures that the run never trained on."""
+"""What a run exports is proved on images that the run never trained on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_every_format_is_written_with_labels_and_preprocessing(run, exported, ex
         assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
 
 
-def test_every_report_tells_where_and_on_how_many_pictures(exported, export_reports):
+def test_every_report_tells_where_and_on_how_many_images(exported, export_reports):
     for report in export_reports:
         assert report.path.parent == exported
         assert report.path.exists()
-        assert report.comparison.n == 10  # check_images, of 12 test pictures
+        assert report.comparison.n == 10  # check_images, of 12 test images
         assert report.comparison.accuracy is not None
 
 
@@ -63,20 +63,21 @@ def rows(folder):
     return {read_image(path).tobytes() for path in folder.rglob("*.png")}
 
 
-def test_int8_is_calibrated_on_training_pictures_and_checked_on_test_pictures(
-    run, pictures, given, tmp_path
+def test_int8_is_calibrated_on_training_images_and_checked_on_test_images(
+    run, images, given, tmp_path
 ):
     with pytest.raises(Given) as caught:
         next(export_run(run, ["tflite-int8"], tmp_path / "export"))
     (arguments,) = caught.value.args
     assert arguments["quantize"] == "int8"
     for argument, split, n in (("calibration", "train", 49), ("check", "test", 12)):
-        images = np.concatenate([images for images, _ in arguments[argument].as_numpy_iterator()])
-        assert len(images) == n
-        assert {image.tobytes() for image in images} == rows(pictures / split)
+        batches = arguments[argument].as_numpy_iterator()
+        given_images = np.concatenate([batch for batch, _ in batches])
+        assert len(given_images) == n
+        assert {image.tobytes() for image in given_images} == rows(images / split)
 
 
-def test_a_limit_takes_pictures_of_all_classes(digits, run, given, tmp_path, monkeypatch):
+def test_a_limit_takes_images_of_all_classes(digits, run, given, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.commands.export.CALIBRATION_IMAGES", 20)
     with pytest.raises(Given) as caught:
         next(export_run(run, ["tflite"], tmp_path / "export", check_images=9))
@@ -97,7 +98,7 @@ def test_a_format_is_exported_with_its_quantisation_and_the_runs_name(run, given
     assert arguments["about"] == {"name": run.path.name, "author": "A. Lee"}
 
 
-def test_of_too_few_training_pictures_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):
+def test_of_too_few_training_images_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):
     exported, notes = [], []
 
     def pretend(model, path, **arguments):
@@ -108,12 +109,12 @@ def test_of_too_few_training_pictures_all_leaves_int8_out_and_says_so(run, tmp_p
     list(export_run(run, out=tmp_path, note=notes.append))
     assert "model-int8.tflite" not in exported and "model-dynamic.tflite" in exported
     (note,) = (note for note in notes if "int8" in note)
-    assert note.startswith("left out: tflite-int8 needs 200 training pictures or more")
+    assert note.startswith("left out: tflite-int8 needs 200 training images or more")
     assert "Received: 49:" in note and "\n" not in note
 
 
-def test_int8_of_too_few_training_pictures_is_refused_at_the_call(run, tmp_path):
-    with pytest.raises(InputError, match=r"needs 200 training pictures or more.*Received: 49:"):
+def test_int8_of_too_few_training_images_is_refused_at_the_call(run, tmp_path):
+    with pytest.raises(InputError, match=r"needs 200 training images or more.*Received: 49:"):
         export_run(run, ["tflite", "tflite-int8"], tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
 
@@ -188,11 +189,11 @@ def test_an_earlier_export_is_replaced(run, exported, given):
         next(export_run(run, ["tflite"], exported))
 
 
-def test_a_broken_picture_is_named(run, broken_pictures, tmp_path):
+def test_a_broken_image_is_named(run, broken_images, tmp_path):
     with pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
-        list(export_run(run, ["tflite"], tmp_path / "export", data=str(broken_pictures)))
+        list(export_run(run, ["tflite"], tmp_path / "export", data=str(broken_images)))
 
 
-def test_the_command_line_checks_on_as_many_pictures(run):
+def test_the_command_line_checks_on_as_many_images(run):
     assert export_command.__defaults__[-1] == CHECK_IMAGES
     assert load_run(run.path).export_folder == run.path / "export"

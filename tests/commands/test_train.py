@@ -1,4 +1,4 @@
-"""`train` makes one run of pictures and a recipe: the same one each time, or none at all."""
+"""`train` makes one run of images and a recipe: the same one each time, or none at all."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ QUIET = Console(quiet=True)
 
 
 def test_two_trainings_of_one_recipe_give_bit_equal_weights(
-    tiny_network, pictures, quick_recipe, tmp_path
+    tiny_network, images, quick_recipe, tmp_path
 ):
     recipe = dataclasses.replace(quick_recipe, augment=Augment((0.5, 1.0), 2, True, 0.5))
-    once = train(pictures, recipe, tmp_path / "once", console=QUIET)
+    once = train(images, recipe, tmp_path / "once", console=QUIET)
     keras.utils.set_random_seed(99)  # what went before does not count
-    again = train(pictures, recipe, tmp_path / "again", console=QUIET)
-    other = train(pictures, dataclasses.replace(recipe, seed=1), tmp_path / "other", console=QUIET)
+    again = train(images, recipe, tmp_path / "again", console=QUIET)
+    other = train(images, dataclasses.replace(recipe, seed=1), tmp_path / "other", console=QUIET)
     weights, same, others = (run.model.get_weights() for run in (once, again, other))
     assert all(np.array_equal(a, b) for a, b in zip(weights, same, strict=True))
     assert not np.array_equal(weights[0], others[0])
@@ -49,8 +49,8 @@ def test_the_kept_epoch_is_the_best_by_validation(run):
     )
 
 
-def test_the_model_file_has_the_accuracy_that_the_run_reports(run, pictures):
-    source = open_source(pictures)
+def test_the_model_file_has_the_accuracy_that_the_run_reports(run, images):
+    source = open_source(images)
     for kind in ("validation", "test"):
         result = evaluate(run.model.predict_on_batch, source.splits[kind], run.preprocess)
         assert result.to_dict() == run.metrics[kind] | {
@@ -64,9 +64,9 @@ def test_the_model_file_is_the_network_alone(run):
     assert run.model_file.stat().st_size < 1.1 * 4 * model.count_params()
 
 
-def test_no_epoch_counts_a_left_over_picture(run, pictures):
-    # 49 pictures in batches of 8: a last batch of one would be no batch for BatchNorm
-    assert open_source(pictures).splits["train"].size % run.recipe.batch_size == 1
+def test_no_epoch_counts_a_left_over_image(run, images):
+    # 49 images in batches of 8: a last batch of one would be no batch for BatchNorm
+    assert open_source(images).splits["train"].size % run.recipe.batch_size == 1
     variances = [w for w in run.model.weights if w.path.endswith("moving_variance")]
     assert variances
     assert all(np.isfinite(variance.numpy()).all() for variance in variances)
@@ -76,7 +76,7 @@ def test_it_says_what_it_does(trained, quick_recipe):
     run, printed = trained
     lines = printed.splitlines()
     assert lines[0].endswith("float32: as the recipe says")
-    assert "train: train/ (49 pictures); validation: val/ (9 pictures); test: test/ (12" in lines[1]
+    assert "train: train/ (49 images); validation: val/ (9 images); test: test/ (12" in lines[1]
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == quick_recipe.epochs
     assert f"kept epoch {run.metrics['best_epoch']} of {quick_recipe.epochs}" in printed
@@ -102,16 +102,16 @@ def test_a_run_of_arrays_in_another_precision(
     assert run.environment["precision"] == "mixed_bfloat16"
     assert run.environment["precision_reason"] == "as the recipe says"
     assert run.model.get_layer("stem_conv").compute_dtype == "bfloat16"
-    assert run.preprocess.size == (32, 32)  # the pictures' own
+    assert run.preprocess.size == (32, 32)  # the images' own
     assert run.source is None
 
 
-def test_a_picture_that_breaks_stops_the_training_with_its_name(
-    tiny_network, broken_pictures, quick_recipe, tmp_path
+def test_a_image_that_breaks_stops_the_training_with_its_name(
+    tiny_network, broken_images, quick_recipe, tmp_path
 ):
     before = keras.config.dtype_policy()
     with pytest.raises(InputError) as error:
-        train(broken_pictures, quick_recipe, tmp_path / "run", console=QUIET)
+        train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)
     assert "train/bee/0.png" in str(error.value)
     assert "\n" not in str(error.value)
     assert keras.config.dtype_policy() == before
@@ -132,20 +132,20 @@ def test_what_cannot_be_used_leaves_nothing(tmp_path, source, recipe, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_of_many_sizes_need_an_image_size(pictures, quick_recipe, tmp_path):
+def test_images_of_many_sizes_need_an_image_size(images, quick_recipe, tmp_path):
     recipe = dataclasses.replace(quick_recipe, image_size=None)
     with pytest.raises(InputError, match="--set image_size=32"):
-        train(pictures, recipe, tmp_path / "run", console=QUIET)
+        train(images, recipe, tmp_path / "run", console=QUIET)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_is_taken_is_found_before_the_pictures_are_opened(run):
+def test_a_place_that_is_taken_is_found_before_the_images_are_opened(run):
     with pytest.raises(InputError, match="holds a run"):
         train("no such source", "digits", run.path, console=QUIET)
     assert json.loads(run.metrics_file.read_text())
 
 
-def test_a_run_is_named_after_its_pictures(tmp_path, monkeypatch):
+def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert default_out("digits").as_posix() == "saved_models/digits"
     assert default_out("tfds:mnist").as_posix() == "saved_models/tfds-mnist"

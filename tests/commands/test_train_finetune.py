@@ -54,13 +54,13 @@ def recipe(quick_recipe, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def two_classes(pictures, tmp_path_factory):
-    """The pictures without one of their classes."""
+def two_classes(images, tmp_path_factory):
+    """The images without one of their classes."""
     folder = tmp_path_factory.mktemp("two")
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
             (folder / split).mkdir(exist_ok=True)
-            (folder / split / name).symlink_to(pictures / split / name)
+            (folder / split / name).symlink_to(images / split / name)
     return folder
 
 

@@ -128,12 +128,12 @@ def test_other_labels_are_a_fault(colour_run, file, change, message):
     assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
 
 
-def test_a_saved_model_that_prepares_pictures_in_another_way_is_a_fault(colour_run, tmp_path):
+def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run, tmp_path):
     path = tmp_path / "model"
     spec = Preprocess(size=(32, 32), crop_ratio=0.5)
     export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
     fault = prove(path, colour_run.path).fault
-    assert fault.startswith("its graph prepares pictures by ") and "crop_ratio=0.5" in fault
+    assert fault.startswith("its graph prepares images by ") and "crop_ratio=0.5" in fault
 
 
 def truncate(path):
@@ -185,7 +185,7 @@ def other_run(colour_run, tmp_path):
         image = keras.Input((*size, 3))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
         keras.Model(image, keras.layers.Dense(len(labels))(x)).save(run.model_file)
-        source = run.path / "pictures"
+        source = run.path / "images"
         for part in ("train", "val", "test"):
             for name in labels:
                 (source / part / name).mkdir(parents=True)

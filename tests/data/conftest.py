@@ -1,4 +1,4 @@
-"""Small real pictures, written by the tests themselves."""
+"""Small real images, written by the tests themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """`make_folder("train/cat/1.png", …)` writes pictures of greys 0, 1, … below a folder."""
+    """`make_folder("train/cat/1.png", …)` writes images of greys 0, 1, … below a folder."""
 
     def make(*paths: str) -> Path:
         for grey, path in enumerate(paths):

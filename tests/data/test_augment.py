@@ -25,7 +25,7 @@ def variations(image: np.ndarray, count: int, size: tuple[int, int], **options: 
     return np.stack(list(seeds.map(one).as_numpy_iterator()))
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another() -> None:
+def test_the_same_seed_gives_the_same_image_and_another_seed_another() -> None:
     first, again = (variations(RAMP, 8, (16, 16), **ALL) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert len({image.tobytes() for image in first}) == 8
@@ -52,7 +52,7 @@ def test_all_off_is_the_plain_resize_of_evaluation() -> None:
     np.testing.assert_array_equal(variations(RAMP, 1, (24, 32))[0], RAMP)
 
 
-def test_flip_mirrors_half_of_the_pictures() -> None:
+def test_flip_mirrors_half_of_the_images() -> None:
     results = variations(RAMP, 400, (24, 32), flip=True)
     flipped = (results == RAMP[:, ::-1]).all((1, 2, 3))
     kept = (results == RAMP).all((1, 2, 3))
@@ -70,7 +70,7 @@ def test_shift_moves_by_up_to_so_many_pixels_each_way_with_black_behind() -> Non
     assert set(np.unique(white)) == {0, 255}
 
 
-def test_erase_covers_the_stated_share_of_pictures_and_area() -> None:
+def test_erase_covers_the_stated_share_of_images_and_area() -> None:
     black = np.zeros((40, 40, 3), np.uint8)
     results = variations(black, 400, (40, 40), erase=0.25)
     covered = (results == COLOUR).all(-1)

@@ -30,7 +30,7 @@ def as_is(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def numbered(count: int) -> Split:
-    """Pictures of one pixel each, whose value is their number."""
+    """Images of one pixel each, whose value is their number."""
     numbers = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1)
     labels = np.arange(count) % 2
     return from_arrays(
@@ -46,7 +46,7 @@ def test_an_epoch_has_whole_batches_only_and_at_least_one() -> None:
     assert [steps_per_epoch(size, 32) for size in (1, 31, 32, 33, 64, 1000)] == [1, 1, 1, 1, 2, 31]
 
 
-def test_an_epoch_repeats_no_picture_and_the_next_one_is_another_order() -> None:
+def test_an_epoch_repeats_no_image_and_the_next_one_is_another_order() -> None:
     batches = numbers(train_batches(numbered(50), as_is, batch_size=8, seed=0), 12)
     first, second = np.ravel(batches[:6]).tolist(), np.ravel(batches[6:]).tolist()
     assert len(set(first)) == len(set(second)) == 48
@@ -99,7 +99,7 @@ def test_batches_do_not_depend_on_tensorflows_global_seed(split: Split) -> None:
     np.testing.assert_array_equal(results[0][0], results[1][0])
 
 
-def test_a_picture_is_varied_otherwise_in_every_epoch() -> None:
+def test_a_image_is_varied_otherwise_in_every_epoch() -> None:
     def seeds_only(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return tf.reshape(seed, (1, 1, 2))
 
@@ -118,7 +118,7 @@ def test_the_training_data_is_endless_uint8_and_of_known_shape(split: Split) -> 
     assert next(iter(batches))[0].shape == (16, 9, 7, 3)
 
 
-def test_starting_late_does_not_read_the_pictures_before() -> None:
+def test_starting_late_does_not_read_the_images_before() -> None:
     inner = numbered(50)
     fetched = []
 
@@ -144,12 +144,12 @@ def test_endless_data_can_be_closed_at_once() -> None:
     assert time.monotonic() - start < 2
 
 
-def test_labels_stay_with_their_pictures() -> None:
+def test_labels_stay_with_their_images() -> None:
     for images, labels in train_batches(numbered(50), as_is, batch_size=8, seed=0).take(12):
         np.testing.assert_array_equal(images[:, 0, 0, 0] % 2, labels)
 
 
-def test_evaluation_sees_each_picture_once_in_order(split: Split) -> None:
+def test_evaluation_sees_each_image_once_in_order(split: Split) -> None:
     batches = eval_batches(split, RESIZED, batch_size=16)
     assert batches.cardinality() == -(-split.size // 16)
     images, labels = map(np.concatenate, zip(*batches.as_numpy_iterator(), strict=True))

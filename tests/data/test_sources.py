@@ -16,7 +16,7 @@ KINDS = ("train", "validation", "test")
 MakeFolder = Callable[..., Path]
 
 
-def pictures(folder: str, count: int, suffix: str = ".png") -> list[str]:
+def numbered(folder: str, count: int, suffix: str = ".png") -> list[str]:
     return [f"{folder}/{i:03d}{suffix}" for i in range(count)]
 
 
@@ -26,7 +26,7 @@ def fetched(split: Split) -> tuple[list[np.ndarray], list[int]]:
 
 
 def homes(source: Source) -> dict[str, str]:
-    """The split of each named picture."""
+    """The split of each named image."""
     return {name: kind for kind in KINDS for name in source.splits[kind].names or ()}
 
 
@@ -101,8 +101,8 @@ def test_given_validation_and_test_arrays_are_used_whole() -> None:
         (IMAGES, LABELS - 1, "count from 0.*-1"),
         (IMAGES, LABELS * 0, "two classes or more"),
         (IMAGES[:0], LABELS[:0], "two classes or more"),
-        (IMAGES, LABELS * 2, "training picture.*none of '1', '3'"),
-        (IMAGES[:4], LABELS[:4], "every split needs a picture.*4 pictures"),
+        (IMAGES, LABELS * 2, "training image.*none of '1', '3'"),
+        (IMAGES[:4], LABELS[:4], "every split needs an image.*4 images"),
     ],
 )
 def test_unusable_arrays_are_an_input_error(
@@ -134,12 +134,12 @@ def test_arrays_are_not_taken_for_what_they_are_named_after(tmp_path: Path) -> N
 def test_a_folder_is_found_again_from_elsewhere(
     make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = make_folder(*pictures("a", 40), *pictures("b", 40))
+    folder = make_folder(*numbered("a", 40), *numbered("b", 40))
     monkeypatch.chdir(folder)
     assert open_source(".").spec == str(folder.resolve())
 
 
-def test_test_arrays_may_not_have_another_picture_size() -> None:
+def test_test_arrays_may_not_have_another_image_size() -> None:
     with pytest.raises(InputError, match="one size"):
         from_arrays(IMAGES, LABELS, test=(IMAGES[:, :3], LABELS))
 
@@ -202,7 +202,7 @@ def test_damaged_idx_files_are_an_input_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_classes_is_dealt_out(make_folder: MakeFolder) -> None:
-    names = [*pictures("dog", 60), *pictures("cat/young/deep", 60, ".JPG")]
+    names = [*numbered("dog", 60), *numbered("cat/young/deep", 60, ".JPG")]
     source = open_source(make_folder(*names))
     assert source.classes == ("cat", "dog") and source.image_size is None
     assert homes(source).keys() == set(names)
@@ -210,13 +210,13 @@ def test_a_folder_of_classes_is_dealt_out(make_folder: MakeFolder) -> None:
         assert list(split.names) == sorted(split.names)
         assert [name[:3] for name in split.names] == [source.classes[i][:3] for i in split.labels]
     assert 84 <= source.splits["train"].size <= 108
-    assert "10 % of" in source.notes[0] and f"({source.splits['test'].size} pictures)" in notes(
+    assert "10 % of" in source.notes[0] and f"({source.splits['test'].size} images)" in notes(
         source
     )
 
 
 def test_pixels_and_labels_are_those_of_the_named_file(make_folder: MakeFolder) -> None:
-    split = open_source(make_folder(*pictures("a", 40), *pictures("b", 40))).splits["train"]
+    split = open_source(make_folder(*numbered("a", 40), *numbered("b", 40))).splits["train"]
     images, labels = fetched(split)
     for name, image, label in zip(split.names or (), images, labels, strict=True):
         assert image.shape == (12, 10, 3)
@@ -225,14 +225,14 @@ def test_pixels_and_labels_are_those_of_the_named_file(make_folder: MakeFolder) 
 
 
 def test_new_files_move_none_of_the_old_ones(make_folder: MakeFolder) -> None:
-    before = homes(open_source(make_folder(*pictures("b", 50), *pictures("c", 50))))
-    after = homes(open_source(make_folder(*pictures("a", 50), *pictures("b", 90))))
+    before = homes(open_source(make_folder(*numbered("b", 50), *numbered("c", 50))))
+    after = homes(open_source(make_folder(*numbered("a", 50), *numbered("b", 90))))
     assert len(after) == 190
     assert before.items() < after.items()
 
 
 def test_a_copy_elsewhere_is_split_alike(make_folder: MakeFolder, tmp_path: Path) -> None:
-    root = make_folder(*pictures("one/a", 30), *pictures("one/b", 30)) / "one"
+    root = make_folder(*numbered("one/a", 30), *numbered("one/b", 30)) / "one"
     shutil.copytree(root, tmp_path / "two/deeper")
     assert homes(open_source(root)) == homes(open_source(tmp_path / "two/deeper"))
 
@@ -244,8 +244,8 @@ def test_own_folders_are_the_splits(make_folder: MakeFolder) -> None:
         zip(names, ("train",) * 2 + ("validation",) * 2 + ("test",), strict=True)
     )
     assert source.notes == (
-        "train: train/ (2 pictures); validation: valid/ (2 pictures); test: test/ (1 pictures)",
-        "no test picture of 'a'",
+        "train: train/ (2 images); validation: valid/ (2 images); test: test/ (1 images)",
+        "no test image of 'a'",
     )
 
 
@@ -255,30 +255,30 @@ def test_own_folders_are_the_splits(make_folder: MakeFolder) -> None:
 def test_the_missing_split_is_carved_from_train(
     make_folder: MakeFolder, own: str, kind: str, carved: str
 ) -> None:
-    train = [*pictures("train/a", 60), *pictures("train/b", 60)]
+    train = [*numbered("train/a", 60), *numbered("train/b", 60)]
     source = open_source(make_folder(*train, f"{own}/a/x.png", f"{own}/b/x.png"))
     assert set(source.splits[kind].names or ()) == {f"{own}/a/x.png", f"{own}/b/x.png"}
     assert 4 <= source.splits[carved].size <= 22
     assert source.splits["train"].size + source.splits[carved].size == 120
     assert f"{carved}: 10 % of train/ by hash" in notes(source)
-    assert f"{kind}: {own}/ (2 pictures)" in notes(source)
+    assert f"{kind}: {own}/ (2 images)" in notes(source)
 
 
 def test_only_a_train_folder_is_dealt_out(make_folder: MakeFolder) -> None:
-    source = open_source(make_folder(*pictures("train/a", 60), *pictures("train/b", 60)))
+    source = open_source(make_folder(*numbered("train/a", 60), *numbered("train/b", 60)))
     assert source.classes == ("a", "b") and all(split.size for split in source.splits.values())
 
 
 def test_train_beside_other_vehicles_is_a_class(make_folder: MakeFolder) -> None:
-    folder = make_folder(*pictures("bus", 40), *pictures("car", 40), *pictures("train", 40))
+    folder = make_folder(*numbered("bus", 40), *numbered("car", 40), *numbered("train", 40))
     assert open_source(folder).classes == ("bus", "car", "train")
 
 
 def test_a_class_that_validation_lacks_shifts_no_index(make_folder: MakeFolder) -> None:
-    train = [name for c in "abc" for name in pictures(f"train/{c}", 30)]
+    train = [name for c in "abc" for name in numbered(f"train/{c}", 30)]
     source = open_source(make_folder(*train, "val/a/x.png", "val/c/x.png"))
     np.testing.assert_array_equal(source.splits["validation"].labels, [0, 2])
-    assert "no validation picture of 'b'" in notes(source)
+    assert "no validation image of 'b'" in notes(source)
 
 
 @pytest.mark.parametrize("kind", ["val", "test"])
@@ -288,20 +288,20 @@ def test_a_class_that_training_lacks_is_an_input_error(make_folder: MakeFolder, 
         open_source(folder)
 
 
-def test_a_class_whose_only_picture_went_to_another_split_is_named(make_folder: MakeFolder) -> None:
-    folder = make_folder(*pictures("a", 40), *pictures("b", 40), "rare/1.png")
+def test_a_class_whose_only_image_went_to_another_split_is_named(make_folder: MakeFolder) -> None:
+    folder = make_folder(*numbered("a", 40), *numbered("b", 40), "rare/1.png")
     for seed in range(100):
         try:
             open_source(folder, split_seed=seed)
         except InputError as error:
             assert "none of 'rare'" in str(error)
             return
-    pytest.fail("the rare picture should leave train for one seed in five")
+    pytest.fail("the rare image should leave train for one seed in five")
 
 
-def test_what_is_no_picture_is_counted_and_said(make_folder: MakeFolder) -> None:
+def test_what_is_no_image_is_counted_and_said(make_folder: MakeFolder) -> None:
     folder = make_folder(
-        *pictures("a", 40), *pictures("b", 40), ".git/x.png", "__MACOSX/a/x.png", "beside.png",
+        *numbered("a", 40), *numbered("b", 40), ".git/x.png", "__MACOSX/a/x.png", "beside.png",
         "a/.ipynb_checkpoints/x.png", "a/.hidden.png",
     )  # fmt: skip
     (folder / "a/Thumbs.db").write_bytes(b"x")
@@ -311,34 +311,34 @@ def test_what_is_no_picture_is_counted_and_said(make_folder: MakeFolder) -> None
     source = open_source(folder)
     assert source.classes == ("a", "b") and len(homes(source)) == 80
     assert source.notes[1:5] == (
-        "ignored 2 files that are no pictures: 'README', 'b/notes.txt'",
+        "ignored 2 files that are no images: 'README', 'b/notes.txt'",
         "ignored 5 files and folders that are hidden or the system's: "
         "'.git', '__MACOSX', 'a/.hidden.png' and 2 more",
-        "ignored 1 pictures that lie in no class folder",
-        "no class, because there are no pictures in it: 'empty'",
+        "ignored 1 images that lie in no class folder",
+        "no class, because there are no images in it: 'empty'",
     )
 
 
 def test_an_empty_class_in_train_is_no_class(make_folder: MakeFolder) -> None:
-    folder = make_folder(*pictures("train/a", 40), *pictures("train/b", 40))
+    folder = make_folder(*numbered("train/a", 40), *numbered("train/b", 40))
     (folder / "train/aa").mkdir()
     (folder / "val").mkdir()
     source = open_source(folder)
     assert source.classes == ("a", "b")
-    assert "no pictures in it: 'train/aa', 'val'" in notes(source)
+    assert "no images in it: 'train/aa', 'val'" in notes(source)
 
 
-def test_unlabelled_test_pictures_are_not_the_test_split(make_folder: MakeFolder) -> None:
-    train = [*pictures("train/a", 60), *pictures("train/b", 60)]
-    source = open_source(make_folder(*train, *pictures("test", 5)))
-    assert "ignored 5 pictures that lie in no class folder" in notes(source)
+def test_unlabelled_test_images_are_not_the_test_split(make_folder: MakeFolder) -> None:
+    train = [*numbered("train/a", 60), *numbered("train/b", 60)]
+    source = open_source(make_folder(*train, *numbered("test", 5)))
+    assert "ignored 5 images that lie in no class folder" in notes(source)
     assert "test: 10 % of train/ by hash" in notes(source)
 
 
 def test_names_in_any_language_work_however_they_are_composed(make_folder: MakeFolder) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     folder = make_folder(
-        *pictures(f"train/{composed}", 3), *pictures("train/犬", 3),
+        *numbered(f"train/{composed}", 3), *numbered("train/犬", 3),
         f"val/{decomposed}/ö.png", "val/犬/Ω.png", f"test/{decomposed}/ö.png",
     )  # fmt: skip
     source = open_source(folder)
@@ -352,9 +352,9 @@ def test_a_class_name_of_two_lines_is_an_input_error(make_folder: MakeFolder) ->
         open_source(make_folder("a\nb/1.png", "c/1.png"))
 
 
-def test_files_that_are_no_pictures_are_found_at_once_and_named(make_folder: MakeFolder) -> None:
-    folder = make_folder(*pictures("a", 40), *pictures("b", 40))
-    (folder / "a/text.jpg").write_text("no picture")
+def test_files_that_are_no_images_are_found_at_once_and_named(make_folder: MakeFolder) -> None:
+    folder = make_folder(*numbered("a", 40), *numbered("b", 40))
+    (folder / "a/text.jpg").write_text("no image")
     (folder / "b/empty.png").touch()
     with pytest.raises(InputError, match=r"2 of 82 .*'a/text.jpg', 'b/empty.png'.*Replace"):
         open_source(folder)
@@ -363,14 +363,14 @@ def test_files_that_are_no_pictures_are_found_at_once_and_named(make_folder: Mak
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "one folder for each class.* with 0 pictures"),
-        (["1.png", "2.png"], "one folder for each class.* with 2 pictures"),
+        ([], "one folder for each class.* with 0 images"),
+        (["1.png", "2.png"], "one folder for each class.* with 2 images"),
         (["a/1.png", "a/2.png"], "two classes or more. Received: .* with 'a'"),
-        (["a/1.png", "b/1.png", "b/2.png"], "every split needs a picture.* 3 pictures"),
+        (["a/1.png", "b/1.png", "b/2.png"], "every split needs an image.* 3 images"),
         (["val/a/1.png", "val/b/1.png"], "there must be train/"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "at most one folder for each split"),
         (["train/a/1.png", "val/a/1.png", "cats/1.png"], "and no class.*'cats'"),
-        (["train/1.png", "val/a/1.png"], "one folder for each class.* with 2 pictures"),
+        (["train/1.png", "val/a/1.png"], "one folder for each class.* with 2 images"),
     ],
 )
 def test_unusable_folders_are_an_input_error_of_one_line(
@@ -392,6 +392,6 @@ def test_an_unknown_spec_says_what_is_possible(tmp_path: Path) -> None:
 def test_a_folder_called_digits_opens_by_its_path(
     make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(make_folder(*pictures("digits/a", 40), *pictures("digits/b", 40)))
+    monkeypatch.chdir(make_folder(*numbered("digits/a", 40), *numbered("digits/b", 40)))
     assert open_source("./digits").classes == open_source(Path("digits")).classes == ("a", "b")
     assert open_source("digits").image_size == (8, 8)

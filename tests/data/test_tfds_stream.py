@@ -23,7 +23,7 @@ LABELLED = {
 
 
 class TinyGreys(tfds.core.GeneratorBasedBuilder):
-    """Pictures of one grey each; every configuration has other splits or features."""
+    """Images of one grey each; every configuration has other splits or features."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
@@ -100,12 +100,12 @@ def test_given_splits_are_used_and_missing_ones_carved(config: str, sizes: list[
 
 def test_the_notes_say_what_was_carved() -> None:
     assert opened("train_test").notes == (
-        "train: train[:90%] (90 pictures); validation: train[90%:] (10 pictures); "
-        "test: test (15 pictures)",
+        "train: train[:90%] (90 images); validation: train[90%:] (10 images); "
+        "test: test (15 images)",
     )
 
 
-def test_pictures_of_any_size_have_no_common_size() -> None:
+def test_images_of_any_size_have_no_common_size() -> None:
     source = opened("any_size")
     assert source.image_size is None and len(greys(source.splits["test"])) == 10
 
@@ -149,7 +149,7 @@ def test_a_training_batch_is_the_same_from_the_start_and_directly() -> None:
         np.testing.assert_array_equal(late[1], run[step][1])
 
 
-def test_evaluation_sees_each_picture_once_in_stored_order() -> None:
+def test_evaluation_sees_each_image_once_in_stored_order() -> None:
     split = opened("all").splits["test"]
     batches = list(eval_batches(split, lambda image: image, batch_size=4).as_numpy_iterator())
     assert [len(labels) for _, labels in batches] == [4, 4, 4, 3]
@@ -187,7 +187,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_broken_record_names_its_dataset() -> None:
     split = opened("all").splits["train"]
-    broken = {"image": tf.constant(b"no picture"), "label": tf.constant(0, tf.int64)}
+    broken = {"image": tf.constant(b"no image"), "label": tf.constant(0, tf.int64)}
     with pytest.raises(tf.errors.OpError) as caught:
         next(iter(tf.data.Dataset.from_tensors(broken).map(split.fetch)))
-    assert "'a picture of tfds:tiny_greys/all'" in str(broken_image(caught.value))
+    assert "'an image of tfds:tiny_greys/all'" in str(broken_image(caught.value))

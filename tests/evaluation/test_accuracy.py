@@ -1,4 +1,4 @@
-"""Every picture of a split counts once, and the figures are the right ones."""
+"""Every image of a split counts once, and the figures are the right ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AS_STORED = Preprocess(size=(8, 8), crop_ratio=1.0)
 
 @pytest.fixture(scope="module")
 def numbered():
-    """130 test pictures, so that the last batch is of two; picture i has the grey value i."""
+    """130 test images, so that the last batch is of two; image i has the grey value i."""
     images = np.broadcast_to(np.arange(130, dtype=np.uint8)[:, None, None], (130, 8, 8))
     labels = np.arange(130) % 2
     test = (images, labels)
@@ -26,7 +26,7 @@ def numbered():
 
 
 class Classifier:
-    """Says with probability 0.8 what the first `hits` pictures are, and the opposite of others."""
+    """Says with probability 0.8 what the first `hits` images are, and the opposite of others."""
 
     def __init__(self, hits):
         self.hits = hits
@@ -39,7 +39,7 @@ class Classifier:
         return np.where(said[:, None] == [0, 1], 0.8, 0.2).astype(np.float32)
 
 
-def test_every_picture_is_seen_once_in_order_the_last_batch_too(numbered):
+def test_every_image_is_seen_once_in_order_the_last_batch_too(numbered):
     predict = Classifier(130)
     result = evaluate(predict, numbered, AS_STORED)
     assert predict.seen == list(range(130))
@@ -47,7 +47,7 @@ def test_every_picture_is_seen_once_in_order_the_last_batch_too(numbered):
     assert result.labels.tolist() == [i % 2 for i in range(130)]
 
 
-def test_accuracy_and_loss_are_means_over_pictures(numbered):
+def test_accuracy_and_loss_are_means_over_images(numbered):
     result = evaluate(Classifier(100), numbered, AS_STORED)
     assert result.accuracy == 100 / 130
     assert (result.predictions == result.labels).sum() == 100
@@ -84,7 +84,7 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
     assert "n = 130" in str(result)
 
 
-def test_a_broken_picture_is_named(broken_pictures):
-    split = open_source(broken_pictures).splits["test"]
+def test_a_broken_image_is_named(broken_images):
+    split = open_source(broken_images).splits["test"]
     with pytest.raises(InputError, match=r"whole JPEG.*Received: .*test/bee/0\.png"):
         evaluate(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED)

@@ -1,4 +1,4 @@
-"""A served picture is decoded, by TensorFlow alone, to the pixels of the house's decoder."""
+"""A served image is decoded, by TensorFlow alone, to the pixels of the house's decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet18.images import decode_image
 ORIENTATION = 0x0112
 
 
-def smooth_picture(height: int = 60, width: int = 83) -> Image.Image:
+def smooth_image(height: int = 60, width: int = 83) -> Image.Image:
     """As a photo: soft shades with an edge, no two sides or corners alike."""
     y, x = np.mgrid[:height, :width] / (height, width)[0]
     shades = [np.sin(3 * x + y) + 1, np.cos(2 * y) * x + 1, np.exp(-((x - 0.6) ** 2) * 4) + (y > x)]
@@ -55,7 +55,7 @@ def largest_difference(got, expected):
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_jpeg_gives_the_same_pixels(decode, options, mode):
-    data = encoded(smooth_picture().convert(mode), "JPEG", **options)
+    data = encoded(smooth_image().convert(mode), "JPEG", **options)
     assert largest_difference(decode(data), decode_image(data)) == 0
 
 
@@ -96,14 +96,14 @@ def exif_with(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_obeyed(decode, orientation):
-    data = encoded(smooth_picture(), "JPEG", exif=exif_with(orientation))
+    data = encoded(smooth_image(), "JPEG", exif=exif_with(orientation))
     assert largest_difference(decode(data), decode_image(data)) == 0
     assert (decode(data).shape[0] > decode(data).shape[1]) == (orientation > 4)
 
 
 def jpeg_with(exif: bytes, before: bytes = b"") -> bytes:
     """A JPEG with these bytes as its EXIF, and other segments before them."""
-    data = encoded(smooth_picture(), "JPEG")
+    data = encoded(smooth_image(), "JPEG")
     return data[:2] + before + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
 
 
@@ -152,7 +152,7 @@ def test_exif_is_found_in_either_byte_order_and_behind_other_segments(decode, or
         "no such orientation",
     ],
 )
-def test_broken_exif_leaves_the_picture_as_it_is(decode, exif):
+def test_broken_exif_leaves_the_image_as_it_is(decode, exif):
     data = jpeg_with(exif)
     assert largest_difference(decode(data), decode_image(data)) == 0
     assert decode(data).shape == (60, 83, 3)
@@ -164,9 +164,9 @@ def test_an_entry_count_beyond_the_end_is_no_crash(decode):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff\xd8\xff", b"I am no picture", encoded(smooth_picture(), "JPEG")[:900]],
+    [b"", b"\xff\xd8\xff", b"I am no image", encoded(smooth_image(), "JPEG")[:900]],
     ids=["empty", "a beginning", "text", "half a JPEG"],
 )
-def test_what_is_no_picture_is_an_error(decode, data):
+def test_what_is_no_image_is_an_error(decode, data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(data)

@@ -122,7 +122,7 @@ class TestArguments:
         image = keras.Input((None, None, 3))
         pooled = keras.layers.GlobalAveragePooling2D()(image)
         model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(pooled))
-        with pytest.raises(InputError, match="pictures of one size"):
+        with pytest.raises(InputError, match="images of one size"):
             export_onnx(model, tmp_path / "a.onnx")
 
     @needs_onnx

@@ -22,14 +22,14 @@ def test_names_types_and_shapes_are_the_documented_ones(served):
     def specs(given):
         return {key: (spec.dtype.name, *spec.shape.as_list()) for key, spec in given.items()}
 
-    pictures = {"image": ("uint8", None, None, None, 3)}
+    images = {"image": ("uint8", None, None, None, 3)}
     probabilities = {"probabilities": ("float32", None, 10)}
     best = {"labels": ("string", None, 5), "probabilities": ("float32", None, 5)}
     expected = {
-        "serving_default": (pictures, probabilities),
+        "serving_default": (images, probabilities),
         "serve_pixels": ({"image": ("uint8", None, 32, 32, 3)}, probabilities),
         "serve_bytes": ({"image_bytes": ("string", None)}, best),
-        "features": (pictures, {"features": ("float32", None, 512)}),
+        "features": (images, {"features": ("float32", None, 512)}),
         "labels": ({}, {"labels": ("string", 10)}),
     }
     assert {

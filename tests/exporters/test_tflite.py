@@ -45,7 +45,7 @@ def weights_bytes(model: keras.Model) -> int:
 
 
 class TestFile:
-    def test_takes_one_picture_of_uint8_pixels_and_gives_float32_probabilities(self, any_file):
+    def test_takes_one_image_of_uint8_pixels_and_gives_float32_probabilities(self, any_file):
         interpreter = Interpreter(str(any_file.path))
         (image,) = interpreter.get_input_details()
         (probabilities,) = interpreter.get_output_details()
@@ -85,7 +85,7 @@ class TestFile:
 
     def test_float16_file_holds_its_weights_in_16_bits_and_computes_in_32(self, float16_file):
         operators = dict(float16_file.report.operators)
-        # kernels, biases and the normalisation, to float32 before the first picture
+        # kernels, biases and the normalisation, to float32 before the first image
         assert operators.pop("DEQUANTIZE") == 2 * 3 + 2
         assert operators["CONV_2D"] == 2 and "QUANTIZE" not in operators
         types = [tensor.dtype for tensor in weights_of(float16_file.path)]
@@ -398,7 +398,7 @@ class TestArguments:
             ),
             (
                 lambda: build_resnet18(input_shape=(None, None, 3)),
-                r"pictures of one size.*Received: input shape \(None, None, None, 3\)$",
+                r"images of one size.*Received: input shape \(None, None, None, 3\)$",
             ),
             (
                 lambda: keras.Sequential([keras.layers.Dense(3)]),

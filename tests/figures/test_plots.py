@@ -20,7 +20,7 @@ from keras_resnet18.figures.plots import (
 
 
 def drawn(path):
-    """The picture is there, and shows something."""
+    """The image is there, and shows something."""
     with Image.open(path) as image:
         return image.format == "PNG" and np.asarray(image.convert("L")).std() > 5
 
@@ -82,7 +82,7 @@ def measured(accuracies, names=NAMES):
         ([1.0], ["model.keras"]),
     ],
 )
-def test_no_name_in_the_picture_of_a_benchmark_covers_another_or_leaves_it(accuracies, names):
+def test_no_name_in_the_image_of_a_benchmark_covers_another_or_leaves_it(accuracies, names):
     figure = benchmark_figure(measured(accuracies, names))
     figure.draw_without_rendering()
     (axes,) = figure.axes

@@ -50,7 +50,7 @@ def test_multiply_adds_of_resnet18_at_224_are_the_known_1_8_billion(resnet18):
     assert describe(resnet18).multiply_adds == 1_814_073_344
 
 
-def test_multiply_adds_grow_with_the_picture(small):
+def test_multiply_adds_grow_with_the_image(small):
     half = build_resnet18(input_shape=(32, 32, 3), classes=10, stem="small")
     convolutions = [sum(row.multiply_adds for row in describe(m).rows[:-1]) for m in (half, small)]
     assert convolutions[1] == 4 * convolutions[0]
@@ -84,7 +84,7 @@ def test_the_text_has_a_line_for_each_row_and_the_total(resnet18):
     assert total.split() == ["resnet18", "11,699,112", "1,814,073,344"]
 
 
-def test_a_picture_of_any_size_leaves_sizes_and_multiply_adds_open():
+def test_a_image_of_any_size_leaves_sizes_and_multiply_adds_open():
     description = describe(build_resnet18(input_shape=(None, None, 3), classes=10))
     stage4, head = description.rows[-2:]
     assert stage4.output_shape == (None, None, 512)

@@ -20,7 +20,7 @@ each_case = pytest.mark.parametrize(
 
 
 def compiled(function, *, sizes_known):
-    """`function` of one picture batch, compiled by the Keras backend."""
+    """`function` of one image batch, compiled by the Keras backend."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -47,7 +47,7 @@ def gradient(function, x, cotangent):
 
 
 def as_model(output, size):
-    """The layer in a functional model for pictures of `size`, which may be open."""
+    """The layer in a functional model for images of `size`, which may be open."""
     image = keras.Input((*size, 3))
     return keras.Model(image, AdaptiveAveragePooling2D(output)(image))
 

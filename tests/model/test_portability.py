@@ -23,7 +23,7 @@ JAX = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
 }
 
-# Opens a model where this package does not exist, and writes what it makes of some pictures.
+# Opens a model where this package does not exist, and writes what it makes of some images.
 STRANGER = """
 import sys
 
@@ -62,7 +62,7 @@ except InputError as error:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A network for small pictures as a `.keras` file, pictures, and its probabilities."""
+    """A network for small images as a `.keras` file, images, and its probabilities."""
     folder = tmp_path_factory.mktemp("saved")
     model = build_resnet18(input_shape=(32, 32, 3), classes=10, stem="small_stride2")
     pixels = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype("uint8")

@@ -60,7 +60,7 @@ def test_resnet34_has_the_known_number_of_parameters(golden):
     assert counts(model) == (golden["count/trainable"][1], golden["count/statistics"][1])
 
 
-def test_a_picture_of_224_is_halved_to_112_56_56_28_14_7_1(resnet18):
+def test_a_image_of_224_is_halved_to_112_56_56_28_14_7_1(resnet18):
     names = ["stem_conv", "stem_pool", *(f"stage{i}_block2_out" for i in range(1, 5))]
     shapes = [resnet18.get_layer(name).output.shape[1:] for name in names]
     assert shapes == [
@@ -169,7 +169,7 @@ def test_a_plain_network_of_variant_d_has_the_deep_stem_and_no_shortcut(resnet18
 
 @pytest.fixture(scope="module", params=[None, "d"])
 def features(request):
-    """Features of odd-sized pictures, with BatchNorms that are no identities."""
+    """Features of odd-sized images, with BatchNorms that are no identities."""
     kwargs = {
         "variant": request.param,
         "input_shape": (None, None, 3),
@@ -191,7 +191,7 @@ def test_a_larger_map_has_the_values_of_the_small_one_and_some_between(features,
     dense = build_resnet18(**kwargs, output_stride=output_stride)
     dense.set_weights(model.get_weights())
     large = keras.ops.convert_to_numpy(dense(image))
-    # the picture's 67×54, divided and rounded up
+    # the image's 67×54, divided and rounded up
     assert small.shape == (1, 3, 2, 512)
     assert large.shape == (1, *{16: (5, 4), 8: (9, 7)}[output_stride], 512)
     every = 32 // output_stride
@@ -268,7 +268,7 @@ def test_a_conv_block_divides_the_side_by_its_stride_and_rounds_up(stride, side)
     ("stem", "smallest", "stage1_side"),
     [("imagenet", 32, 8), ("small", 8, 8), ("small_stride2", 8, 4)],
 )
-def test_each_stem_takes_its_smallest_picture_and_keeps_its_part_of_it(stem, smallest, stage1_side):
+def test_each_stem_takes_its_smallest_image_and_keeps_its_part_of_it(stem, smallest, stage1_side):
     model = build_resnet18(input_shape=(smallest, smallest, 3), stem=stem, include_top=False)
     assert model.get_layer("stage1_block1_conv1").input.shape == (None, *[stage1_side] * 2, 64)
     assert model(random_pixels(1, smallest, smallest, 3)).shape == (1, 1, 1, 512)
@@ -276,7 +276,7 @@ def test_each_stem_takes_its_smallest_picture_and_keeps_its_part_of_it(stem, sma
         build_resnet18(input_shape=(smallest, smallest - 1, 3), stem=stem)
 
 
-def test_three_by_three_features_come_from_pictures_of_any_size():
+def test_three_by_three_features_come_from_images_of_any_size():
     model = build_resnet18(
         input_shape=(None, None, 3), include_top=False, pooling=(3, 3), stem="small_stride2"
     )

@@ -14,11 +14,11 @@ from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import evaluate
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.classifier import open_classifier, open_pictures, picture_files
+from keras_resnet18.runtime.classifier import image_files, open_classifier, open_images
 
 
-def test_a_run_and_its_exports_name_the_same_classes(run, exported, pictures):
-    files = picture_files([pictures / "test"])
+def test_a_run_and_its_exports_name_the_same_classes(run, exported, images):
+    files = image_files([images / "test"])
     of_run = open_classifier(run.path)
     expected = [of_run.top(file, 3) for file in files]
     tolerances = {"saved_model": 1e-4, "model.tflite": 1e-4, "model-int8.tflite": 0.2}
@@ -34,8 +34,8 @@ def test_a_run_and_its_exports_name_the_same_classes(run, exported, pictures):
             assert dict(got) == pytest.approx(dict(best), abs=tolerance)
 
 
-def test_probabilities_come_in_falling_order(run, pictures):
-    best = open_classifier(run.path).top(pictures / "test" / "bee" / "0.png", 3)
+def test_probabilities_come_in_falling_order(run, images):
+    best = open_classifier(run.path).top(images / "test" / "bee" / "0.png", 3)
     values = [value for _, value in best]
     assert values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(1, abs=1e-5)
@@ -49,7 +49,7 @@ def test_a_tflite_file_alone_knows_its_labels_and_is_used_as_for_imagenet(export
     assert classifier.preprocess == Preprocess(size=(16, 16))
     assert classifier.source is None
     with pytest.raises(InputError, match="--data"):
-        classifier.pictures()
+        classifier.images()
 
 
 def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
@@ -59,7 +59,7 @@ def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
     assert open_classifier(file).preprocess == other
 
 
-def test_a_saved_model_alone_knows_what_to_do_with_pictures(run, exported, tmp_path):
+def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_path):
     folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
     classifier = open_classifier(folder)
     assert classifier.preprocess == run.preprocess
@@ -74,7 +74,7 @@ def test_a_saved_model_alone_knows_what_to_do_with_pictures(run, exported, tmp_p
         ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
     ],
 )
-def test_an_exported_file_that_cannot_classify_pictures_is_told(
+def test_an_exported_file_that_cannot_classify_images_is_told(
     exported, tmp_path, monkeypatch, file, message
 ):
     known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None} | file
@@ -101,17 +101,17 @@ def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_export_in_a_run_knows_the_pictures_of_the_run(run, exported, pictures):
+def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
     classifier = open_classifier(exported / "model.tflite")
-    assert classifier.source == str(pictures)
-    split = open_source(pictures).splits["test"]
+    assert classifier.source == str(images)
+    split = open_source(images).splits["test"]
     result = evaluate(classifier.predict, split, classifier.preprocess)
     assert result.accuracy == run.metrics["test"]["accuracy"]
 
 
-def test_pictures_of_other_classes_are_refused():
+def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
-        open_pictures("digits", ("ant", "bee"))
+        open_images("digits", ("ant", "bee"))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
@@ -128,19 +128,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
+def test_images_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
     for name in ("b.png", "a.JPG", "deep/c.gif", "._a.JPG", ".cache/d.png", "notes.txt"):
         path = tmp_path / "folder" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     single, folder = tmp_path / "z.dat", tmp_path / "folder"
-    names = [path.name for path in picture_files([single, folder, folder / "b.png"])]
+    names = [path.name for path in image_files([single, folder, folder / "b.png"])]
     assert names == ["z.dat", "a.JPG", "b.png", "c.gif", "b.png"]
 
 
-def test_a_folder_without_pictures_is_refused_before_any_row(tmp_path):
-    with pytest.raises(InputError, match="needs pictures in it"):
-        picture_files([tmp_path / "a.png", tmp_path])
+def test_a_folder_without_images_is_refused_before_any_row(tmp_path):
+    with pytest.raises(InputError, match="needs images in it"):
+        image_files([tmp_path / "a.png", tmp_path])
 
 
 def test_predictions_do_not_depend_on_the_batch(run):

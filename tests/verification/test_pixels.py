@@ -134,19 +134,19 @@ def test_what_cannot_be_used_is_named(data, message):
     assert str(error.value).startswith("check ") and "\n" not in str(error.value)
 
 
-def test_pictures_of_different_sizes_are_named_by_the_first_wrong_size():
-    def pictures():
+def test_images_of_different_sizes_are_named_by_the_first_wrong_size():
+    def images():
         yield IMAGES[0]
         yield IMAGES[0][:3]
 
     data = tf.data.Dataset.from_generator(
-        pictures, output_signature=tf.TensorSpec((None, None, 3), tf.uint8)
+        images, output_signature=tf.TensorSpec((None, None, 3), tf.uint8)
     )
     with pytest.raises(InputError, match=r"Received: \(3, 6, 3\)"):
         collect(data)
 
 
-def test_black_pictures_are_not_taken_for_normalised_ones():
+def test_black_images_are_not_taken_for_normalised_ones():
     images, _ = collect(np.zeros((3, *SHAPE), np.float32))
     assert not images.any()
 

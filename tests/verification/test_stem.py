@@ -13,7 +13,7 @@ from keras_resnet18.verification.stem import with_packed_stem
 
 
 @pytest.fixture(scope="module")
-def small_pictures():
+def small_images():
     return np.random.default_rng(0).uniform(0, 255, (2, 64, 48, 3)).astype("float32")
 
 
@@ -21,32 +21,32 @@ def stem_of(model):
     return keras.Model(model.inputs[0], model.get_layer("stem_conv").output)
 
 
-def test_gives_the_same_maps_and_the_same_answers(small_pictures):
+def test_gives_the_same_maps_and_the_same_answers(small_images):
     model = build_resnet18(input_shape=(64, 48, 3), classes=5)
     before = [value.copy() for value in model.get_weights()]
     packed = with_packed_stem(model)
-    maps, exact = (stem_of(x)(small_pictures).numpy() for x in (packed, model))
+    maps, exact = (stem_of(x)(small_images).numpy() for x in (packed, model))
     assert maps.shape == exact.shape == (2, 32, 24, 64)
     np.testing.assert_allclose(maps, exact, atol=1e-5 * abs(exact).max())
-    np.testing.assert_allclose(packed(small_pictures), model(small_pictures), atol=1e-5)
+    np.testing.assert_allclose(packed(small_images), model(small_images), atol=1e-5)
     assert packed.get_layer("stem_conv").kernel.shape == (4, 4, 12, 64)
     for value, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
 
 
-def test_takes_other_channels(small_pictures):
+def test_takes_other_channels(small_images):
     model = build_resnet18(input_shape=(64, 48, 1), classes=5, include_preprocessing=False)
-    grey = small_pictures[..., :1] / 255
+    grey = small_images[..., :1] / 255
     np.testing.assert_allclose(with_packed_stem(model)(grey), model(grey), atol=1e-5)
 
 
-def test_a_users_lambda_stays(small_pictures):
+def test_a_users_lambda_stays(small_images):
     body = build_resnet18(input_shape=(64, 48, 3), classes=5)
     mirrored = keras.layers.Lambda(lambda x: 1 - x)(body.output)
     model = keras.Model(body.input, mirrored)
     packed = with_packed_stem(model)
     assert packed is not model
-    np.testing.assert_allclose(packed(small_pictures), model(small_pictures), atol=1e-5)
+    np.testing.assert_allclose(packed(small_images), model(small_images), atol=1e-5)
 
 
 def test_a_stem_with_something_in_it_is_left_as_it_is():

@@ -269,16 +269,14 @@ def test_the_stem_adapts_to_other_channels(small_model, small_arrays, checkpoint
         np.testing.assert_allclose(kernel[:, channel], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_a_grey_picture_gives_one_channel_the_answers_of_three(
-    small_model, small_arrays, checkpoint
-):
+def test_a_grey_image_gives_one_channel_the_answers_of_three(small_model, small_arrays, checkpoint):
     path = checkpoint(small_arrays())
     colour, grey = small_model(), small_model(channels=1)
     load_weights(colour, path)
     load_weights(grey, path)
-    picture = inputs.numpy_images((1, 32, 32, 1), 3)
-    expected = keras.ops.convert_to_numpy(colour(picture.repeat(3, axis=-1), training=False))
-    got = keras.ops.convert_to_numpy(grey(picture, training=False))
+    image = inputs.numpy_images((1, 32, 32, 1), 3)
+    expected = keras.ops.convert_to_numpy(colour(image.repeat(3, axis=-1), training=False))
+    got = keras.ops.convert_to_numpy(grey(image, training=False))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 

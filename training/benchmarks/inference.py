@@ -1,10 +1,10 @@
-"""How fast one picture is classified: our files beside other runtimes and other ResNet-18s.
+"""How fast one image is classified: our files beside other runtimes and other ResNet-18s.
 
     python training/benchmarks/inference.py [--rounds 3] [--seconds 5] [--out ROWS.jsonl]
                                             [--files FOLDER] [--python torch=PATH] [--profile]
 
 All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights, from uint8 pixels
-to probabilities, one picture at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
+to probabilities, one image at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
 own graph, made an .onnx file by tf2onnx; torch and keras-hub build their own network. Each case is
 a process of its own, and the cases run in turn, so that a machine whose speed drifts treats them
 alike. `sgemm` is no network: it is NumPy's product of two large float32 matrices, for what this CPU
@@ -190,7 +190,7 @@ class Case:
     """What is measured.
 
     Attributes:
-        open: From our files' folder and a number of threads to what classifies a picture.
+        open: From our files' folder and a number of threads to what classifies an image.
         file: Which of our files it runs.
         package: What it needs besides this project's dependencies.
         gflop: What one call computes.
