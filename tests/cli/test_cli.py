@@ -17,7 +17,7 @@ import pytest
 from small import draw_images
 
 from keras_resnet18 import __version__, load_run
-from keras_resnet18.cli.app import app as cli
+from keras_resnet18.cli import app as cli
 from keras_resnet18.errors import ExportError, InputError
 
 TESTS = Path(__file__).parents[1]
@@ -338,7 +338,7 @@ def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
 def test_help_and_the_catalogue_name_everything_and_import_no_framework(run_python):
     program = """
 import sys
-from keras_resnet18.cli.app import app as cli
+from keras_resnet18.cli import app as cli
 helps = [[name, "--help"] for name in sys.argv[1:]]
 for arguments in (["--help"], *helps, ["info", "weights"]):
     sys.argv = ["keras-resnet18", *arguments]
@@ -385,7 +385,7 @@ def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
     program = """
 import sys
 from small import build_tiny
-from keras_resnet18.cli.app import app as cli
+from keras_resnet18.cli import app as cli
 
 def start_tensorflow(start=cli.start_tensorflow):
     start()
