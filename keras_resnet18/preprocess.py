@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, one_of, within
 
 # Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -52,36 +54,17 @@ class Preprocess:
             value = getattr(self, field)
             if isinstance(value, list):
                 object.__setattr__(self, field, tuple(value))
-        _require(
-            _is_tuple_of(self.size, int, 2) and min(self.size) >= 1,
-            "size must be two positive whole numbers, (height, width)",
-            size=self.size,
-        )
-        _require(
-            isinstance(self.crop_ratio, int | float) and 0 < self.crop_ratio <= 1,
-            "crop_ratio must be over 0 and at most 1",
-            crop_ratio=self.crop_ratio,
-        )
-        _require(
-            self.interpolation in INTERPOLATIONS,
-            f"interpolation must be one of {', '.join(INTERPOLATIONS)}",
-            interpolation=self.interpolation,
-        )
-        _require(
-            isinstance(self.antialias, bool),
-            "antialias must be true or false",
-            antialias=self.antialias,
-        )
-        _require(
-            _is_tuple_of(self.mean, (int, float), 3),
-            "mean must be three numbers on a scale of 0 to 1",
-            mean=self.mean,
-        )
-        _require(
-            _is_tuple_of(self.std, (int, float), 3) and min(self.std) > 0,
-            "std must be three numbers over 0, on a scale of 0 to 1",
-            std=self.std,
-        )
+        sides = _is_tuple_of(self.size, int, 2) and min(self.size) >= 1
+        within("size", self.size, sides, "two positive whole numbers, (height, width)")
+        ratio = _is_number(self.crop_ratio) and 0 < self.crop_ratio <= 1
+        within("crop_ratio", self.crop_ratio, ratio, "over 0 and at most 1")
+        one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
+        # published weights have 0.5 to 127.5/255 here; 255 would be a mean of pixels, not of 0 to 1
+        mean = _is_tuple_of(self.mean, (int, float), 3) and all(0 <= m <= 1 for m in self.mean)
+        within("mean", self.mean, mean, "three numbers from 0 to 1")
+        std = _is_tuple_of(self.std, (int, float), 3) and all(0 < s <= 1 for s in self.std)
+        within("std", self.std, std, "three numbers over 0 and up to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain values, ready for JSON."""
@@ -97,9 +80,9 @@ class Preprocess:
         Raises:
             InputError: For an unknown key or a value out of range.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        _require(not unknown, f"preprocessing has the keys {', '.join(known)}", keys=unknown)
+        known = tuple(field.name for field in dataclasses.fields(cls))
+        for key in values:
+            one_of("a key of the preprocessing", key, known)
         return cls(**values)
 
     @classmethod
@@ -118,15 +101,22 @@ class Preprocess:
                 f"Received: {path} ({reason})"
             ) from None
 
-    @property
-    def scale(self) -> tuple[float, ...]:
-        """What a pixel of 0–255 is multiplied by, per channel, to be normalised."""
-        return tuple(1 / (255 * std) for std in self.std)
+    def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.
 
-    @property
-    def offset(self) -> tuple[float, ...]:
-        """What is added per channel after the multiplication by `scale`."""
-        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+        Args:
+            channels: How many the image has. With 3 it is red, green and blue; of any other number
+                each channel has the mean of the three means and of the three standard deviations.
+
+        Returns:
+            Scale and offset, one of each a channel: (pixel / 255 - mean) / std is
+            pixel · scale + offset.
+        """
+        mean, std = self.mean, self.std
+        if channels != 3:
+            mean, std = ((sum(values) / 3,) * channels for values in (mean, std))  # type: ignore[assignment]
+        scale = tuple(1 / (255 * s) for s in std)
+        return scale, tuple(-m / s for m, s in zip(mean, std, strict=True))
 
     def resize_and_crop(self, image: Any) -> Any:
         """Brings one image, or several of one size, to the network's size.
@@ -171,28 +161,25 @@ def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
     pixels as they are.
 
     Args:
-        x: RGB pixels of 0 to 255, any real dtype, shape (…, 3): a NumPy array or a tensor of the
-            Keras backend.
+        x: Pixels of 0 to 255, any real dtype, shape (…, channels), RGB where there are three: a
+            NumPy array or a tensor of the Keras backend.
         preprocess: Whose mean and std to use; ImageNet's by default.
 
     Returns:
-        float32 tensor of the same shape, `(x / 255 - mean) / std`.
+        float32 tensor of the same shape, `(x / 255 - mean) / std`, where an image that does not
+        have three channels is normalised by the mean over the three (`scale_and_offset`).
 
     Raises:
-        InputError: If the last dimension is not 3.
+        InputError: If the last dimension is not 1 to 4.
     """
     from keras import ops
 
-    preprocess = preprocess or Preprocess()
     x = ops.cast(x, "float32")
-    _require(
-        len(x.shape) > 0 and x.shape[-1] == 3,
-        "pixels must have three channels, red, green and blue, in the last dimension",
-        shape=tuple(x.shape),
-    )
-    return x * ops.convert_to_tensor(preprocess.scale, "float32") + ops.convert_to_tensor(
-        preprocess.offset, "float32"
-    )
+    # more channels would more likely be an image with its channels first than a camera's
+    shape = tuple(x.shape)
+    within("shape", shape, bool(shape) and shape[-1] in _CHANNELS, "(…, 1 to 4 channels)")
+    scale, offset = (preprocess or Preprocess()).scale_and_offset(x.shape[-1])
+    return x * ops.convert_to_tensor(scale, "float32") + ops.convert_to_tensor(offset, "float32")
 
 
 @functools.cache
@@ -223,12 +210,9 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     import keras
 
     scores = keras.ops.convert_to_numpy(preds)
-    _require(
-        scores.ndim == 2 and scores.shape[1] == 1000,
-        "decode_predictions needs ImageNet's classes, shape (batch, 1000)",
-        shape=scores.shape,
-    )
-    _require(isinstance(top, int) and 1 <= top <= 1000, "top must be from 1 to 1000", top=top)
+    fits = scores.ndim == 2 and scores.shape[1] == 1000
+    within("shape", scores.shape, fits, "(batch, 1000), ImageNet's classes")
+    within("top", top, isinstance(top, int) and 1 <= top <= 1000, "from 1 to 1000")
     names = imagenet_classes()
     return [
         [(*names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]] for row in scores
@@ -248,7 +232,5 @@ def _is_tuple_of(value: Any, kind: type | tuple[type, ...], length: int) -> bool
     )
 
 
-def _require(condition: bool, expected: str, **received: Any) -> None:
-    if not condition:
-        ((name, value),) = received.items()
-        raise InputError(f"{expected}. Received: {name}={value!r}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

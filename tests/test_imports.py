@@ -17,7 +17,7 @@ PACKAGE = ROOT / "keras_resnet18"
 
 # Each room of the house (a module or a folder), and the rooms of ours that it may import besides
 # itself and `errors`. A new room is a failure until it has a line here.
-BASE = {"device", "formats", "images", "machine", "preprocess", "staging"}
+BASE = {"device", "formats", "images", "machine", "names", "preprocess", "staging"}
 USES = {"data", "evaluation", "recipe", "run", "runtime", "verification"}
 MAKERS = {"exporters", "figures", "fit", "model", "weights"}
 ROOMS = {
@@ -26,17 +26,18 @@ ROOMS = {
     "images": set(),
     "machine": set(),
     "staging": set(),
+    "names": set(),
     "preprocess": set(),
     "device": {"machine"},
     "tflite_file": {"formats"},
-    "recipe": {"preprocess"},
+    "recipe": {"names"},
     "weights": {"preprocess", "staging"},
-    "data": {"images", "machine", "preprocess"},
+    "data": {"images", "machine", "names", "preprocess"},
     "run": {"preprocess", "recipe", "staging"},
     "runtime": {*BASE, "data", "run", "tflite_file"},
     "evaluation": {"data", "images", "preprocess", "runtime"},
     "verification": {*BASE, "evaluation", "runtime", "tflite_file"},
-    "model": {"preprocess", "weights"},
+    "model": {"names", "preprocess", "weights"},
     "fit": {"device", "machine", "recipe"},
     "figures": set(),
     "exporters": {*BASE, "runtime", "tflite_file", "verification"},
@@ -59,7 +60,7 @@ KEPT_OUT = {
 # Rooms whose files import at their top the standard library alone, or these besides, so that
 # `import keras_resnet18` and `--help` wait for no framework.
 QUICK: dict[str, set[str]] = {
-    **{room: set() for room in ("__init__", "__main__", "errors", "formats", "machine")},
+    **{room: set() for room in ("__init__", "__main__", "errors", "formats", "machine", "names")},
     **{room: set() for room in ("preprocess", "recipe", "run", "staging")},
     "cli": {"rich", "typer"},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.datasets import load_sample_image
 
 from keras_resnet18 import Preprocess, decode_predictions, preprocess_input
 from keras_resnet18.errors import InputError
-from keras_resnet18.preprocess import imagenet_classes
+from keras_resnet18.preprocess import IMAGENET_MEAN, IMAGENET_STD, imagenet_classes
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,14 @@ def test_a_spec_cannot_be_changed():
         ({"mean": (0.5, 0.5)}, "three numbers"),
         ({"mean": "rgb"}, "three numbers"),
         ({"std": (0.5, 0.5, 0)}, "three numbers over 0"),
+        ({"std": (1, math.nan, 1)}, "three numbers over 0"),
+        ({"std": (1, math.inf, 1)}, "three numbers over 0"),
+        ({"std": (58.4, 57.1, 57.4)}, "three numbers over 0 and up to 1"),
+        ({"mean": (0.5, math.nan, 0.5)}, "three numbers from 0 to 1"),
+        ({"mean": (123.7, 116.3, 103.5)}, "three numbers from 0 to 1"),
+        ({"mean": (-math.inf, 0, 0)}, "three numbers from 0 to 1"),
+        ({"crop_ratio": math.nan}, "over 0 and at most 1"),
+        ({"crop_ratio": True}, "over 0 and at most 1"),
         ({"std": [0.5, 0.5, "x"]}, "three numbers over 0"),
     ],
     ids=str,
@@ -95,7 +104,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(values, allowed):
 
 
 def test_an_unknown_key_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=r"keys size, crop_ratio, .* Received: keys=\['crop'\]"):
+    with pytest.raises(InputError, match=r"size, crop_ratio, .* Received: .*'crop'"):
         Preprocess.from_dict({"size": [224, 224], "crop": 0.9})
 
 
@@ -131,9 +140,16 @@ def test_preprocess_input_uses_the_mean_and_std_of_the_spec_it_is_given():
     np.testing.assert_allclose(preprocess_input([[0, 127.5, 255]], half), [[-1, 0, 1]], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 3, 8, 8), ()])
-def test_preprocess_input_needs_three_channels_last(shape):
-    with pytest.raises(InputError, match="three channels"):
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_other_channels_than_three_are_normalised_by_the_mean_over_the_three(channels):
+    pixels = np.full((2, 8, 8, channels), 100)
+    expected = (100 / 255 - np.mean(IMAGENET_MEAN)) / np.mean(IMAGENET_STD)
+    np.testing.assert_allclose(preprocess_input(pixels), np.full(pixels.shape, expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 8, 8, 0), ()])
+def test_preprocess_input_needs_channels_last(shape):
+    with pytest.raises(InputError, match="1 to 4 channels"):
         preprocess_input(np.zeros(shape))
 
 
@@ -171,7 +187,7 @@ def test_a_batch_of_one_size_comes_out_as_its_images_one_by_one(photo, size_know
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-def test_a_image_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
+def test_an_image_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
     spec = Preprocess(size=(427, 640), crop_ratio=1.0, interpolation=interpolation)
     np.testing.assert_array_equal(crop(spec, photo, size_known=False), photo)
 

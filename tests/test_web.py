@@ -321,7 +321,7 @@ def test_preprocess_json_must_be_for_the_model(page, unnamed, tmp_path):
     assert error(page) == "Choose the .tflite file together with preprocess.json."
 
 
-def test_a_image_must_be_one_and_no_old_answer_stays(page, unnamed, images, tmp_path):
+def test_an_image_must_be_one_and_no_old_answer_stays(page, unnamed, images, tmp_path):
     page.set_input_files("#model", unnamed)
     page.set_input_files("#image", images["card"])
     assert answers(page)

@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Kind, Order, Source
+from keras_resnet18.data.splits import Order, Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import export_onnx
@@ -19,6 +19,7 @@ from keras_resnet18.exporters.tflite import (
     MIN_CALIBRATION_IMAGES,
     export_tflite,
 )
+from keras_resnet18.names import SplitName
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
 from keras_resnet18.runtime.classifier import open_images
@@ -164,7 +165,7 @@ def _export(
         yield report
 
 
-def _shuffled(run: Run, source: Source, kind: Kind, count: int) -> tf.data.Dataset:
+def _shuffled(run: Run, source: Source, kind: SplitName, count: int) -> tf.data.Dataset:
     """`count` images of a split, drawn from all of its classes, always the same ones."""
     return eval_batches(
         source.splits[kind],

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ _SMALL_SIDE = 64
 
 _FEATURES_BATCH = 64
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "resnet18": resnet.build_resnet18,
     "resnet34": resnet.build_resnet34,
     "plain18": resnet.build_plain18,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Kind, Order
+from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import op_histogram
 from keras_resnet18.formats import EXPORTED, check_format
+from keras_resnet18.names import SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import (
@@ -40,7 +41,7 @@ def prove(
     against: str | os.PathLike[str],
     *,
     data: str | None = None,
-    split: Kind = "test",
+    split: SplitName = "test",
 ) -> ExportReport:
     """Runs an exported file and a run's model on the same images, and tells every difference.
 
@@ -77,7 +78,7 @@ def prove(
     return report
 
 
-def _report(path: Path, run: Run, data: str | None, split: Kind) -> ExportReport:
+def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
     operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
     max_difference: float | None = verify.FLOAT32_TOLERANCE

@@ -14,20 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.splits import (
-    KINDS,
-    Kind,
-    Source,
-    Split,
-    carve,
-    decode_op,
-    indexed_split,
-    listed,
-)
+from keras_resnet18.data.splits import Source, Split, carve, decode_op, indexed_split, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import has_image_header, is_image_name, read_image
+from keras_resnet18.names import SPLITS, SplitName
 
-_SPLIT_FOLDERS: dict[str, Kind] = {
+_SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
     "val": "validation",
     "valid": "validation",
@@ -60,14 +52,14 @@ def open_folder(root: Path, name: str, split_seed: int) -> Source:
     _check_headers(root, [image.path for images in given.values() for image in images])
 
     training = given["train"]
-    wanted = [kind for kind in KINDS if kind not in given]
+    wanted = [kind for kind in SPLITS if kind not in given]
     dealt = carve([image.key for image in training], wanted, split_seed)
     parts = given | {kind: [training[i] for i in rows] for kind, rows in dealt.items()}
     whole = f"{folders['train'] or root.resolve().name}/"
     return Source(
         name=name,
         classes=classes,
-        splits={kind: _split(root, parts[kind], classes) for kind in KINDS},
+        splits={kind: _split(root, parts[kind], classes) for kind in SPLITS},
         notes=_notes_on_ignored(tree, folders, sum(map(len, given.values()))),
     ).with_notes_on(
         dict.fromkeys(wanted, f"10 % of {whole} by hash")
@@ -129,7 +121,7 @@ def _refuse_folder(error: OSError) -> NoReturn:
     ) from error
 
 
-def _split_folders(tree: _Tree, name: str) -> dict[Kind, str]:
+def _split_folders(tree: _Tree, name: str) -> dict[SplitName, str]:
     """The splits that have folders of their own; `{"train": ""}` if the classes lie on top."""
     tops = sorted({path.split("/")[0] for path in tree.images if "/" in path})
     splits = {top: _SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in _SPLIT_FOLDERS}
@@ -156,7 +148,9 @@ def _images_below(folder: str, tree: _Tree) -> list[_Image]:
     return images
 
 
-def _class_names(given: Mapping[Kind, list[_Image]], tree: _Tree, name: str) -> tuple[str, ...]:
+def _class_names(
+    given: Mapping[SplitName, list[_Image]], tree: _Tree, name: str
+) -> tuple[str, ...]:
     if "train" not in given:
         raise InputError(
             "training images must lie in one folder for each class, such as flowers/rose/1.jpg. "
@@ -201,7 +195,7 @@ def _split(root: Path, images: Sequence[_Image], classes: Sequence[str]) -> Spli
     return indexed_split(labels, fetch_image, paths)
 
 
-def _notes_on_ignored(tree: _Tree, folders: Mapping[Kind, str], used: int) -> tuple[str, ...]:
+def _notes_on_ignored(tree: _Tree, folders: Mapping[SplitName, str], used: int) -> tuple[str, ...]:
     levels = {PurePosixPath(folder) for folder in ("", *folders.values())}
     parents = {str(parent) for path in tree.images for parent in PurePosixPath(path).parents}
     empty = [

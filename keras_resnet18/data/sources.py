@@ -14,18 +14,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.folder import open_folder
-from keras_resnet18.data.splits import (
-    KINDS,
-    Kind,
-    Order,
-    Source,
-    Split,
-    carve,
-    indexed_split,
-    on_cpu,
-)
+from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.tfds_stream import open_tfds
 from keras_resnet18.errors import InputError
+from keras_resnet18.names import SPLITS, SplitName
 
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
@@ -85,7 +77,7 @@ def from_arrays(
     Raises:
         InputError: For another dtype, shape or number of values, or a label without a class.
     """
-    given: dict[Kind, _Arrays] = {"train": _checked(images, labels)}
+    given: dict[SplitName, _Arrays] = {"train": _checked(images, labels)}
     if validation is not None:
         given["validation"] = _checked(*validation)
     if test is not None:
@@ -105,18 +97,18 @@ def from_arrays(
             f"to {highest}. Correct one or the other."
         )
 
-    wanted = [kind for kind in KINDS if kind not in given]
+    wanted = [kind for kind in SPLITS if kind not in given]
     size = len(given["train"][1])
     rows = {kind: np.arange(len(targets)) for kind, (_, targets) in given.items()}
     rows |= carve([str(i) for i in range(size)], wanted, split_seed)
     stored = {kind: on_cpu(pixels) for kind, (pixels, _) in given.items()}
 
-    def split(kind: Kind) -> Split:
-        home: Kind = kind if kind in given else "train"
+    def split(kind: SplitName) -> Split:
+        home: SplitName = kind if kind in given else "train"
         return _split(stored[home], given[home][1], rows[kind])
 
     return Source(
-        name=name, classes=names, splits={kind: split(kind) for kind in KINDS}, image_size=sizes[0]
+        name=name, classes=names, splits={kind: split(kind) for kind in SPLITS}, image_size=sizes[0]
     ).with_notes_on(
         dict.fromkeys(given, "as given")
         | dict.fromkeys(wanted, f"10 % of {size:,} by hash")

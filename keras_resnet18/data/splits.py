@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.names import SPLITS, SplitName
 
-Kind = Literal["train", "validation", "test"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_CARVED: tuple[Kind, ...] = ("test", "validation")  # each takes a tenth of the hash, in this order
+_CARVED: tuple[SplitName, ...] = (
+    "test",
+    "validation",
+)  # each takes a tenth of the hash, in this order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Source:
                 "class names must be printable, in UTF-8. "
                 f"Received: {self.name!r} with {listed(unprintable)}. Rename them."
             )
-        empty = [kind for kind in KINDS if not self.splits[kind].size]
+        empty = [kind for kind in SPLITS if not self.splits[kind].size]
         if empty:
             total = sum(split.size for split in self.splits.values())
             raise InputError(
@@ -106,7 +108,7 @@ class Source:
                 "Add images of it, or remove the class."
             )
 
-    def absent_from(self, kind: Kind) -> list[str]:
+    def absent_from(self, kind: SplitName) -> list[str]:
         """The classes without an image in a split; none where its labels are not known."""
         labels = self.splits[kind].labels
         if labels is None:
@@ -114,17 +116,17 @@ class Source:
         counts = np.bincount(labels, minlength=len(self.classes))
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
-    def with_notes_on(self, origins: Mapping[Kind, str]) -> Source:
+    def with_notes_on(self, origins: Mapping[SplitName, str]) -> Source:
         """Adds what every source should say: where its splits come from, and what they lack.
 
         Args:
             origins: For each split, where its images come from.
         """
-        sizes = {kind: f"{self.splits[kind].size:,} images" for kind in KINDS}
-        parts = "; ".join(f"{kind}: {origins[kind]} ({sizes[kind]})" for kind in KINDS)
+        sizes = {kind: f"{self.splits[kind].size:,} images" for kind in SPLITS}
+        parts = "; ".join(f"{kind}: {origins[kind]} ({sizes[kind]})" for kind in SPLITS)
         lacking = [
             f"no {kind} image of {listed(absent)}"
-            for kind in KINDS
+            for kind in SPLITS
             if (absent := self.absent_from(kind))
         ]
         return dataclasses.replace(self, notes=(parts, *self.notes, *lacking))
@@ -184,8 +186,8 @@ def on_cpu(values: npt.NDArray[Any]) -> tf.Tensor:
 
 
 def carve(
-    keys: Sequence[str], wanted: Collection[Kind], split_seed: int
-) -> dict[Kind, npt.NDArray[np.int64]]:
+    keys: Sequence[str], wanted: Collection[SplitName], split_seed: int
+) -> dict[SplitName, npt.NDArray[np.int64]]:
     """Deals images out by a hash of their keys, so that new images move none of the old ones.
 
     Args:
@@ -196,7 +198,7 @@ def carve(
     Returns:
         For `"train"` and each of `wanted` the indices of its images, rising.
     """
-    dealt: dict[Kind, list[int]] = {"train": [], **{kind: [] for kind in wanted}}
+    dealt: dict[SplitName, list[int]] = {"train": [], **{kind: [] for kind in wanted}}
     for index, key in enumerate(keys):
         text = f"{split_seed}/{key}".encode("utf-8", "surrogateescape")
         tenth = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) % 10

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.splits import KINDS, Kind, Order, Source, Split, decode_op, listed
+from keras_resnet18.data.splits import Order, Source, Split, decode_op, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import decode_image
+from keras_resnet18.names import SPLITS, SplitName
 
 # Examples are shuffled within blocks of so many encoded bytes: all of MNIST or CIFAR, or a few
 # thousand photos of a set whose files TFDS has shuffled once and for all.
@@ -37,7 +38,7 @@ def open_tfds(spec: str) -> Source:
     return Source(
         name=spec,
         classes=tuple(label.names),
-        splits={kind: _split(builder, ranges[kind], spec, image_size) for kind in KINDS},
+        splits={kind: _split(builder, ranges[kind], spec, image_size) for kind in SPLITS},
         image_size=image_size,
     ).with_notes_on(ranges)
 
@@ -85,7 +86,7 @@ def _features(builder: Any, spec: str) -> tuple[Any, Any]:
     )
 
 
-def _split_ranges(builder: Any, spec: str) -> dict[Kind, str]:
+def _split_ranges(builder: Any, spec: str) -> dict[SplitName, str]:
     """For each split what TFDS should read, in its own notation."""
     given = set(builder.info.splits)
     if "train" not in given:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, nearest, one_of, within
+from keras_resnet18.names import NETWORKS, PRECISIONS, RECIPES, STEMS, VARIANTS
 from keras_resnet18.recipe.schema import (
     check_types,
     from_table,
@@ -19,12 +20,7 @@ from keras_resnet18.recipe.schema import (
     without_none,
 )
 
-NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
-STEMS = ("imagenet", "small", "small_stride2")
-VARIANTS = ("d",)
 OPTIMIZERS = ("sgd", "adamw")
-RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)

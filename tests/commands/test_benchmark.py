@@ -15,7 +15,7 @@ import keras
 import pytest
 from PIL import Image
 
-from keras_resnet18.cli.app import app as cli
+from keras_resnet18.cli import app as cli
 from keras_resnet18.commands import benchmark as module
 from keras_resnet18.commands.benchmark import ROUNDS, SECONDS, benchmark, short_names
 from keras_resnet18.errors import InputError
@@ -126,7 +126,7 @@ def command(monkeypatch, capsys, *arguments):
     return capsys.readouterr()
 
 
-def test_the_command_prints_a_table_and_writes_json_and_a_image(
+def test_the_command_prints_a_table_and_writes_json_and_an_image(
     some_exports, worked, tmp_path, monkeypatch, capsys
 ):
     outputs = tmp_path / "new" / "speed.json", tmp_path / "speed.png"

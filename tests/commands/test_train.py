@@ -106,7 +106,7 @@ def test_a_run_of_arrays_in_another_precision(
     assert run.source is None
 
 
-def test_a_image_that_breaks_stops_the_training_with_its_name(
+def test_an_image_that_breaks_stops_the_training_with_its_name(
     tiny_network, broken_images, quick_recipe, tmp_path
 ):
     before = keras.config.dtype_policy()

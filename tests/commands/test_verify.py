@@ -13,7 +13,7 @@ from PIL import Image
 from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import export_saved_model
-from keras_resnet18.cli.app import app as cli
+from keras_resnet18.cli import app as cli
 from keras_resnet18.commands.export import export_run
 from keras_resnet18.commands.verify import prove
 from keras_resnet18.errors import ExportError, InputError

@@ -99,7 +99,7 @@ def test_batches_do_not_depend_on_tensorflows_global_seed(split: Split) -> None:
     np.testing.assert_array_equal(results[0][0], results[1][0])
 
 
-def test_a_image_is_varied_otherwise_in_every_epoch() -> None:
+def test_an_image_is_varied_otherwise_in_every_epoch() -> None:
     def seeds_only(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return tf.reshape(seed, (1, 1, 2))
 

@@ -12,7 +12,7 @@ import pytest
 from keras_resnet18.data.sources import Source, Split, from_arrays, open_source
 from keras_resnet18.errors import InputError
 
-KINDS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 MakeFolder = Callable[..., Path]
 
 
@@ -27,7 +27,7 @@ def fetched(split: Split) -> tuple[list[np.ndarray], list[int]]:
 
 def homes(source: Source) -> dict[str, str]:
     """The split of each named image."""
-    return {name: kind for kind in KINDS for name in source.splits[kind].names or ()}
+    return {name: kind for kind in SPLITS for name in source.splits[kind].names or ()}
 
 
 def notes(source: Source) -> str:
@@ -40,7 +40,7 @@ def notes(source: Source) -> str:
 def test_digits_are_scikit_learns_in_rgb() -> None:
     source = open_source("digits")
     sizes = {kind: split.size for kind, split in source.splits.items()}
-    assert tuple(sizes) == KINDS and sum(sizes.values()) == 1797
+    assert tuple(sizes) == SPLITS and sum(sizes.values()) == 1797
     assert 140 < sizes["validation"] < 220 and 140 < sizes["test"] < 220
     assert source.classes == tuple("0123456789") and source.image_size == (8, 8)
     images, labels = fetched(source.splits["test"])
@@ -69,7 +69,7 @@ def test_arrays_come_back_as_rgb(channels: str) -> None:
 def test_no_array_row_is_in_two_splits_and_none_is_lost() -> None:
     numbered = np.arange(200, dtype=np.uint8).reshape(200, 1, 1)
     splits = from_arrays(numbered, LABELS).splits
-    rows = [int(image[0, 0, 0]) for kind in KINDS for image in fetched(splits[kind])[0]]
+    rows = [int(image[0, 0, 0]) for kind in SPLITS for image in fetched(splits[kind])[0]]
     assert sorted(rows) == list(range(200))
 
 
@@ -85,7 +85,7 @@ def test_given_validation_and_test_arrays_are_used_whole() -> None:
     source = from_arrays(
         IMAGES, LABELS, validation=(IMAGES[:9], LABELS[:9]), test=(IMAGES[:8], LABELS[:8])
     )
-    assert [source.splits[kind].size for kind in KINDS] == [200, 9, 8]
+    assert [source.splits[kind].size for kind in SPLITS] == [200, 9, 8]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_the_text_has_a_line_for_each_row_and_the_total(resnet18):
     assert total.split() == ["resnet18", "11,699,112", "1,814,073,344"]
 
 
-def test_a_image_of_any_size_leaves_sizes_and_multiply_adds_open():
+def test_an_image_of_any_size_leaves_sizes_and_multiply_adds_open():
     description = describe(build_resnet18(input_shape=(None, None, 3), classes=10))
     stage4, head = description.rows[-2:]
     assert stage4.output_shape == (None, None, 512)
