@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from keras_resnet18.commands.benchmark import benchmark
+    from keras_resnet18.commands.evaluate import evaluate
+    from keras_resnet18.commands.export import export
+    from keras_resnet18.commands.info import info
+    from keras_resnet18.commands.predict import predict
     from keras_resnet18.commands.train import train
+    from keras_resnet18.commands.verify import verify
+    from keras_resnet18.data.sources import from_arrays, open_source
     from keras_resnet18.device import recommended_policy
     from keras_resnet18.exporters.onnx import export_onnx
     from keras_resnet18.exporters.saved_model import export_saved_model
@@ -22,14 +29,22 @@ if TYPE_CHECKING:
         build_resnet18,
         build_resnet34,
     )
-    from keras_resnet18.preprocess import Preprocess, decode_predictions, preprocess_input
+    from keras_resnet18.preprocess import (
+        Preprocess,
+        decode_predictions,
+        imagenet_classes,
+        preprocess_input,
+    )
+    from keras_resnet18.recipe.recipe import load_recipe
     from keras_resnet18.run import load_run
+    from keras_resnet18.runtime.classifier import open_classifier
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
     "AdaptiveAveragePooling2D",
     "Preprocess",
     "__version__",
+    "benchmark",
     "build_plain18",
     "build_plain34",
     "build_resnet18",
@@ -37,23 +52,34 @@ __all__ = [
     "conv_block",
     "decode_predictions",
     "describe",
+    "evaluate",
+    "export",
     "export_onnx",
     "export_saved_model",
     "export_tflite",
+    "from_arrays",
     "identity_block",
+    "imagenet_classes",
+    "info",
+    "load_recipe",
     "load_run",
     "load_weights",
+    "open_classifier",
+    "open_source",
+    "predict",
     "preprocess_input",
     "recommended_policy",
     "save_weights",
     "train",
+    "verify",
 ]
 
-# Where each public name lives. It is imported at first use, so that `import keras_resnet18`, and
-# with it the command line's --help, waits for no framework.
+# Public names and the modules that define them, imported on first use so that --help does not
+# import TensorFlow.
 _HOMES = {
     "AdaptiveAveragePooling2D": "model.pooling",
     "Preprocess": "preprocess",
+    "benchmark": "commands.benchmark",
     "build_plain18": "model.resnet",
     "build_plain34": "model.resnet",
     "build_resnet18": "model.resnet",
@@ -61,16 +87,26 @@ _HOMES = {
     "conv_block": "model.blocks",
     "decode_predictions": "preprocess",
     "describe": "model.describe",
+    "evaluate": "commands.evaluate",
+    "export": "commands.export",
     "export_onnx": "exporters.onnx",
     "export_saved_model": "exporters.saved_model",
     "export_tflite": "exporters.tflite",
+    "from_arrays": "data.sources",
     "identity_block": "model.blocks",
+    "imagenet_classes": "preprocess",
+    "info": "commands.info",
+    "load_recipe": "recipe.recipe",
     "load_run": "run",
     "load_weights": "weights.transfer",
+    "open_classifier": "runtime.classifier",
+    "open_source": "data.sources",
+    "predict": "commands.predict",
     "preprocess_input": "preprocess",
     "recommended_policy": "device",
     "save_weights": "weights.transfer",
     "train": "commands.train",
+    "verify": "commands.verify",
 }
 
 

@@ -12,6 +12,16 @@ Format = Literal["run", "tflite", "onnx", "keras", "saved_model"]
 # The names that every exported file gives its input and its output.
 INPUT, OUTPUT = "image", "probabilities"
 
+# What `export` writes: each format, and the name of its file or folder.
+EXPORTS = {
+    "saved_model": "saved_model",
+    "tflite": "model.tflite",
+    "tflite-float16": "model-float16.tflite",
+    "tflite-dynamic": "model-dynamic.tflite",
+    "tflite-int8": "model-int8.tflite",
+    "onnx": "model.onnx",
+}
+
 EXPORTED: tuple[Format, ...] = ("tflite", "onnx", "saved_model")
 
 _NAMES: dict[Format, str] = {

@@ -62,6 +62,20 @@ def start_tensorflow() -> None:
         handler.stream = sys.stderr  # not the one that was there for the hiding, closed by now
 
 
+def start_keras() -> None:
+    """`start_tensorflow`, and Keras with the settings that the command line needs.
+
+    `~/.keras/keras.json` may set channels first or float16 for every program of a user; the command
+    line's networks and files take channels last and float32 pixels. The backend stays the user's.
+    """
+    start_tensorflow()
+    import keras
+
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
     """Hides what C++ code writes to standard error; Python's own messages still come through.

@@ -82,7 +82,7 @@ class Preprocess:
         """
         known = tuple(field.name for field in dataclasses.fields(cls))
         for key in values:
-            one_of("a key of the preprocessing", key, known)
+            one_of("key", key, known)
         return cls(**values)
 
     @classmethod

@@ -147,8 +147,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the training came to its end."""
-        return self.model_file.is_file() and self.metrics_file.is_file()
+        """Whether the training came to its end. Other folders may hold a model.keras too."""
+        files = (self.recipe_file, self.model_file, self.metrics_file)
+        return all(file.is_file() for file in files)
 
     def write_text(self, path: Path, text: str) -> None:
         """Writes one of the files, whole or not at all."""
@@ -206,6 +207,12 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"{run.metrics_file.name} were written. Train it again, with --overwrite"
         )
     return run
+
+
+def run_of(file: Path) -> Run | None:
+    """The finished run that a file belongs to: in its folder, or where `export` puts files."""
+    folder = file.absolute().parent
+    return next((run for run in map(Run, (folder, folder.parent)) if run.finished), None)
 
 
 @contextlib.contextmanager

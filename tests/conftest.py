@@ -170,16 +170,15 @@ def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[A
     from keras_resnet18 import load_run
     from keras_resnet18.commands import export as export_run
     from keras_resnet18.exporters import tflite
+    from keras_resnet18.formats import EXPORTS
 
     copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
     with pytest.MonkeyPatch.context() as patch:
         for module in (tflite, export_run):  # the run has 49 training images
             patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
         # the other two kinds of .tflite file have their tests in tests/export
-        formats = [
-            name for name in export_run.FORMATS if name not in ("tflite-float16", "tflite-dynamic")
-        ]
-        return list(export_run.export_run(load_run(copy), formats, check_images=10))
+        formats = [name for name in EXPORTS if name not in ("tflite-float16", "tflite-dynamic")]
+        return list(export_run.export(load_run(copy), formats, check_images=10))
 
 
 @pytest.fixture(scope="session")

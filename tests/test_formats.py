@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from keras_resnet18.commands.about import about_file
 from keras_resnet18.commands.benchmark import benchmark
-from keras_resnet18.commands.info import about_file
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import check_format, format_of
 from keras_resnet18.runtime.classifier import open_classifier

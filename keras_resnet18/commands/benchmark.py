@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.figures.plots import plot_benchmark
 from keras_resnet18.formats import EXPORTED, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.run import Run, load_run, open_model
+from keras_resnet18.run import load_run, open_model, run_of
 from keras_resnet18.runtime.classifier import open_classifier, open_images
 from keras_resnet18.runtime.worker import Round
 from keras_resnet18.staging import check_destination, staged
@@ -37,8 +36,6 @@ SECONDS = 2.0
 
 # Enough to see a lost point of accuracy, as when they are exported.
 IMAGES = 1000
-
-_BATCH_SIZE = 32
 
 # For the estimate alone: what a process needs until it is warm, on a slow CPU.
 _START, _START_TENSORFLOW = 1.5, 7.0
@@ -249,9 +246,7 @@ class _Tests:
         self._known: dict[Any, _Test | None] = {}
 
     def of(self, file: Path) -> _Test | None:
-        parent = file.absolute().parent  # a run's folder, or its export folder
-        run = next((run for run in (Run(parent), Run(parent.parent)) if run.finished), None)
-        if run is not None:
+        if (run := run_of(file)) is not None:
             key = run.labels, run.preprocess, self._data or run.source
         elif self._data is not None and format_of(file) == "keras":
             key = (*_of_model(file, self._data), self._data)
@@ -274,18 +269,13 @@ class _Tests:
                 raise
             self._say(f"top-1 is not measured: {error}")
             return None
-        batches = eval_batches(
-            source.splits["test"],
-            preprocess.resize_and_crop,
-            batch_size=_BATCH_SIZE,
-            order=Order(seed=0, epoch=0),  # some of all classes
-            limit=IMAGES,
-        )
+        images, transform = source.splits["test"], preprocess.resize_and_crop
+        batches = sample_batches(images, transform, limit=IMAGES)
         with broken_images_named():
-            images, targets = zip(*batches.as_numpy_iterator(), strict=True)
-        pixels = self._folder / f"{len(self._known)}.npy"
-        np.save(pixels, np.concatenate(images))
-        return _Test(pixels, np.concatenate(targets))
+            pixels, targets = zip(*batches.as_numpy_iterator(), strict=True)
+        file = self._folder / f"{len(self._known)}.npy"
+        np.save(file, np.concatenate(pixels))
+        return _Test(file, np.concatenate(targets))
 
 
 def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:

@@ -1,4 +1,4 @@
-"""A run's model in the formats that ship, calibrated and proved on the run's own images."""
+"""`export`: a run's model in the formats that ship, calibrated and verified on the run's images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Order, Source
-from keras_resnet18.errors import InputError
+from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError, one_of, within
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
@@ -19,33 +19,25 @@ from keras_resnet18.exporters.tflite import (
     MIN_CALIBRATION_IMAGES,
     export_tflite,
 )
+from keras_resnet18.formats import EXPORTS
 from keras_resnet18.names import SplitName
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.run import Run
+from keras_resnet18.run import Run, load_run
 from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import check_onnx_extra
 from keras_resnet18.staging import check_parent
 from keras_resnet18.tflite_file.metadata import check_about
 from keras_resnet18.verification.report import ExportReport
 
-# Each format, and what its file or folder is called.
-FORMATS = {
-    "saved_model": "saved_model",
-    "tflite": "model.tflite",
-    "tflite-float16": "model-float16.tflite",
-    "tflite-dynamic": "model-dynamic.tflite",
-    "tflite-int8": "model-int8.tflite",
-    "onnx": "model.onnx",
-}
-
-# Enough to see a lost point of accuracy, and on a phone-sized image under a minute.
+# Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
 CHECK_IMAGES = 1000
 
-_BATCH_SIZE = 32
+# The formats whose arithmetic noise can check; the others need images of the run's kind.
+_CHECKED_ON_NOISE = ("saved_model", "tflite", "tflite-float16", "onnx")
 
 
-def export_run(
-    run: Run,
+def export(
+    run: Run | str | os.PathLike[str],
     formats: Sequence[str] = ("all",),
     out: str | os.PathLike[str] | None = None,
     *,
@@ -54,55 +46,69 @@ def export_run(
     about: Mapping[str, str] | None = None,
     note: Callable[[str], None] = print,
 ) -> Iterator[ExportReport]:
-    """Exports one format after the other, each with its proof.
+    """Exports a run's model, and compares each file with it on test images.
 
-    int8 is calibrated on training images; every export is compared with the model on test
-    images. `labels.txt` and `preprocess.json` are copied beside the files.
+    int8 is calibrated on training images. `labels.txt` and `preprocess.json` are copied beside the
+    files. Where the run's images cannot be opened, `"all"` exports the formats that need none,
+    checked on noise.
 
     Args:
-        run: A finished one.
-        formats: Some of `FORMATS`, or `["all"]`: those that can be had here.
-        out: The folder to write to; `export` in the run by default.
+        run: A finished run, or its folder.
+        formats: Some of `formats.EXPORTS`, or `["all"]`: those that can be made here.
+        out: The folder to write to; by default `export` in the run.
         data: The source of the images; by default the one that the run was trained on.
-        check_images: How many test images to compare on, at the most.
-        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; without a
-            name, that of the run's folder.
-        note: Is given a line for each format that `"all"` leaves out, and why.
+        check_images: How many test images to compare on, at most.
+        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; the name is
+            by default that of the run's folder.
+        note: Receives a line for each format that `"all"` leaves out, and why.
 
     Returns:
         A report for each format, as soon as it is written.
 
     Raises:
-        InputError: If a format is unknown, or asked for without the extra that it needs, the
-            images are not those of the run, one is broken, or the folder holds somebody else's
-            files of the same names.
+        InputError: If a format is unknown or lacks what it needs, the images are not those of the
+            run, one is broken, or the folder holds another program's files of the same names.
         ExportError: If an export does not give the model's answers.
     """
+    run = run if isinstance(run, Run) else load_run(run)
     for name in formats:
-        if name not in (*FORMATS, "all"):
-            raise InputError(f"a format is one of {', '.join(FORMATS)}, all. Received: {name!r}")
-    if check_images < 1:
-        raise InputError(f"check_images must be 1 or more. Received: check_images={check_images}")
+        one_of("format", name, (*EXPORTS, "all"))
+    within("check_images", check_images, check_images >= 1, "1 or more")
     folder = Path(out or run.export_folder)
     _check_folder(run, folder)
     check_about(about := {"name": run.path.resolve().name, **(about or {})})
-    source = open_images(data or run.source, run.labels)
-    lacking = _lacking(source)
+    source, unopened = _open(run, data)
+    lacking = _lacking(source, unopened)
     for name in formats:
         if name in lacking:
             raise InputError(lacking[name])
     if "all" in formats:
-        for line in lacking.values():
+        for line in dict.fromkeys(lacking.values()):
             note(f"left out: {line}")
-        formats = [name for name in FORMATS if name not in lacking]
+        formats = [name for name in EXPORTS if name not in lacking]
     return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
 
 
-def _lacking(source: Source) -> dict[str, str]:
-    """The formats that cannot be had here, each with a line that says what it lacks."""
+def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
+    """The images; or why there are none, which is refused only where they were asked for."""
+    try:
+        return open_images(data or run.source, run.labels), None
+    except InputError as error:
+        if data is not None:
+            raise
+        return None, str(error)
+
+
+def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
+    """The formats that cannot be made here, each with a line that says what it lacks."""
     lacking = {}
-    images = source.splits["train"].size
-    if images < MIN_CALIBRATION_IMAGES:
+    if source is None:
+        line = (
+            f"tflite-dynamic and tflite-int8 need images; {', '.join(_CHECKED_ON_NOISE)} do not. "
+            f"{unopened}"
+        )
+        lacking = {name: line for name in EXPORTS if name not in _CHECKED_ON_NOISE}
+    elif (images := source.splits["train"].size) < MIN_CALIBRATION_IMAGES:
         lacking["tflite-int8"] = (
             f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training images or more to calibrate "
             f"on. Received: {images}: add some, or take tflite-dynamic, which needs none"
@@ -115,7 +121,7 @@ def _lacking(source: Source) -> dict[str, str]:
 
 
 def _check_folder(run: Run, folder: Path) -> None:
-    """Raises InputError if `folder` holds a labels.txt or preprocess.json of somebody else."""
+    """Raises InputError if `folder` holds another program's labels.txt or preprocess.json."""
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"exports need a folder. Received: {folder}, which is a file")
@@ -135,14 +141,18 @@ def _export(
     run: Run,
     formats: Sequence[str],
     out: Path,
-    source: Source,
+    source: Source | None,
     check_images: int,
     about: Mapping[str, str],
 ) -> Iterator[ExportReport]:
-    calibration = _shuffled(run, source, "train", CALIBRATION_IMAGES)
-    check = _shuffled(run, source, "test", check_images)
+    def sample(split: SplitName, count: int) -> tf.data.Dataset | None:
+        if source is None:
+            return None
+        return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
+
+    calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
     for name in formats:
-        path = out / FORMATS[name]
+        path = out / EXPORTS[name]
         with broken_images_named():
             if name == "saved_model":
                 report = export_saved_model(
@@ -163,14 +173,3 @@ def _export(
         for file in (run.labels_file, run.preprocess_file):
             run.write_text(out / file.name, file.read_text(encoding="utf-8"))
         yield report
-
-
-def _shuffled(run: Run, source: Source, kind: SplitName, count: int) -> tf.data.Dataset:
-    """`count` images of a split, drawn from all of its classes, always the same ones."""
-    return eval_batches(
-        source.splits[kind],
-        run.preprocess.resize_and_crop,
-        batch_size=_BATCH_SIZE,
-        order=Order(seed=0, epoch=0),
-        limit=count,
-    )

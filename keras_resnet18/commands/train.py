@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from keras_resnet18.device import (
     recommended_policy,
 )
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, evaluate
+from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
 from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
 from keras_resnet18.fit.fit import KeepBest, fit_model
@@ -60,6 +60,8 @@ def train(
     recipe: Recipe | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
+    weights: str | None = None,
+    settings: Sequence[str] = (),
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Run:
@@ -74,6 +76,10 @@ def train(
             what `keras_resnet18.data.sources` made of arrays.
         recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
             suits the images.
+        weights: What to fine-tune instead of the recipe's: a name such as `"imagenet"`, or the path
+            of a checkpoint. Without a recipe it means `"finetune"`.
+        settings: Changes of the recipe, as `Recipe.changed` takes them, such as
+            `["optimizer.learning_rate=0.05"]`.
         out: The folder to write, by default one in `saved_models/` with the source's name.
         overwrite: Whether a run that is there is replaced, once the new one is whole.
         console: Where progress is printed; standard output by default,
@@ -86,12 +92,14 @@ def train(
         InputError: If anything that was given cannot be used; before that, nothing is written.
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    if recipe is not None:
-        recipe = load_recipe(recipe)  # before the images are looked at
+    if recipe is None and weights is not None:
+        recipe = "finetune"
+    if recipe is not None:  # before the images are looked at
+        recipe = _adapted(load_recipe(recipe), weights, settings)
     out = Path(out) if out is not None else default_out(source)
     check_run_path(out, overwrite=overwrite)
     source = source if isinstance(source, Source) else open_source(os.fspath(source))
-    recipe = recipe or load_recipe(default_recipe(source))
+    recipe = recipe or _adapted(load_recipe(default_recipe(source)), weights, settings)
     preprocess = Preprocess(size=_image_size(recipe, source), crop_ratio=recipe.crop_ratio)
     if recipe.finetune and is_name(recipe.finetune.weights):
         published = find(recipe.finetune.weights).preprocess
@@ -123,12 +131,16 @@ def train(
         with broken_images_named():
             rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
             evaluations = {
-                kind: evaluate(model.predict_on_batch, source.splits[kind], preprocess)
+                kind: measure(model.predict_on_batch, source.splits[kind], preprocess)
                 for kind in ("validation", "test")
             }
         _write_results(run, model, rows, best_epoch, evaluations)
     _print_summary(console, run, len(rows), best_epoch, evaluations)
     return run
+
+
+def _adapted(recipe: Recipe, weights: str | None, settings: Sequence[str]) -> Recipe:
+    return (recipe if weights is None else recipe.with_weights(weights)).changed(settings)
 
 
 def default_out(source: Source | str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""An exported file beside the run that it was made from, both run on the same images."""
+"""`verify`: an exported file and the run that it was made from, on the same images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Order
-from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.errors import ExportError, InputError, one_of
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import op_histogram
 from keras_resnet18.formats import EXPORTED, check_format
-from keras_resnet18.names import SplitName
+from keras_resnet18.names import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import (
@@ -23,8 +22,7 @@ from keras_resnet18.runtime.exported import (
     open_exported,
 )
 from keras_resnet18.staging import staged
-from keras_resnet18.verification import compare as verify
-from keras_resnet18.verification import diagnose
+from keras_resnet18.verification import compare, diagnose
 from keras_resnet18.verification.report import (
     ExportReport,
     check_report_file,
@@ -33,41 +31,40 @@ from keras_resnet18.verification.report import (
     write_figures,
 )
 
-_BATCH_SIZE = 32
 
-
-def prove(
-    path: str | os.PathLike[str],
-    against: str | os.PathLike[str],
+def verify(
+    file: str | os.PathLike[str],
+    run: Run | str | os.PathLike[str],
     *,
     data: str | None = None,
     split: SplitName = "test",
 ) -> ExportReport:
-    """Runs an exported file and a run's model on the same images, and tells every difference.
+    """Compares an exported file with the run that it was made from.
 
     The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
     figures are written beside it, in `<name>.json`, whether it does or not.
 
     Args:
-        path: A .tflite file, an .onnx file or a SavedModel's folder.
-        against: The folder of the finished run.
+        file: A .tflite file, an .onnx file or a SavedModel's folder.
+        run: The finished run, or its folder.
         data: The source of the images; by default the one that the run was trained on.
-        split: Which part of them.
+        split: `"train"`, `"validation"` or `"test"`.
 
     Returns:
-        The figures, and what is wrong.
+        The figures, and in `fault` what is wrong, None if nothing is.
 
     Raises:
         InputError: If the two cannot be compared.
         ExportError: If the file cannot be run at all; this too is written beside it.
     """
-    path = Path(path)
+    path = Path(file)
+    one_of("split", split, SPLITS)
     if Run(path).recipe_file.exists():
         raise InputError(
-            f"--against compares an exported file with a run. Received: {path}, which is a run: "
-            "give the file first, as in evaluate FILE --against RUN"
+            "an exported file is verified against its run, the file first, as in verify FILE RUN. "
+            f"Received: {path}, which is a run"
         )
-    run = load_run(against)
+    run = run if isinstance(run, Run) else load_run(run)
     check_report_file(path)
     try:
         report = _report(path, run, data, split)
@@ -81,29 +78,25 @@ def prove(
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
     operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
-    max_difference: float | None = verify.FLOAT32_TOLERANCE
+    max_difference: float | None = compare.FLOAT32_TOLERANCE
     is_tflite = kind == "tflite"
     if is_tflite:
-        operators = verify.check_graph(path, run.model)
+        operators = compare.check_graph(path, run.model)
         quantize = diagnose.quantization(path)
-        max_difference = verify.TOLERANCES[quantize]
+        max_difference = compare.TOLERANCES[quantize]
         kind = f"tflite-{quantize}" if quantize else "tflite"
     file = open_exported(path)
     if kind == "onnx":
         operators = op_histogram(path)
     _check_shapes(file, path, run)
-    batches = eval_batches(
-        open_images(data or run.source, run.labels).splits[split],
-        run.preprocess.resize_and_crop,
-        batch_size=_BATCH_SIZE,
-        order=Order(seed=0, epoch=0),  # all classes among the first
-    )
-    limits = verify.Limits(max_difference=max_difference)
+    images = open_images(data or run.source, run.labels).splits[split]
+    batches = sample_batches(images, run.preprocess.resize_and_crop)
+    limits = compare.Limits(max_difference=max_difference)
     with broken_images_named():
         comparison, fault = diagnose.prove(
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
-    faults = [verify.labels_fault(file.labels, run.labels), fault]
+    faults = [compare.labels_fault(file.labels, run.labels), fault]
     if isinstance(file, SavedModelFolder) and file.preprocess not in (None, run.preprocess):
         faults.append(
             f"its graph prepares images by {file.preprocess}, the run by {run.preprocess}"

@@ -103,6 +103,18 @@ def eval_batches(
     return _batches(elements, example, batch_size, drop_remainder=False)
 
 
+def sample_batches(
+    split: Split,
+    transform: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+) -> tf.data.Dataset:
+    """`eval_batches` of a shuffled sample: images of all classes, the same ones at every call."""
+    order = Order(seed=0, epoch=0)
+    return eval_batches(split, transform, batch_size=batch_size, order=order, limit=limit)
+
+
 def _batches(
     elements: tf.data.Dataset,
     example: Callable[..., tuple[tf.Tensor, tf.Tensor]],

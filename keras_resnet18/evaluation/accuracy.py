@@ -64,7 +64,7 @@ def broken_images_named() -> Iterator[None]:
         raise broken_image(error) or error from None
 
 
-def evaluate(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
+def measure(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
     """Runs a classifier over all images of a split, each once.
 
     Raises:

@@ -17,7 +17,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTED, check_format
 from keras_resnet18.images import is_image_name, read_image
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.run import Run, load_run
+from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_names, open_exported
 
 
@@ -37,7 +37,7 @@ class Classifier:
     preprocess: Preprocess
     source: str | None
 
-    def images(self, data: str | None = None) -> Source:
+    def open_images(self, data: str | None = None) -> Source:
         """The labelled images that it was trained on, or others of the same classes.
 
         Raises:
@@ -77,8 +77,8 @@ def open_images(name: str | None, labels: tuple[str, ...]) -> Source:
     return source
 
 
-def open_classifier(path: str | os.PathLike[str]) -> Classifier:
-    """Opens a run's folder, a .tflite file, an .onnx file or a SavedModel's folder.
+def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
+    """Opens a run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
 
     What a SavedModel does to images is inside of it. A file's preprocessing is read from
     `preprocess.json` beside it, where `export` puts it; without it, images are resized and
@@ -87,7 +87,9 @@ def open_classifier(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         InputError: If it is none of them, or its runtime is not installed.
     """
-    path = Path(path)
+    if isinstance(model, Run):
+        return _from_run(model)
+    path = Path(model)
     is_run = check_format(path, "run", *EXPORTED) == "run"
     return _from_run(load_run(path)) if is_run else _from_exported(path)
 
@@ -147,10 +149,6 @@ def _from_exported(path: Path) -> Classifier:
         )
     else:
         preprocess = Preprocess(size=tuple(size))
-    run = Run(path.absolute().parent.parent)  # where `export` puts its files by default
-    return Classifier(
-        file,
-        class_names(file.labels, file.classes),
-        preprocess,
-        run.source if run.finished else None,
-    )
+    run = run_of(path)
+    labels = class_names(file.labels, file.classes)
+    return Classifier(file, labels, preprocess, None if run is None else run.source)

@@ -30,6 +30,7 @@ class ExportReport:
         latency_ms: Median time of one image at batch 1, on a thread for each CPU.
         operators: The op histogram of a .tflite or .onnx file.
         fault: What is wrong with it, in one line; None if it passed.
+        warning: Why the comparison shows little, in one line; None if it shows enough.
         threads: How many the latency was measured with.
     """
 
@@ -40,6 +41,7 @@ class ExportReport:
     latency_ms: float
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
+    warning: str | None = None
     threads: int = dataclasses.field(default_factory=cpu_count)
 
     def __str__(self) -> str:

@@ -238,7 +238,7 @@ def test_what_is_written_is_shown_when_a_later_format_is_refused(
         yield export_reports[0]
         raise ExportError("tflite: other answers")
 
-    monkeypatch.setattr("keras_resnet18.commands.export.export_run", first_alone)
+    monkeypatch.setattr("keras_resnet18.commands.export.export", first_alone)
     answer = command("export", run.path)
     assert answer.out.splitlines()[-1] == str(export_reports[0].path)
     assert_refused(answer, "tflite: other answers")
@@ -246,7 +246,7 @@ def test_what_is_written_is_shown_when_a_later_format_is_refused(
 
 def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
     (tmp_path / "file").touch()
-    assert_refused(command("export", run.path, "--format", "coreml"), "a format is one of")
+    assert_refused(command("export", run.path, "--format", "coreml"), "format must be one of")
     assert_refused(command("export", "nothing"), "not there")
     assert_refused(command("export", run.path, "--about", "A. Lee"), "--about takes KEY=TEXT")
     answer = command("export", run.path, "--format", "tflite-int8", "--out", "ship")
@@ -350,7 +350,7 @@ heavy = {"tensorflow", "keras", "numpy", "PIL", "sklearn", "matplotlib", "ai_edg
 heavy |= {"huggingface_hub"}
 assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set(sys.modules)
 """
-    names = ("train", "evaluate", "predict", "export", "benchmark", "demo", "info")
+    names = ("train", "evaluate", "predict", "export", "verify", "benchmark", "demo", "info")
     printed = run_python(program, *names)
     for name in names:
         assert f"keras-resnet18 {name}" in printed
@@ -358,7 +358,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, command):
-    monkeypatch.setattr(cli, "start_tensorflow", lambda: 1 / 0)
+    monkeypatch.setattr("keras_resnet18.machine.start_keras", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("info")
 
@@ -385,14 +385,15 @@ def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
     program = """
 import sys
 from small import build_tiny
+from keras_resnet18 import machine
 from keras_resnet18.cli import app as cli
 
-def start_tensorflow(start=cli.start_tensorflow):
+def start_keras(start=machine.start_keras):
     start()
     from keras_resnet18.commands import train as trainer
     trainer._BUILDERS["resnet18"] = build_tiny
 
-cli.start_tensorflow = start_tensorflow
+machine.start_keras = start_keras
 cli.main()
 """
     words = ["train", images, "--out", tmp_path / "run", "--recipe", recipe_file]

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from keras_resnet18 import export_onnx
-from keras_resnet18.cli.app import export as export_command
+from keras_resnet18.cli.export import export as export_command
 from keras_resnet18.commands import export
-from keras_resnet18.commands.export import CHECK_IMAGES, FORMATS, export_run
+from keras_resnet18.commands.export import CHECK_IMAGES
+from keras_resnet18.commands.export import export as export_run
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.formats import EXPORTS as FORMATS
 from keras_resnet18.run import load_run
 
 
@@ -134,7 +136,7 @@ def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     [
         (
             {"formats": ["coreml"]},
-            "a format is one of saved_model, .*, onnx, all",
+            "format must be one of saved_model, .*, onnx, all",
         ),
         ({"formats": ["all", "coreml"]}, "Received: 'coreml'"),
         ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),

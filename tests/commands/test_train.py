@@ -15,7 +15,7 @@ from keras_resnet18 import load_run, train
 from keras_resnet18.commands.train import default_out
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import evaluate
+from keras_resnet18.evaluation.accuracy import measure
 from keras_resnet18.recipe.recipe import Augment
 
 QUIET = Console(quiet=True)
@@ -52,7 +52,7 @@ def test_the_kept_epoch_is_the_best_by_validation(run):
 def test_the_model_file_has_the_accuracy_that_the_run_reports(run, images):
     source = open_source(images)
     for kind in ("validation", "test"):
-        result = evaluate(run.model.predict_on_batch, source.splits[kind], run.preprocess)
+        result = measure(run.model.predict_on_batch, source.splits[kind], run.preprocess)
         assert result.to_dict() == run.metrics[kind] | {
             "loss": pytest.approx(run.metrics[kind]["loss"], rel=1e-4)
         }

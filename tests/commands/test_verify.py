@@ -14,8 +14,8 @@ from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import export_saved_model
 from keras_resnet18.cli import app as cli
-from keras_resnet18.commands.export import export_run
-from keras_resnet18.commands.verify import prove
+from keras_resnet18.commands.export import export as export_run
+from keras_resnet18.commands.verify import verify
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import tflite
 from keras_resnet18.preprocess import Preprocess
@@ -88,15 +88,15 @@ def test_an_export_has_its_proof_beside_it(two_exports):
 
 
 def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, file, two_exports):
-    report = prove(file, colour_run.path)
+    report = verify(file, colour_run.path)
     assert (report.format, report.fault) == ("tflite", None)
     of_export = figures(two_exports[0] / "model.tflite")
     assert figures(file) | {"latency_ms": 0} == of_export | {
         "latency_ms": 0,
         "file": "copy.tflite",
     }
-    assert prove(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
-    assert prove(file, colour_run.path, split="validation").comparison.n == 50
+    assert verify(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
+    assert verify(file, colour_run.path, split="validation").comparison.n == 50
 
 
 def without_labels(path):
@@ -122,7 +122,7 @@ def cut_off_the_end(path):
 )
 def test_other_labels_are_a_fault(colour_run, file, change, message):
     change(file)
-    report = prove(file, colour_run.path)
+    report = verify(file, colour_run.path)
     assert report.fault.startswith("labels differ from the run's: ") and message in report.fault
     assert report.comparison.agreement == 1
     assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
@@ -132,7 +132,7 @@ def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run
     path = tmp_path / "model"
     spec = Preprocess(size=(32, 32), crop_ratio=0.5)
     export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
-    fault = prove(path, colour_run.path).fault
+    fault = verify(path, colour_run.path).fault
     assert fault.startswith("its graph prepares images by ") and "crop_ratio=0.5" in fault
 
 
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
 ):
     change(file)
     with pytest.raises(ExportError, match=message) as error:
-        prove(file, colour_run.path)
+        verify(file, colour_run.path)
     assert "\n" not in str(error.value)
     assert figures(file)["passed"] is False and figures(file)["fault"] == str(error.value)
 
@@ -201,17 +201,17 @@ def test_a_run_of_another_kind_is_refused_and_an_earlier_proof_stays(file, other
     before.write_text('{"passed": true}')
     few = other_run(labels=("a", "b"))
     with pytest.raises(InputError, match=r"the same classes.*copy.tflite with 10, .*other with 2$"):
-        prove(file, few.path)
+        verify(file, few.path)
     shutil.rmtree(few.path)
     with pytest.raises(InputError, match=r"of one size.*for 32×32, .*for 16×24 pixels$"):
-        prove(file, other_run(size=(16, 24)).path)
+        verify(file, other_run(size=(16, 24)).path)
     assert before.read_text() == '{"passed": true}'
 
 
 def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
     def refused(path, against, message):
         with pytest.raises(InputError, match=message) as error:
-            prove(path, against)
+            verify(path, against)
         assert "\n" not in str(error.value)
 
     refused(colour_run.path, colour_run.path, "which is a run: give the file first")
@@ -229,7 +229,7 @@ def test_somebody_elses_file_is_not_replaced_by_figures(colour_run, file):
     for text in ("mine", "[1]", '{"name": "mine"}'):
         mine.write_text(text)
         with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
-            prove(file, colour_run.path)
+            verify(file, colour_run.path)
         with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
             next(export_run(colour_run, ["tflite"], _renamed(file).parent))
         assert mine.read_text() == text
@@ -262,11 +262,11 @@ def test_an_export_that_fails_leaves_the_earlier_one_with_its_figures(
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys):
-    """Runs `keras-resnet18 evaluate` and gives its status and what it printed."""
+def command(monkeypatch, capsys):
+    """Runs the command line and gives its status and what it printed."""
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["keras-resnet18", "evaluate", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["keras-resnet18", *map(str, words)])
         capsys.readouterr()
         try:
             cli.main()
@@ -277,9 +277,9 @@ def evaluate(monkeypatch, capsys):
     return run
 
 
-def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, evaluate, monkeypatch):
+def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, command, monkeypatch):
     monkeypatch.chdir(two_exports[0])
-    status, out, err = evaluate("model-int8.tflite", "--against", colour_run.path)
+    status, out, err = command("verify", "model-int8.tflite", colour_run.path)
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -291,17 +291,17 @@ def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, eval
 
 
 def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
-    colour_run, file, evaluate
+    colour_run, file, command
 ):
     swap_labels(file)
-    status, out, err = evaluate(file, "--against", colour_run.path, "--split", "validation")
+    status, out, err = command("verify", file, colour_run.path, "--split", "validation")
     assert status == 1
     assert out.splitlines()[-1].split() == ["verdict", "failed"] and "n = 50" in out
     assert err.startswith(f"keras-resnet18: {file} does not pass: labels differ from the run's: ")
     assert err.count("\n") == 1
 
 
-def test_without_against_a_file_is_measured_as_before(colour_run, file, evaluate):
-    status, out, _ = evaluate(file, "--data", colour_run.source)
+def test_a_file_is_measured_alone_too(colour_run, file, command):
+    status, out, _ = command("evaluate", file, "--data", colour_run.source)
     assert status == 0 and out.startswith("test accuracy 100.00% (95 % interval ")
     assert not file.with_name(f"{file.name}.json").exists()

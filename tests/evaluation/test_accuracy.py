@@ -10,7 +10,7 @@ import pytest
 
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import evaluate
+from keras_resnet18.evaluation.accuracy import measure
 from keras_resnet18.preprocess import Preprocess
 
 AS_STORED = Preprocess(size=(8, 8), crop_ratio=1.0)
@@ -41,14 +41,14 @@ class Classifier:
 
 def test_every_image_is_seen_once_in_order_the_last_batch_too(numbered):
     predict = Classifier(130)
-    result = evaluate(predict, numbered, AS_STORED)
+    result = measure(predict, numbered, AS_STORED)
     assert predict.seen == list(range(130))
     assert result.n == 130
     assert result.labels.tolist() == [i % 2 for i in range(130)]
 
 
 def test_accuracy_and_loss_are_means_over_images(numbered):
-    result = evaluate(Classifier(100), numbered, AS_STORED)
+    result = measure(Classifier(100), numbered, AS_STORED)
     assert result.accuracy == 100 / 130
     assert (result.predictions == result.labels).sum() == 100
     loss = -(100 * math.log(0.8) + 30 * math.log(0.2)) / 130
@@ -61,19 +61,19 @@ def test_the_interval_is_wilsons(numbered, hits):
     part = hits / n
     middle = (part + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(part * (1 - part) / n + z**2 / (4 * n**2))
-    low, high = evaluate(Classifier(hits), numbered, AS_STORED).interval
+    low, high = measure(Classifier(hits), numbered, AS_STORED).interval
     assert low == pytest.approx(middle - half, abs=1e-6)
     assert high == pytest.approx(middle + half, abs=1e-6)
 
 
 def test_a_certain_mistake_has_a_finite_loss(numbered):
-    wrong = evaluate(lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, AS_STORED)
+    wrong = measure(lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, AS_STORED)
     assert wrong.accuracy == 0
     assert wrong.loss == pytest.approx(-math.log(1e-7), rel=1e-4)
 
 
 def test_figures_are_ready_for_json_and_for_people(numbered):
-    result = evaluate(Classifier(65), numbered, AS_STORED)
+    result = measure(Classifier(65), numbered, AS_STORED)
     assert json.loads(json.dumps(result.to_dict())) == {
         "accuracy": 0.5,
         "interval": list(result.interval),
@@ -87,4 +87,4 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
 def test_a_broken_image_is_named(broken_images):
     split = open_source(broken_images).splits["test"]
     with pytest.raises(InputError, match=r"whole JPEG.*Received: .*test/bee/0\.png"):
-        evaluate(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED)
+        measure(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED)

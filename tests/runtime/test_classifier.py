@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
-from keras_resnet18.evaluation.accuracy import evaluate
+from keras_resnet18.evaluation.accuracy import measure
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.classifier import image_files, open_classifier, open_images
 
@@ -105,7 +105,7 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
     classifier = open_classifier(exported / "model.tflite")
     assert classifier.source == str(images)
     split = open_source(images).splits["test"]
-    result = evaluate(classifier.predict, split, classifier.preprocess)
+    result = measure(classifier.predict, split, classifier.preprocess)
     assert result.accuracy == run.metrics["test"]["accuracy"]
 
 

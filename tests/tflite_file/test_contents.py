@@ -14,7 +14,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_resnet18.commands.info import about_file
+from keras_resnet18.commands.about import about_file
 from keras_resnet18.errors import InputError
 from keras_resnet18.runtime.exported import TFLiteFile
 from keras_resnet18.tflite_file import metadata

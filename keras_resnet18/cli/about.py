@@ -1,0 +1,43 @@
+"""keras-resnet18 info and demo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keras_resnet18 import machine
+from keras_resnet18.cli import tables
+from keras_resnet18.cli.options import console
+
+
+def info(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN|FILE|weights",
+            help="A run, a SavedModel, a .tflite, .onnx or .keras file, or the word weights (a "
+            "run's folder of that name is ./weights).",
+        ),
+    ] = None,
+) -> None:
+    """Show what this machine has; what a run or a model file is; which weights have a name."""
+    if what != "weights":
+        machine.start_keras()
+    from keras_resnet18.commands.info import info
+
+    console().print(info(what))
+
+
+def demo() -> None:
+    """Train on scikit-learn's digits, export and verify: two to four minutes."""
+    machine.start_keras()
+    from keras_resnet18.commands.demo import demo
+
+    out = console()
+    run, reports = demo(out)
+    tables.print_exports(out, reports)
+    out.print(
+        f"look at {run.curves_file} and {run.confusion_file}, or try\n"
+        f"  keras-resnet18 info {run.path}"
+    )

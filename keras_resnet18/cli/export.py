@@ -1,0 +1,80 @@
+"""keras-resnet18 export and verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_resnet18 import machine
+from keras_resnet18.cli import tables
+from keras_resnet18.cli.options import DataOption, RunArgument, console
+from keras_resnet18.errors import InputError
+from keras_resnet18.formats import EXPORTS
+from keras_resnet18.names import SplitName
+
+
+def export(
+    run: RunArgument,
+    formats: Annotated[
+        list[str], typer.Option("--format", help=f"{', '.join(EXPORTS)} or all; may be repeated.")
+    ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
+    data: DataOption = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=TEXT",
+            help="Write name, description, version, author or license into the .tflite files' "
+            "metadata; may be repeated.",
+        ),
+    ] = None,
+    check_images: Annotated[
+        int, typer.Option(help="How many test images to compare on, at most.")
+    ] = 1000,
+) -> None:
+    """Write files for servers and phones, each compared with the model before it is written."""
+    machine.start_keras()
+    from keras_resnet18.commands.export import export
+
+    out_console = console()
+    reports = export(
+        run,
+        formats,
+        out,
+        data=data,
+        check_images=check_images,
+        about=dict(_key_and_text(words) for words in about or []),
+        note=out_console.print,
+    )
+    tables.print_exports(out_console, reports)
+
+
+def verify(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="An exported .tflite file, .onnx file or SavedModel."),
+    ],
+    run: RunArgument,
+    data: DataOption = None,
+    split: Annotated[SplitName, typer.Option(help="Which split of the images.")] = "test",
+) -> None:
+    """Compare an exported file with the run that it was made from; exit 1 where it differs.
+
+    The figures are written beside the file too, as JSON.
+    """
+    machine.start_keras()
+    from keras_resnet18.commands.verify import verify
+
+    report = verify(file, run, data=data, split=split)
+    console().print(report.table())
+    if report.fault is not None:
+        raise InputError(f"{file} does not pass: {report.fault}")
+
+
+def _key_and_text(words: str) -> tuple[str, str]:
+    key, equals, text = words.partition("=")
+    if not equals:
+        raise InputError(f"--about takes KEY=TEXT, such as author='A. Lee'. Received: {words}")
+    return key, text

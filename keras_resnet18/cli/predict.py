@@ -1,0 +1,57 @@
+"""keras-resnet18 predict."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keras_resnet18 import machine
+from keras_resnet18.cli.options import ModelArgument
+
+if TYPE_CHECKING:
+    from keras_resnet18.commands.predict import Prediction
+
+
+def predict(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Images.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each.")] = 3,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV in UTF-8 on standard output.")] = False,
+) -> None:
+    """Name the most probable classes of images, a row a file in the order given."""
+    machine.start_keras()
+    from keras_resnet18.commands.predict import predict
+
+    broken = (_print_csv if as_csv else _print_text)(predict(model, images, top=top), top)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _print_text(rows: Iterable[Prediction], top: int) -> int:
+    broken = 0
+    for row in rows:
+        broken += row.error is not None
+        print(row.path, row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top), sep="  ")
+    return broken
+
+
+def _print_csv(rows: Iterable[Prediction], top: int) -> int:
+    # a file's name is bytes, and must come out as it is whatever the terminal's encoding
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    broken, width = 0, 0
+    for row in rows:
+        if not width:
+            width = min(top, row.classes)
+            kinds = ("class", "probability")
+            names = [f"{kind}_{i}" for i in range(1, width + 1) for kind in kinds]
+            writer.writerow(["file", *names, "error"])
+        broken += row.error is not None
+        cells = [cell for name, p in row.top for cell in (name, f"{p:.6f}")]
+        writer.writerow([row.path, *cells, *[""] * (2 * width - len(cells)), row.error or ""])
+    return broken

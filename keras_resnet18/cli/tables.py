@@ -1,0 +1,75 @@
+"""The tables that are printed: at most 80 columns wide, folded and never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from keras_resnet18.commands.benchmark import Result
+    from keras_resnet18.verification.report import ExportReport
+
+
+def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
+    """A row for each exported file, and where the files are."""
+    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
+    table = _table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
+    paths, warnings = [], []
+    try:
+        for report in reports:
+            found = report.comparison
+            table.add_row(
+                report.format,
+                f"{report.size_bytes / 1e6:.3g}",
+                f"{report.latency_ms:.3g}",
+                f"{found.n:,}",
+                _percent(found.agreement),
+                f"{found.max_difference:.1e}",
+                _percent(found.accuracy),
+                _percent(found.model_accuracy),
+            )
+            paths.append(report.path)
+            warnings += [] if report.warning is None else [f"{report.format}: {report.warning}"]
+    finally:  # what is written stays when a later format is refused
+        if paths:
+            console.print(table, soft_wrap=False)
+            for line in (*dict.fromkeys(warnings), *paths):
+                console.print(line)
+
+
+def print_benchmark(console: Console, results: Iterable[Result]) -> None:
+    """A row for each file and number of threads."""
+    headings = ("threads", "median\nms", "p90\nms", "images\nper s", "peak\nMiB", "MB", "top-1")
+    table = _table("file", *headings)
+    for result in results:
+        table.add_row(
+            result.name,
+            str(result.threads),
+            _three_digits(result.median_ms),
+            _three_digits(result.p90_ms),
+            _three_digits(result.images_per_second),
+            "not known" if result.peak_mib is None else f"{result.peak_mib:,.0f}",
+            _three_digits(result.size_bytes / 1e6),
+            _percent(result.accuracy),
+        )
+    console.print(table, soft_wrap=False)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(*headings)
+    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
