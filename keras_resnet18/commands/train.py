@@ -100,10 +100,7 @@ def train(
     check_run_path(out, overwrite=overwrite)
     source = source if isinstance(source, Source) else open_source(os.fspath(source))
     recipe = recipe or _adapted(load_recipe(default_recipe(source)), weights, settings)
-    preprocess = Preprocess(size=_image_size(recipe, source), crop_ratio=recipe.crop_ratio)
-    if recipe.finetune and is_name(recipe.finetune.weights):
-        published = find(recipe.finetune.weights).preprocess
-        preprocess = dataclasses.replace(published, size=preprocess.size)
+    preprocess = _preprocess(recipe, source)
     policy, reason = _policy(recipe.precision)
 
     console.print(f"{device_name()}, {policy}: {reason}")
@@ -162,16 +159,23 @@ def default_recipe(source: Source) -> str:
     return "small-images" if small else "photos"
 
 
-def _image_size(recipe: Recipe, source: Source) -> tuple[int, int]:
-    if recipe.image_size is not None:
-        return recipe.image_size, recipe.image_size
-    if source.image_size is None:
+def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
+    """Preprocessing of published weights, or the default; the recipe's values take precedence."""
+    size = (recipe.image_size,) * 2 if recipe.image_size else source.image_size
+    if size is None:
         raise InputError(
-            "the images are not known to share one size, so the recipe must say which one to "
-            f"bring them to. Received: recipe {recipe.name!r} without image_size; add "
-            "--set image_size=32"
+            "a recipe needs image_size unless all images have one size. "
+            f"Received: recipe {recipe.name!r} without image_size; add --set image_size=32"
         )
-    return source.image_size
+    if recipe.finetune is None:
+        preprocess = Preprocess(size=size, crop_ratio=1.0)
+    elif is_name(recipe.finetune.weights):
+        preprocess = dataclasses.replace(find(recipe.finetune.weights).preprocess, size=size)
+    else:
+        preprocess = Preprocess(size=size)
+    if recipe.crop_ratio is not None:
+        preprocess = dataclasses.replace(preprocess, crop_ratio=recipe.crop_ratio)
+    return preprocess
 
 
 def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Console) -> keras.Model:

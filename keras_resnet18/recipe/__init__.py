@@ -1,1 +1,1 @@
-"""A frozen description of one training."""
+"""Recipes: frozen descriptions of a training."""

@@ -1,4 +1,4 @@
-"""A frozen description of one training: what `recipe.toml` holds."""
+"""Recipes: frozen descriptions of a training, read from and written to TOML."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ from typing import Any
 
 from keras_resnet18.errors import InputError, nearest, one_of, within
 from keras_resnet18.names import NETWORKS, PRECISIONS, RECIPES, STEMS, VARIANTS
-from keras_resnet18.recipe.schema import (
-    check_types,
-    from_table,
-    toml_value,
-    without_none,
-)
+from keras_resnet18.recipe.schema import check_types, from_table, toml_value, without_none
 
 OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Which network is built.
+    """The network to build.
 
     Attributes:
-        name: `"resnet18"`, `"resnet34"`, or without shortcuts `"plain18"`, `"plain34"`.
+        name: `"resnet18"`, `"resnet34"`, or `"plain18"` and `"plain34"` without shortcuts.
         stem: `"imagenet"`, `"small"` or `"small_stride2"`.
-        variant: `"d"` for ResNet-D, with the imagenet stem only; without it the paper's network.
-        dropout: Rate before the last layer, from 0 up to but not including 1.
+        variant: `"d"` for ResNet-D (imagenet stem only), None for the paper's network.
+        dropout: Rate before the last layer, at least 0 and below 1.
     """
 
     name: str = "resnet18"
@@ -52,19 +47,20 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How weights follow gradients.
+    """Optimizer, learning rate schedule and label smoothing.
 
-    The learning rate rises linearly from 0 during the warm-up and then falls to 0 along a cosine
+    The learning rate rises linearly from 0 during the warm-up, then falls to 0 along a cosine
     (Loshchilov & Hutter 2017).
 
     Attributes:
         name: `"sgd"` with Nesterov momentum, or `"adamw"`.
-        learning_rate: Its highest value.
-        momentum: Of SGD.
-        weight_decay: Decoupled, as in Keras: each step takes rate × decay off every weight but
-            BatchNorm's and biases. torch's coupled λ at momentum 0.9 is about 10 λ here.
-        warmup_epochs: How long the learning rate rises; may be a fraction.
-        label_smoothing: Part of each label that is spread over all classes (Szegedy et al. 2016).
+        learning_rate: Highest value, at the end of the warm-up.
+        momentum: Momentum of SGD, at least 0 and below 1.
+        weight_decay: Decoupled weight decay, as in Keras: each step subtracts rate × decay ×
+            weight, except from BatchNorm's weights and biases. torch's coupled λ at momentum 0.9
+            is about 10 λ here.
+        warmup_epochs: Length of the warm-up in epochs, such as 0.5.
+        label_smoothing: Fraction of each label spread over all classes (Szegedy et al. 2016).
     """
 
     name: str = "sgd"
@@ -91,14 +87,14 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How training images vary.
+    """Random augmentation of training images.
 
     Attributes:
-        resized_crop: Least and greatest part of the area of a random window that is resized to
-            the network's size; without it the whole image is used.
-        shift: Pixels by which the image moves at most, each way.
-        flip: Whether half of the images are mirrored.
-        erase: Probability, 0 to 1, of covering a random rectangle.
+        resized_crop: Smallest and largest fraction of the image's area in the random window that
+            is resized to the network's input; None for the whole image.
+        shift: Largest shift in pixels, in each direction.
+        flip: Whether half of the images are mirrored left to right.
+        erase: Probability, 0 to 1, of erasing a random rectangle.
     """
 
     resized_crop: tuple[float, float] | None = None
@@ -114,7 +110,7 @@ class Augment:
                 "augment.resized_crop",
                 self.resized_crop,
                 0 < low <= high <= 1,
-                "two parts of the area, over 0 and up to 1, the lesser first",
+                "two fractions of the area, over 0 and up to 1, the smaller first",
             )
         within("augment.shift", self.shift, self.shift >= 0, "0 or more")
         within("augment.erase", self.erase, 0 <= self.erase <= 1, "from 0 to 1")
@@ -122,16 +118,16 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """How a network that knows other images learns these.
+    """Fine-tuning: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.10054).
 
-    First the classifier alone, on features that the network computes once; then all weights, by
-    the recipe's optimizer and for its epochs, BatchNorm left as it was (Kumar et al. 2022, arXiv
-    2202.10054: the second part alone bends good features to a random classifier).
+    The linear probe trains the head on features computed once. Then all weights are trained with
+    the recipe's optimizer and epochs, BatchNorm in inference mode. Without the linear probe, a
+    random head distorts the pretrained features.
 
     Attributes:
-        weights: A name such as `"imagenet"`, or the path of a checkpoint.
-        head_epochs: How often the classifier sees the features.
-        head_learning_rate: Of AdamW, falling along a cosine from the start.
+        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint.
+        head_epochs: Epochs of the linear probe.
+        head_learning_rate: Highest learning rate of the linear probe (AdamW, cosine, no warm-up).
     """
 
     weights: str = "imagenet"
@@ -151,21 +147,22 @@ class Finetune:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training, complete but for the images.
+    """All settings of a training; with the images, they determine the result.
 
     Attributes:
-        name: For people.
-        epochs: How often the training images are seen; 0 fine-tunes the classifier alone.
-        batch_size: Images a step.
-        image_size: Side of the network's square input in pixels; without it the images' own size,
+        name: Name to print.
+        epochs: Passes over the training images; 0, in fine-tuning, for the linear probe alone.
+        batch_size: Images per step, 2 or more.
+        image_size: Side of the network's square input in pixels; None for the images' own size,
             where they share one.
-        crop_ratio: Part of each side that evaluation keeps, over 0 and up to 1.
-        precision: A Keras dtype policy, or `"auto"` for the one that suits the machine.
-        seed: Of weights, order and augmentation.
-        network: Which network is built.
-        optimizer: How weights follow gradients.
-        augment: How training images vary.
-        finetune: Which weights to begin with, and how; None for random ones.
+        crop_ratio: Fraction of each side that evaluation keeps, over 0 and up to 1; None for the
+            ratio of published weights, 0.875 for other pretrained weights, 1 from scratch.
+        precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
+        seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
+        network: The network to build.
+        optimizer: Optimizer, learning rate schedule and label smoothing.
+        augment: Random augmentation of training images.
+        finetune: Pretrained weights and the linear probe; None for training from scratch.
 
     Raises:
         InputError: For a value of the wrong type or out of range.
@@ -175,7 +172,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     image_size: int | None = None
-    crop_ratio: float = 1.0
+    crop_ratio: float | None = None
     precision: str = "auto"
     seed: int = 0
     network: Network = dataclasses.field(default_factory=Network)
@@ -188,29 +185,30 @@ class Recipe:
         if self.finetune is None:
             within("epochs", self.epochs, self.epochs >= 1, "1 or more")
         else:
-            within("epochs", self.epochs, self.epochs >= 0, "0 (the classifier alone) or more")
+            within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
         within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
         if self.image_size is not None:
             within("image_size", self.image_size, self.image_size >= 8, "8 or more")
-        within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
+        if self.crop_ratio is not None:
+            within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
         one_of("precision", self.precision, PRECISIONS)
         within("seed", self.seed, 0 <= self.seed < 2**31, "from 0 to 2147483647")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from nested tables; what they lack keeps its default.
+        """Recipe from nested tables; missing keys take their defaults.
 
         Raises:
-            InputError: For an unknown key, with the nearest known one, or a wrong value.
+            InputError: For an unknown key, naming the nearest known one, or a wrong value.
         """
         return typing.cast(Recipe, from_table(cls, values, ""))
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """The recipe that `to_toml` gave, or one written by hand.
+        """Recipe from TOML, written by `to_toml` or by hand.
 
         Raises:
-            InputError: If the text is no TOML or no recipe.
+            InputError: If the text is not TOML, or not a recipe.
         """
         try:
             return cls.from_dict(tomllib.loads(text))
@@ -220,34 +218,34 @@ class Recipe:
             ) from None
 
     def to_toml(self) -> str:
-        """The recipe as TOML; `from_toml` gives it back."""
+        """The recipe as TOML, for `from_toml`."""
         import tomli_w
 
         return tomli_w.dumps(without_none(dataclasses.asdict(self)))
 
     def with_weights(self, weights: str) -> Recipe:
-        """The recipe with other weights to fine-tune.
+        """Copy of the recipe that fine-tunes other weights.
 
         Raises:
-            InputError: If it is for training from scratch.
+            InputError: If the recipe trains from scratch.
         """
         if self.finetune is None:
             raise InputError(
-                "weights are fine-tuned by a recipe with a [finetune] table: take the recipe "
-                f"finetune. Received: recipe {self.name!r} with weights={weights!r}"
+                "weights need a recipe with a [finetune] table: use the recipe finetune. "
+                f"Received: recipe {self.name!r} with weights={weights!r}"
             )
         finetune = dataclasses.replace(self.finetune, weights=weights)
         return dataclasses.replace(self, finetune=finetune)
 
     def changed(self, settings: Iterable[str]) -> Recipe:
-        """The recipe with some values set, as the command line's `--set` does.
+        """Copy of the recipe with some values changed, as by the command line's `--set`.
 
         Args:
-            settings: Such as `"optimizer.learning_rate=0.05"`; values in TOML's notation, where
-                words may go without quotes.
+            settings: `"KEY=VALUE"` each, such as `"optimizer.learning_rate=0.05"`; values in
+                TOML's notation, strings also without quotes.
 
         Raises:
-            InputError: For a setting that is none.
+            InputError: For a setting without `=`, an unknown key or a wrong value.
         """
         table = without_none(dataclasses.asdict(self))
         for setting in settings:
@@ -268,10 +266,10 @@ class Recipe:
 
 
 def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
-    """A recipe by name or from a TOML file; a `Recipe` is returned as it is.
+    """Loads a recipe by name or from a TOML file; returns a `Recipe` unchanged.
 
     Raises:
-        InputError: If there is no such recipe, or it is none.
+        InputError: If there is no such recipe, or the file is not one.
     """
     if isinstance(recipe, Recipe):
         return recipe

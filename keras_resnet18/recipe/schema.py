@@ -1,4 +1,4 @@
-"""Dataclasses from tables of TOML: types checked, unknown keys refused with the nearest name."""
+"""Dataclasses from TOML tables: checks types, refuses unknown keys with the nearest name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_resnet18.errors import InputError, nearest
 
 
 def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """A recipe's dataclass from a table, and those in it from the tables in it."""
+    """Dataclass from a table, nested dataclasses from nested tables."""
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -32,14 +32,14 @@ def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def check_types(table: Any, prefix: str) -> None:
-    """Checks each value of a recipe's dataclass against its annotation."""
+    """Checks each field against its annotation; makes 1 a float, a list a tuple, where asked."""
     for key, hint in typing.get_type_hints(type(table)).items():
         value = _typed(f"{prefix}{key}", hint, getattr(table, key))
-        object.__setattr__(table, key, value)  # frozen; 1 becomes 1.0 and a list a pair
+        object.__setattr__(table, key, value)  # the dataclass is frozen
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the annotation asks: a whole number may stand for a float, a list for a pair."""
+    """Converts `value` to the annotated type, or raises InputError."""
     if value is None and isinstance(hint, types.UnionType):
         return None
     hint = _wanted(hint)
@@ -58,12 +58,12 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
 
 
 def _wanted(hint: Any) -> Any:
-    """`X` of `X | None`."""
+    """`X` of the annotation `X | None`."""
     return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
 
 
 def toml_value(text: str) -> Any:
-    """A value in TOML's notation; what is none, such as a word without quotes, as it stands."""
+    """Parses a value in TOML's notation; returns unquoted words unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -71,7 +71,7 @@ def toml_value(text: str) -> Any:
 
 
 def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML has no null: what is None is left out, and stays at its default."""
+    """Leaves out None, which TOML cannot express; a missing key takes its default."""
     return {
         key: without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()

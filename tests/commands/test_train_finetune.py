@@ -14,8 +14,9 @@ from small import build_tiny
 
 from keras_resnet18 import Preprocess, build_resnet18, load_run, save_weights, train
 from keras_resnet18.commands import train as trainer
+from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
-from keras_resnet18.recipe.recipe import Finetune, Network, load_recipe
+from keras_resnet18.recipe.recipe import Finetune, Network, Recipe, load_recipe
 from keras_resnet18.weights import catalogue
 
 HEAD_EPOCHS = 4
@@ -170,6 +171,24 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
 
 
 @pytest.mark.parametrize(
+    ("weights", "crop_ratio", "kept"),
+    [
+        (None, None, 1.0),
+        (None, 0.8, 0.8),
+        ("imagenet", None, 0.95),
+        ("imagenet", 0.8, 0.8),
+        ("mine.pth", None, 0.875),
+        ("mine.pth", 0.8, 0.8),
+    ],
+)
+def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, kept):
+    recipe = Recipe(
+        image_size=16, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
+    )
+    assert trainer._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
+
+
+@pytest.mark.parametrize(
     ("weights", "message"),
     [
         ("imagenett", "did you mean imagenet"),
@@ -193,5 +212,5 @@ def test_weights_that_are_none_leave_nothing(
 
 def test_only_a_recipe_for_it_takes_weights():
     assert load_recipe("finetune").with_weights("a.pth").finetune.weights == "a.pth"
-    with pytest.raises(InputError, match=r"take the recipe finetune. Received: recipe 'photos'"):
+    with pytest.raises(InputError, match=r"use the recipe finetune. Received: recipe 'photos'"):
         load_recipe("photos").with_weights("imagenet")

@@ -105,7 +105,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(toml, words):
         ("augment.erase=2", "augment.erase must be from 0 to 1"),
         ("augment.resized_crop=0.5", "augment.resized_crop must be two numbers"),
         ("augment.resized_crop=[0.5]", "augment.resized_crop must be two numbers"),
-        ("augment.resized_crop=[1, 0.5]", "the lesser first"),
+        ("augment.resized_crop=[1, 0.5]", "the smaller first"),
         ("augment.resized_crop=[0, 1]", "over 0 and up to 1"),
     ],
 )
