@@ -1,4 +1,4 @@
-"""What a photo goes through before the network, and what its answers are called after it."""
+"""Preprocess, the way from an image to the network's input, and the names of ImageNet's classes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,29 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+INTERPOLATIONS = ("bilinear", "bicubic")
+FITS = ("crop", "pad", "squash")
+_LARGEST_SIDE = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """How an upright RGB image of any size becomes the network's input.
+    """Specification of how an upright RGB image of any size becomes the network's input.
 
-    The image is resized until it covers `size / crop_ratio` and its middle is cut out; the
-    pixels are then normalised to `(pixel / 255 - mean) / std`. The spec travels with weights, runs
-    and exports, and all of them read it, so that every road to the network is the same road.
+    The image is resized to `size / crop_ratio` as `fit` says, the centre of `size` is cut out, and
+    the pixels are normalised to `(pixel / 255 - mean) / std`. The specification travels with
+    weights, runs and exported files; training, evaluation, prediction and export all read it.
 
     Attributes:
         size: (height, width) of the network's input, in pixels.
-        crop_ratio: The part of each side that the centre crop keeps, over 0 and up to 1.
-        interpolation: `"nearest"`, `"bilinear"` or `"bicubic"`.
+        crop_ratio: Fraction of each side that the centre crop keeps, 0.1 to 1.
+        interpolation: `"bilinear"` or `"bicubic"`.
         antialias: Whether to filter when shrinking, as Pillow always does.
         mean: Of red, green and blue, on a scale of 0 to 1.
-        std: Of red, green and blue, on a scale of 0 to 1.
+        std: Of red, green and blue, on a scale of 0 to 1, at least 0.001.
+        fit: `"crop"` keeps the proportions and covers the size: the ends of a long image are never
+            seen. `"pad"` keeps the proportions and shows the whole image, with black bars.
+            `"squash"` shows the whole image and gives up the proportions.
 
     Raises:
         InputError: For a value outside of these ranges.
@@ -48,26 +54,25 @@ class Preprocess:
     antialias: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
-        for field in ("size", "mean", "std"):  # JSON and TOML give lists
-            value = getattr(self, field)
-            if isinstance(value, list):
-                object.__setattr__(self, field, tuple(value))
-        sides = _is_tuple_of(self.size, int, 2) and min(self.size) >= 1
-        within("size", self.size, sides, "two positive whole numbers, (height, width)")
-        ratio = _is_number(self.crop_ratio) and 0 < self.crop_ratio <= 1
-        within("crop_ratio", self.crop_ratio, ratio, "over 0 and at most 1")
+        for name, kind in (("size", int), ("mean", float), ("std", float)):
+            object.__setattr__(self, name, _plain(getattr(self, name), kind))
+        object.__setattr__(self, "crop_ratio", _plain(self.crop_ratio, float))
+        size = f"(height, width), two whole numbers from 1 to {_LARGEST_SIDE:,}"
+        within("size", self.size, _all_within(self.size, 2, int, 1, _LARGEST_SIDE), size)
+        crop_ratio = _all_within((self.crop_ratio,), 1, float, 0.1, 1)
+        within("crop_ratio", self.crop_ratio, crop_ratio, "a number from 0.1 to 1")
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        one_of("fit", self.fit, FITS)
         within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
-        # published weights have 0.5 to 127.5/255 here; 255 would be a mean of pixels, not of 0 to 1
-        mean = _is_tuple_of(self.mean, (int, float), 3) and all(0 <= m <= 1 for m in self.mean)
-        within("mean", self.mean, mean, "three numbers from 0 to 1")
-        std = _is_tuple_of(self.std, (int, float), 3) and all(0 < s <= 1 for s in self.std)
-        within("std", self.std, std, "three numbers over 0 and up to 1")
+        mean, std = "three numbers from 0 to 1", "three numbers from 0.001 to 1"
+        within("mean", self.mean, _all_within(self.mean, 3, float, 0, 1), mean)
+        within("std", self.std, _all_within(self.std, 3, float, 0.001, 1), std)
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, ready for JSON."""
+        """The specification as plain values, ready for JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -75,7 +80,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The spec that `to_dict` gave.
+        """The specification that `to_dict` gave.
 
         Raises:
             InputError: For an unknown key or a value out of range.
@@ -87,7 +92,7 @@ class Preprocess:
 
     @classmethod
     def read(cls, path: Path) -> Preprocess:
-        """The spec in a JSON file.
+        """Reads a specification from a JSON file.
 
         Raises:
             InputError: If there is no such file, or it holds something else.
@@ -118,40 +123,62 @@ class Preprocess:
         scale = tuple(1 / (255 * s) for s in std)
         return scale, tuple(-m / s for m, s in zip(mean, std, strict=True))
 
+    def placement(
+        self, height: Any, width: Any, most: Any = max, least: Any = min
+    ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Where an image of some size comes to lie.
+
+        Args:
+            height: Of the image, an int or an int64 tensor.
+            width: Likewise.
+            most: `max`, or `tf.maximum` for tensors.
+            least: `min`, or `tf.minimum` for tensors.
+
+        Returns:
+            (height, width) that the image is resized to, and (top, left) of the network's input
+            inside the resized image, negative where there are bars.
+        """
+        # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
+        full_height, full_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
+        new_height, new_width = full_height, full_width
+        if self.fit != "squash":
+            choose = most if self.fit == "crop" else least
+            new_height = most(choose(full_width * height // width, full_height), 1)
+            new_width = most(choose(full_height * width // height, full_width), 1)
+        corner = _half(new_height - self.size[0]), _half(new_width - self.size[1])
+        return (new_height, new_width), corner
+
     def resize_and_crop(self, image: Any) -> Any:
-        """Brings one image, or several of one size, to the network's size.
+        """Brings one image, or several of one size, to the network's size, in TensorFlow.
+
+        `images.resize_and_crop` does the same to a NumPy image without TensorFlow.
 
         Args:
             image: uint8 tensor of shape (height, width, channels), sizes known or not, or the same
                 with a batch in front.
 
         Returns:
-            uint8 TensorFlow tensor of shape (*size, channels), or (batch, *size, channels).
-            Resizing rounds to whole levels, as image files do, so the pixels are the same ones
-            whether or not they went through a file.
+            uint8 tensor of shape (*size, channels), or (batch, *size, channels), rounded to whole
+            levels, as in an image file.
         """
         import tensorflow as tf
 
         image = tf.convert_to_tensor(image)
-        height, width = self.size
-        # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
-        cover_height, cover_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
-        # the smallest image of the old proportions that covers both
-        if image.shape[-3:-1].is_fully_defined():
-            old_height, old_width = image.shape[-3:-1]
-            new_height = max(cover_width * old_height // old_width, cover_height)
-            new_width = max(cover_height * old_width // old_height, cover_width)
-        else:
-            old_height, old_width = tf.unstack(tf.shape(image)[-3:-1])
-            new_height = tf.maximum(cover_width * old_height // old_width, cover_height)
-            new_width = tf.maximum(cover_height * old_width // old_height, cover_width)
-        resized = tf.image.resize(
-            image, (new_height, new_width), method=self.interpolation, antialias=self.antialias
+        batch = image if image.shape.rank == 4 else image[tf.newaxis]
+        old = tf.shape(batch, tf.int64)[1:3]
+        new, corner = self.placement(old[0], old[1], tf.maximum, tf.minimum)
+        # Only the pixels that are kept are computed: a resized panorama could exceed the memory.
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=batch,
+            size=self.size,
+            scale=tf.cast(tf.cast(tf.stack(new), tf.int64) / old, tf.float32),
+            translation=-tf.cast(tf.stack(corner), tf.float32),
+            kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[self.interpolation],
+            antialias=self.antialias,
         )
-        top, left = _half(new_height - height), _half(new_width - width)
-        window = resized[..., top : top + height, left : left + width, :]
-        pixels = tf.saturate_cast(tf.round(window), tf.uint8)
-        return tf.ensure_shape(pixels, (*image.shape[:-3], height, width, image.shape[-1]))
+        pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
+        pixels = pixels if image.shape.rank == 4 else pixels[0]
+        return tf.ensure_shape(pixels, (*image.shape[:-3], *self.size, image.shape[-1]))
 
 
 def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
@@ -224,13 +251,18 @@ def _half(margin: Any) -> Any:
     return (margin + margin % 4 // 3) // 2
 
 
-def _is_tuple_of(value: Any, kind: type | tuple[type, ...], length: int) -> bool:
+def _plain(value: Any, kind: type) -> Any:
+    """Python's own numbers, in tuples: JSON and TOML give lists, NumPy numbers of its own."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, kind) for item in value)
+    number = numbers.Integral if kind is int else numbers.Real
+    return kind(value) if isinstance(value, number) and not isinstance(value, bool) else value
+
+
+def _all_within(values: Any, length: int, kind: type, least: float, most: float) -> bool:
     return (
-        isinstance(value, tuple)
-        and len(value) == length
-        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+        isinstance(values, tuple)
+        and len(values) == length
+        and all(type(value) is kind for value in values)
+        and all(least <= value <= most for value in values)  # NaN is not
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

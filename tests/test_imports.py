@@ -23,7 +23,7 @@ MAKERS = {"exporters", "figures", "fit", "model", "weights"}
 ROOMS = {
     "errors": set(),
     "formats": set(),
-    "images": set(),
+    "images": {"preprocess"},
     "machine": set(),
     "staging": set(),
     "names": set(),

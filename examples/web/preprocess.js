@@ -3,14 +3,14 @@
  * keras_resnet18/preprocess.py does, to the same pixels.
  *
  * A canvas could resize too, but each browser does it in its own way, and none as the network was
- * trained. Hence the filter here: that of `tf.image.resize`, in float32 and in its order of
- * summation.
+ * trained. Hence the filter here: that of TensorFlow's ScaleAndTranslate, in float32 and in its order
+ * of summation.
  */
 
 const f32 = Math.fround;
 
 /** What a .tflite file is prepared with that has no preprocess.json beside it. */
-const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", antialias: true };
+const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", antialias: true, fit: "crop" };
 
 /** Filters by interpolation: how far they reach, in pixels, and their weight at a distance. */
 const KERNELS = {
@@ -39,17 +39,18 @@ export function parseSpec(text, name) {
   } catch {
     spec = null;
   }
-  const { size, crop_ratio, interpolation, antialias } = spec ?? {};
+  const { size, crop_ratio, interpolation, antialias, fit } = spec ?? {};
   const whole = (side) => Number.isInteger(side) && side > 0;
   if (
     !(Array.isArray(size) && size.length === 2 && size.every(whole)) ||
     !(crop_ratio > 0 && crop_ratio <= 1) ||
-    !["nearest", ...Object.keys(KERNELS)].includes(interpolation) ||
+    !Object.hasOwn(KERNELS, interpolation) ||
+    !["crop", "pad", "squash"].includes(fit) ||
     typeof antialias !== "boolean"
   ) {
     throw new Error(`Expected the preprocess.json that lay beside the model. Received: ${name}`);
   }
-  return { size, crop_ratio, interpolation, antialias };
+  return { size, crop_ratio, interpolation, antialias, fit };
 }
 
 /**
@@ -85,21 +86,23 @@ export async function decode(file) {
 }
 
 /**
- * Resizes a decoded image until it covers `size / crop_ratio` and cuts out its middle.
+ * Resizes a decoded image to `size / crop_ratio` as `fit` says and cuts out its middle.
  *
- * Returns RGB bytes in a Uint8Array, height × width × 3 as `spec.size` says.
+ * Returns RGB bytes in a Uint8Array, height × width × 3 as `spec.size` says; bars are black.
  */
 export function resizeAndCrop({ width, height, rgba }, spec) {
   const [cropHeight, cropWidth] = spec.size;
-  const [coverHeight, coverWidth] = spec.size.map((n) => Math.floor(n / spec.crop_ratio + 1e-6));
-  const newHeight = Math.max(Math.floor((coverWidth * height) / width), coverHeight);
-  const newWidth = Math.max(Math.floor((coverHeight * width) / height), coverWidth);
-  const rows = taps(height, newHeight, half(newHeight - cropHeight), cropHeight, spec);
+  const [fullHeight, fullWidth] = spec.size.map((n) => Math.floor(n / spec.crop_ratio + 1e-6));
+  const choose = { crop: Math.max, pad: Math.min, squash: (_, full) => full }[spec.fit];
+  const newHeight = Math.max(choose(Math.floor((fullWidth * height) / width), fullHeight), 1);
+  const newWidth = Math.max(choose(Math.floor((fullHeight * width) / height), fullWidth), 1);
+  const top = half(newHeight - cropHeight);
+  const rows = taps(height, newHeight, top, cropHeight, spec);
   const columns = taps(width, newWidth, half(newWidth - cropWidth), cropWidth, spec);
 
   // First between rows, then between columns; of the columns only those that the crop needs.
-  const left = columns[0].first;
-  const right = columns.at(-1).first + columns.at(-1).weights.length;
+  const left = columns.find(({ weights }) => weights.length).first;
+  const right = Math.max(...columns.map(({ first, weights }) => first + weights.length));
   const line = new Float32Array(3 * (right - left));
   const pixels = new Uint8ClampedArray(3 * cropHeight * cropWidth); // rounds half to even
   let out = 0;
@@ -130,26 +133,22 @@ export function resizeAndCrop({ width, height, rgba }, spec) {
 
 /** Half of a margin, .5 rounded to even: where the crop begins. */
 function half(margin) {
-  return Math.floor((margin + Math.floor((margin % 4) / 3)) / 2);
+  return Math.floor((margin + Math.floor((margin - 4 * Math.floor(margin / 4)) / 3)) / 2);
 }
 
 /**
  * Along one axis, which old pixels make each of the `count` new ones from `start` on, and with
- * which weights: a list of {first, weights}.
+ * which weights: a list of {first, weights}, without weights where a bar is.
  */
 function taps(oldSize, newSize, start, count, { interpolation, antialias }) {
-  const nearest = interpolation === "nearest";
-  // two roundings of the same number, as TensorFlow has it
-  const step = nearest ? f32(oldSize / newSize) : f32(1 / f32(newSize / oldSize));
-  const within = (i) => Math.min(Math.max(i, 0), oldSize - 1);
-  const centres = Array.from({ length: count }, (_, i) => f32((start + i + 0.5) * step));
-  if (nearest) {
-    return centres.map((centre) => ({ first: within(Math.floor(centre)), weights: [1] }));
-  }
+  const step = f32(1 / f32(newSize / oldSize)); // two roundings of one number, as TensorFlow has it
   const kernel = KERNELS[interpolation];
   const scale = antialias ? Math.max(step, 1) : 1; // a wider filter for a smaller image
   const reach = f32(kernel.reach * scale);
-  return centres.map((centre) => {
+  const within = (i) => Math.min(Math.max(i, 0), oldSize - 1);
+  return Array.from({ length: count }, (_, i) => {
+    if (start + i < 0 || start + i >= newSize) return { first: 0, weights: [] };
+    const centre = f32(f32((i + 0.5) * step) + f32(start * step));
     const first = within(Math.ceil(f32(f32(centre - reach) - 0.5)));
     const last = within(Math.floor(f32(f32(centre + reach) - 0.5)));
     const weights = new Float32Array(last - first + 1);
