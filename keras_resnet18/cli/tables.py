@@ -33,7 +33,7 @@ def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
                 _percent(found.model_accuracy),
             )
             paths.append(report.path)
-            warnings += [] if report.warning is None else [f"{report.format}: {report.warning}"]
+            warnings += [] if found.warning is None else [f"{report.format}: {found.warning}"]
     finally:  # what is written stays when a later format is refused
         if paths:
             console.print(table, soft_wrap=False)

@@ -93,7 +93,7 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     batches = sample_batches(images, run.preprocess.resize_and_crop)
     limits = compare.Limits(max_difference=max_difference)
     with broken_images_named():
-        comparison, fault = diagnose.prove(
+        comparison, fault = diagnose.compare_and_diagnose(
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
     faults = [compare.labels_fault(file.labels, run.labels), fault]

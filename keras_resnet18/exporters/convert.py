@@ -23,6 +23,8 @@ def main(
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]  # alone: the weights, to int8
+    if quantize == "dynamic":  # or the dense layer's operator needs a runtime of 2024 or later
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if calibration is not None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# EXIF comes first in a file, or after a few segments; each is 64 KiB at the most.
-_HEAD_BYTES = 2**18
-_HEAD_SEGMENTS = 32
+# Segments of a JPEG, and chunks of a PNG, that are looked at for EXIF.
+_MOST_SEGMENTS = 1000
+_MOST_CHUNKS = 100_000
 
 # For EXIF's orientations 1 to 8 (EXIF 2.3, section 4.6.4): whether rows and columns change places,
 # and whether the rows, and the columns, are then reversed.
@@ -17,37 +17,48 @@ _ROWS_REVERSED = (False, False, True, True, False, False, True, True)
 _COLUMNS_REVERSED = (False, True, True, False, False, True, True, False)
 
 
-def decode(data: Any) -> Any:
+def decode(file: Any) -> Any:
     """Decodes one image to the way a person sees it.
 
-    EXIF orientation is obeyed in JPEG files, transparency lies over white, grey is repeated over
-    the three channels; of 16 bits the upper 8 are taken. Broken EXIF is no EXIF.
+    EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
+    channels, 16-bit grey is scaled to 8 bits; of 16-bit colours the upper 8 bits are taken, as
+    Pillow does. Broken EXIF counts as none.
 
     Args:
-        data: String tensor of shape (), a whole JPEG or PNG file. Anything else is a
+        file: String tensor of shape (), a whole JPEG or PNG file. Anything else is a
             `tf.errors.InvalidArgumentError` when the operators run.
 
     Returns:
         uint8 tensor of shape (height, width, 3), 0 to 255.
     """
-    image = tf.cond(tf.io.is_jpeg(data), lambda: _decode_jpeg(data), lambda: _decode_png(data))
+    image = tf.cond(tf.io.is_jpeg(file), lambda: _decode_jpeg(file), lambda: _decode_png(file))
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _decode_jpeg(data: Any) -> Any:
+def _decode_jpeg(file: Any) -> Any:
     # the arithmetic that other programs use; TensorFlow's default is a faster and coarser one
-    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-    return _upright(image, _orientation(_exif(data)))
+    image = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
+    return _upright(image, _orientation(_jpeg_exif(file)))
 
 
-def _decode_png(data: Any) -> Any:
-    # TensorFlow adds a wrong alpha to grey of 1, 2 or 4 bits, as the header's 24th byte tells
-    few_greys = tf.strings.substr(data, 24, 2) == tf.constant([b"\1\0", b"\2\0", b"\4\0"])
-    return tf.cond(
-        tf.reduce_any(few_greys),
-        lambda: tf.io.decode_png(data, channels=3),
-        lambda: _over_white(tf.io.decode_png(data, channels=4)),
+def _decode_png(file: Any) -> Any:
+    header = _piece(file, 24, 2)
+    bits, colour_type = _number(header, 0, 1), _number(header, 1, 1)
+    exif, has_transparency = _png_chunks(file)
+
+    def grey_16() -> Any:
+        grey = tf.cast(tf.io.decode_png(file, channels=1, dtype=tf.uint16), tf.float32)
+        return tf.repeat(tf.cast(tf.round(grey / 257), tf.uint8), 3, axis=-1)
+
+    image = tf.case(
+        [
+            # without transparency in the file, TensorFlow gives these an alpha of 1, 3 or 15
+            ((bits < 8) & ~has_transparency, lambda: tf.io.decode_png(file, channels=3)),
+            ((bits == 16) & (colour_type == 0) & ~has_transparency, grey_16),
+        ],
+        default=lambda: _over_white(tf.io.decode_png(file, channels=4)),
     )
+    return _upright(image, _orientation(exif))
 
 
 def _over_white(rgba: Any) -> Any:
@@ -66,25 +77,49 @@ def _upright(image: Any, orientation: Any) -> Any:
     return tf.reverse(turned, reversed_axes)
 
 
-def _exif(jpeg: Any) -> Any:
+def _jpeg_exif(file: Any) -> Any:
     """The TIFF structure in a JPEG's EXIF segment, uint8 of shape (n,); n is 0 if there is none."""
-    data = tf.io.decode_raw(tf.strings.substr(jpeg, 0, _HEAD_BYTES), tf.uint8)
 
-    def is_exif(at: Any) -> Any:
-        marker_and_name = _bytes(data, at + tf.constant([0, 1, 4, 5, 6, 7, 8, 9], tf.int64))
+    def head(at: Any) -> Any:
+        return _piece(file, at, 10)
+
+    def is_exif(head: Any) -> Any:
+        marker_and_name = _bytes(head, tf.constant([0, 1, 4, 5, 6, 7, 8, 9], tf.int64))
         return tf.reduce_all(marker_and_name == [*b"\xff\xe1Exif\0\0"])
 
     def is_other_segment(at: Any) -> Any:
-        return (_number(data, at, 1) == 0xFF) & ~is_exif(at)
+        segment = head(at)
+        is_scan = _number(segment, 1, 1) == 0xDA
+        return (_number(segment, 0, 1) == 0xFF) & ~is_scan & ~is_exif(segment)
 
-    def end(at: Any) -> Any:  # of a segment: its two-byte marker is not counted in its length
-        return at + 2 + _number(data, at + 2, 2)
-
-    start = tf.constant(2, tf.int64)  # after the file's own marker
     (at,) = tf.while_loop(
-        is_other_segment, lambda at: [end(at)], [start], maximum_iterations=_HEAD_SEGMENTS
+        is_other_segment,
+        lambda at: [at + 2 + _number(head(at), 2, 2)],  # a length does not count the marker
+        [tf.constant(2, tf.int64)],  # after the file's own marker
+        maximum_iterations=_MOST_SEGMENTS,
     )
-    return data[at + 10 : tf.where(is_exif(at), end(at), 0)]
+    segment = head(at)
+    return _piece(file, at + 10, tf.where(is_exif(segment), _number(segment, 2, 2) - 8, 0))
+
+
+def _png_chunks(file: Any) -> tuple[Any, Any]:
+    """The TIFF structure in the eXIf chunk, as of `_jpeg_exif`; whether there is transparency."""
+
+    def kind(at: Any) -> Any:
+        return tf.strings.substr(file, tf.minimum(at + 4, _length(file)), 4)
+
+    def step(at: Any, exif: Any, transparent: Any) -> tuple[Any, Any, Any]:
+        size = _number(_piece(file, at, 4), 0, 4)
+        exif = tf.where(kind(at) == b"eXIf", tf.stack([at + 8, size]), exif)
+        return at + 12 + size, exif, transparent | (kind(at) == b"tRNS")
+
+    _, found, transparent = tf.while_loop(
+        lambda at, *_: (kind(at) != b"IEND") & (kind(at) != b""),
+        step,
+        (tf.constant(8, tf.int64), tf.constant([0, 0], tf.int64), tf.constant(False)),
+        maximum_iterations=_MOST_CHUNKS,
+    )
+    return _piece(file, found[0], found[1]), transparent
 
 
 def _orientation(tiff: Any) -> Any:
@@ -116,3 +151,13 @@ def _bytes(data: Any, places: Any) -> Any:
     """The bytes at these places, int64; beyond the end all are 0."""
     padded = tf.pad(data, [[0, 1]])
     return tf.cast(tf.gather(padded, tf.minimum(places, tf.size(data, tf.int64))), tf.int64)
+
+
+def _piece(file: Any, at: Any, size: Any) -> Any:
+    """Up to `size` bytes of a file from `at` on, uint8; fewer at its end."""
+    start = tf.minimum(tf.cast(at, tf.int64), _length(file))
+    return tf.io.decode_raw(tf.strings.substr(file, start, tf.cast(size, tf.int64)), tf.uint8)
+
+
+def _length(file: Any) -> Any:
+    return tf.cast(tf.strings.length(file), tf.int64)

@@ -1,33 +1,23 @@
-"""A model as an .onnx file, run and compared with the model before it has a name."""
+"""`export_onnx`: a model for ONNX Runtime, from pixels to probabilities."""
 
 from __future__ import annotations
 
 import collections
-import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.exporters import serving
-from keras_resnet18.runtime.exported import OnnxFile, check_onnx_extra, latency_ms
-from keras_resnet18.staging import check_destination
-from keras_resnet18.verification import compare as verify
-from keras_resnet18.verification import diagnose, reference
-from keras_resnet18.verification.pixels import noise, pixel_batches
-from keras_resnet18.verification.report import (
-    ExportReport,
-    check_report_file,
-    staged_with_figures,
-    write_figures,
-)
+from keras_resnet18.exporters import process, serving
+from keras_resnet18.exporters.frame import export_verified
+from keras_resnet18.runtime.exported import OnnxFile, check_onnx_extra
+from keras_resnet18.verification import compare
+from keras_resnet18.verification.pixels import pixel_batches
+from keras_resnet18.verification.report import ExportReport
 
-# Of 2022: every runtime that is still looked after reads it.
+# Of 2022: every runtime that is still maintained reads it.
 OPSET = 18
 
 
@@ -38,12 +28,12 @@ def export_onnx(
     labels: Sequence[str] | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes an .onnx file that takes pixels and gives probabilities, and proves it.
+    """Writes an .onnx file that takes pixels and gives probabilities, and verifies it.
 
     The file takes `image`, uint8 (batch, height, width, channels) of any batch with values of 0 to
     255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Labels are
     in its metadata under the key `labels`, one a line. It is run by ONNX Runtime and compared with
-    the model, and gets its name only if it gives the model's answers.
+    the model, and is kept only if it gives the model's answers.
 
     It needs the extra `onnx`: `pip install 'keras-resnet18[onnx]'`.
 
@@ -63,43 +53,25 @@ def export_onnx(
         InputError: If an argument cannot be used, or the extra is not installed.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    path = Path(path)
     check_onnx_extra()
     serving.check_model(model, labels)
+    serving.check_size(model, "an .onnx file")
     shape = model.input_shape[1:]
-    if None in shape:
-        raise InputError(
-            "an .onnx file takes images of one size: build the model with a fixed input_shape. "
-            f"Received: input shape {model.input_shape}"
-        )
-    check_destination(path, Path.is_file, "file")
-    check_report_file(path)
-    twin = reference.float32_twin(model)
-    if check is None:
-        batches, model = noise(shape), twin
-    else:
-        batches = pixel_batches(check, shape, argument="check")
-    # the first batch now, so that images of no use are found before seconds of conversion
-    batches = itertools.chain([next(batches)], batches)
 
-    with staged_with_figures(path) as (new, figures):
+    def make(twin: keras.Model, new: Path) -> tuple[OnnxFile, dict[str, int]]:
         _convert(twin, new)
         _tidy(new, labels)
-        file = OnnxFile(new)
-        min_agreement = 0.0 if check is None else verify.MIN_AGREEMENT
-        limits = verify.Limits(min_agreement, verify.FLOAT32_TOLERANCE)
-        comparison, fault = diagnose.prove(file, model, batches, limits)
-        verify.gate(fault)
-        report = ExportReport(
-            path=path,
-            format="onnx",
-            size_bytes=new.stat().st_size,
-            comparison=comparison,
-            latency_ms=latency_ms(file, shape),
-            operators=op_histogram(new),
-        )
-        write_figures(figures, report.to_dict())
-    return report
+        return OnnxFile(new), op_histogram(new)
+
+    return export_verified(
+        model,
+        path,
+        make,
+        format="onnx",
+        shape=shape,
+        images=None if check is None else pixel_batches(check, shape, argument="check"),
+        limits=compare.Limits(max_difference=compare.FLOAT32_TOLERANCE),
+    )
 
 
 def op_histogram(path: Path) -> dict[str, int]:
@@ -118,20 +90,9 @@ def op_histogram(path: Path) -> dict[str, int]:
 def _convert(model: keras.Model, path: Path) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
     serving.write_saved_model(model, saved_model)
-    # a process of its own, as for .tflite files: the converter keeps what it took
-    command = [sys.executable, "-P", "-m", "tf2onnx.convert", "--saved-model", str(saved_model)]
-    command += ["--tag", "serve", "--signature_def", "serving_default", "--opset", str(OPSET)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [*command, "--output", str(path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode or not path.is_file():
-        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExportError(f"tf2onnx failed ({done.returncode}): {last_line}")
+    program = ["-m", "tf2onnx.convert", "--saved-model", str(saved_model), "--tag", "serve"]
+    program += ["--signature_def", "serving_default", "--opset", str(OPSET), "--output", str(path)]
+    process.convert(program, path, "tf2onnx")
 
 
 def _tidy(path: Path, labels: Sequence[str] | None) -> None:

@@ -1,8 +1,7 @@
-"""A model as a SavedModel for servers, opened and compared with the model before it has a name."""
+"""`export_saved_model`: a model for servers, from image files or pixels to probabilities."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -15,33 +14,21 @@ import tensorflow as tf
 
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import serving
+from keras_resnet18.exporters.frame import export_verified
 from keras_resnet18.formats import OUTPUT, is_saved_model
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import (
-    PREPROCESS_FILE,
-    SavedModelFolder,
-    class_names,
-    latency_ms,
-)
-from keras_resnet18.staging import check_destination
-from keras_resnet18.verification import compare as verify
-from keras_resnet18.verification import diagnose, reference
-from keras_resnet18.verification.pixels import noise, pixel_batches
-from keras_resnet18.verification.report import (
-    ExportReport,
-    check_report_file,
-    size_bytes,
-    staged_with_figures,
-    write_figures,
-)
+from keras_resnet18.runtime.exported import PREPROCESS_FILE, SavedModelFolder, class_names
+from keras_resnet18.verification import compare, reference
+from keras_resnet18.verification.pixels import pixel_batches
+from keras_resnet18.verification.report import ExportReport
 
 # An image side for models that take any size
 _ANY_SIDE = 64
 
-# (height, width) of the images that the endpoints are proved with: one higher, one wider
+# (height, width) of the images that the endpoints are verified with: one higher, one wider
 _IMAGE_SIZES = ((61, 37), (43, 75))
 
-_TOLERANCE = verify.FLOAT32_TOLERANCE
+_TOLERANCE = compare.FLOAT32_TOLERANCE
 
 # Of the largest feature: TF32 on a GPU, which is no fault of the export, has 10 bits
 _FEATURE_TOLERANCE = 1e-2
@@ -55,7 +42,7 @@ def export_saved_model(
     preprocess: Preprocess | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes a SavedModel that takes images and gives probabilities, and proves it.
+    """Writes a SavedModel that takes images and gives probabilities, and verifies it.
 
     `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
     it, in `<name>.json`. It has the signatures
@@ -98,40 +85,33 @@ def export_saved_model(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
-    path = Path(path)
     serving.check_model(model, labels)
-    check_destination(path, is_saved_model, "SavedModel")
-    check_report_file(path)
     preprocess = _preprocess(model, preprocess)
-    twin = reference.float32_twin(model)
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
-    if check is None:
-        shape = tuple(side or _ANY_SIDE for side in shape)
-        batches, model = noise(shape), twin
-    else:
-        batches = pixel_batches(check, shape, argument="check")
-    batches = itertools.chain([next(batches)], batches)  # images of no use are found before work
+    images = None if check is None else pixel_batches(check, shape, argument="check")
+    shape = tuple(side or _ANY_SIDE for side in shape)
 
-    with staged_with_figures(path) as (new, figures):
+    def make(twin: keras.Model, new: Path) -> tuple[SavedModelFolder, dict[str, int]]:
         serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
         if preprocess is not None:
             file = new / PREPROCESS_FILE
             file.parent.mkdir()
             file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
         served = SavedModelFolder(new)
-        limits = verify.Limits(0.0 if check is None else verify.MIN_AGREEMENT, _TOLERANCE)
-        comparison, fault = diagnose.prove(served, model, batches, limits)
-        verify.gate(fault)
-        _prove_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
-        report = ExportReport(
-            path=path,
-            format="saved_model",
-            size_bytes=size_bytes(new),
-            comparison=comparison,
-            latency_ms=latency_ms(served, shape),
-        )
-        write_figures(figures, report.to_dict())
-    return report
+        _verify_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
+        return served, {}
+
+    return export_verified(
+        model,
+        path,
+        make,
+        format="saved_model",
+        shape=shape,
+        images=images,
+        limits=compare.Limits(max_difference=_TOLERANCE),
+        replaceable=is_saved_model,
+        kind="SavedModel",
+    )
 
 
 def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
@@ -148,7 +128,7 @@ def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess
     return preprocess
 
 
-def _prove_endpoints(
+def _verify_endpoints(
     served: SavedModelFolder,
     twin: keras.Model,
     shape: tuple[int, ...],
@@ -156,7 +136,7 @@ def _prove_endpoints(
     labels: Sequence[str] | None,
     preprocess: Preprocess | None,
 ) -> None:
-    """Raises ExportError unless all endpoints answer as the one for pixels does, proved before."""
+    """Raises ExportError unless all endpoints answer as the one for pixels does."""
     rng = np.random.default_rng(0)
     names = class_names(labels, served.classes)
     answers = reference.answering(twin)

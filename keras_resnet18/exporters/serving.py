@@ -42,9 +42,14 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
             "an export needs a classifier, whose output is (batch, classes): build it with "
             f"include_top=True. Received: output shape {model.output_shape}"
         )
+    classes = model.output_shape[1]
+    if classes == 1:
+        raise InputError(
+            "an export needs an output for each class, two or more: build the model with classes=2 "
+            f"and softmax. Received: output shape {model.output_shape}, of one class"
+        )
     if labels is None:
         return
-    classes = model.output_shape[1]
     if isinstance(labels, str) or len(labels) != classes:
         raise InputError(
             f"labels must be {classes} names, one for each class in the order of the model's "
@@ -53,6 +58,15 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
     for label in labels:
         if not isinstance(label, str) or label.splitlines() != [label]:
             raise InputError(f"labels must be non-empty, one-line strings. Received: {label!r}")
+
+
+def check_size(model: keras.Model, what: str) -> None:
+    """Raises InputError unless `model` takes images of one fixed size, as `what` does."""
+    if None in model.input_shape[1:]:
+        raise InputError(
+            f"{what} takes images of one size: build the model with a fixed input_shape. "
+            f"Received: input shape {model.input_shape}"
+        )
 
 
 def write_saved_model(

@@ -1,33 +1,24 @@
-"""A model as a .tflite file for phones, run and compared with the model before it has a name."""
+"""`export_tflite`: a model for phones, from pixels to probabilities."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.exporters import convert, serving
-from keras_resnet18.runtime.exported import TFLiteFile, latency_ms
-from keras_resnet18.staging import check_destination
+from keras_resnet18.errors import InputError
+from keras_resnet18.exporters import convert, process, serving
+from keras_resnet18.exporters.frame import export_verified
+from keras_resnet18.runtime.exported import TFLiteFile
 from keras_resnet18.tflite_file import metadata
 from keras_resnet18.tflite_file.contents import add_metadata, append_labels, keep_softmax_float
-from keras_resnet18.verification import compare as verify
-from keras_resnet18.verification import diagnose, reference
-from keras_resnet18.verification.pixels import noise, pixel_batches
-from keras_resnet18.verification.report import (
-    ExportReport,
-    check_report_file,
-    staged_with_figures,
-    write_figures,
-)
+from keras_resnet18.verification import compare
+from keras_resnet18.verification.pixels import Batch, pixel_batches
+from keras_resnet18.verification.report import ExportReport
 from keras_resnet18.verification.stem import with_packed_stem
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
@@ -45,15 +36,15 @@ def export_tflite(
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
-    min_agreement: float = verify.MIN_AGREEMENT,
+    min_agreement: float = compare.MIN_AGREEMENT,
     about: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Writes a .tflite file that takes pixels and gives probabilities, and proves it.
+    """Writes a .tflite file that takes pixels and gives probabilities, and verifies it.
 
     The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
     `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
     policy the model was trained under. TFLite Metadata says so to apps. It is run by LiteRT and
-    compared with the model, and gets its name only if it gives the model's answers; its figures lie
+    compared with the model, and is kept only if it gives the model's answers; its figures are
     beside it, in `<name>.json`.
 
     Args:
@@ -81,50 +72,36 @@ def export_tflite(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    path = Path(path)
     _check_arguments(model, labels, quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
-    check_destination(path, Path.is_file, "file")
-    check_report_file(path)
     shape = model.input_shape[1:]
-    twin = reference.float32_twin(model)
-
+    images = None
     if check is not None:
-        batches = pixel_batches(check, shape, argument="check")
+        images = pixel_batches(check, shape, argument="check")
     elif calibration is not None:
-        batches = pixel_batches(
-            calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
-        )
-    else:
-        batches, model, min_agreement = noise(shape), twin, 0.0
-    # the first batch now, so that images of no use are found before minutes of conversion
-    batches = itertools.chain([next(batches)], batches)
-    images = _calibration_images(calibration, shape) if quantize == "int8" else None
+        images = _calibration_batches(calibration, shape)
+    samples = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    with staged_with_figures(path) as (new, figures):
+    def make(twin: keras.Model, new: Path) -> tuple[TFLiteFile, dict[str, int]]:
         packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
-        _convert(packed, new, quantize, images)
+        _convert(packed, new, quantize, samples)
         if quantize == "int8":
             keep_softmax_float(new)
         said = metadata.describe_model(twin, labelled=labels is not None, about=about)
         add_metadata(new, metadata.pack(said))
         if labels is not None:
             append_labels(new, labels)
-        operators = verify.check_graph(new, twin)
-        file = TFLiteFile(new)
-        limits = verify.Limits(min_agreement, verify.TOLERANCES[quantize])
-        comparison, fault = diagnose.prove(file, model, batches, limits, new)
-        verify.gate(fault)
-        report = ExportReport(
-            path=path,
-            format="tflite" if quantize is None else f"tflite-{quantize}",
-            size_bytes=new.stat().st_size,
-            comparison=comparison,
-            latency_ms=latency_ms(file, shape),
-            operators=operators,
-        )
-        write_figures(figures, report.to_dict())
-    return report
+        return TFLiteFile(new), compare.check_graph(new, twin)
+
+    return export_verified(
+        model,
+        path,
+        make,
+        format="tflite" if quantize is None else f"tflite-{quantize}",
+        shape=shape,
+        images=images,
+        limits=compare.Limits(min_agreement, compare.TOLERANCES[quantize]),
+    )
 
 
 def _check_arguments(
@@ -136,13 +113,9 @@ def _check_arguments(
     min_agreement: float,
 ) -> None:
     serving.check_model(model, labels)
-    if None in model.input_shape[1:]:
-        raise InputError(
-            "a .tflite file takes images of one size: build the model with a fixed input_shape. "
-            f"Received: input shape {model.input_shape}"
-        )
-    if quantize not in verify.TOLERANCES:
-        kinds = ", ".join(map(repr, verify.TOLERANCES))
+    serving.check_size(model, "a .tflite file")
+    if quantize not in compare.TOLERANCES:
+        kinds = ", ".join(map(repr, compare.TOLERANCES))
         raise InputError(f"quantize must be one of {kinds}. Received: quantize={quantize!r}")
     if quantize == "int8" and calibration is None:
         raise InputError(
@@ -160,9 +133,12 @@ def _check_arguments(
         )
 
 
+def _calibration_batches(calibration: Any, shape: tuple[int, ...]) -> Iterator[Batch]:
+    return pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+
+
 def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    batches = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
-    images = np.concatenate([pixels for pixels, _ in batches])
+    images = np.concatenate([pixels for pixels, _ in _calibration_batches(calibration, shape)])
     if len(images) < MIN_CALIBRATION_IMAGES:
         raise InputError(
             f"quantize='int8' needs {MIN_CALIBRATION_IMAGES} calibration images or more. Received: "
@@ -184,16 +160,11 @@ def _convert(
     # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
     dtype = "uint8" if calibration is None else "float32"
     serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
-    # -P: this folder's own modules must not stand in for installed ones of the same names
-    command = [sys.executable, "-P", convert.__file__, str(saved_model), str(path)]
+    program = [convert.__file__, str(saved_model), str(path)]
     if quantize is not None:
-        command.append(quantize)
+        program.append(quantize)
     if calibration is not None:
         images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)
-        command.append(str(images))
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode or not path.is_file():
-        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExportError(f"TensorFlow's converter failed ({done.returncode}): {last_line}")
+        program.append(str(images))
+    process.convert(program, path, "TensorFlow's converter")

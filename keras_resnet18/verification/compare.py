@@ -50,6 +50,7 @@ class Comparison:
         accuracy: Top-1 accuracy of the export, 0 to 1; None if the images had no labels.
         model_accuracy: The same of the model.
         mass_error: How far the export's probabilities are from summing to 1, at most.
+        model_classes: How many different classes the model gave.
     """
 
     n: int
@@ -59,10 +60,21 @@ class Comparison:
     accuracy: float | None
     model_accuracy: float | None
     mass_error: float
+    model_classes: int
 
     def interval(self, part: float) -> tuple[float, float]:
         """95 % confidence interval of one of the parts of the images."""
         return interval(round(part * self.n), self.n)
+
+    @property
+    def warning(self) -> str | None:
+        """Why agreement shows nothing, in one line; None if it does."""
+        if self.n > 1 and self.model_classes == 1:
+            return (
+                f"the model gives all {self.n:,} images the same class, so agreement and accuracy "
+                "show little: compare on images of all classes"
+            )
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures with their intervals, ready for JSON, which knows no infinity: null."""
@@ -122,12 +134,14 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
     predict_model = predict_twin if twin is model else reference.predictor(model)
     count = agreeing = labelled = right = model_right = 0
     difference = total_difference = mass_error = 0.0
+    classes: set[int] = set()
     for pixels, labels in batches:
         with whole_float32():
             got, exact = exported(pixels), predict_twin(pixels)
         top = got.argmax(1)
         model_top = (exact if twin is model else predict_model(pixels)).argmax(1)
         count += len(pixels)
+        classes.update(model_top.tolist())
         agreeing += int((top == model_top).sum())
         difference = max(difference, _largest(got - exact))
         total_difference += float(abs(got - exact).mean(1).sum())
@@ -144,6 +158,7 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
         accuracy=right / labelled if labelled else None,
         model_accuracy=model_right / labelled if labelled else None,
         mass_error=mass_error,
+        model_classes=len(classes),
     )
 
 

@@ -51,7 +51,7 @@ _WEIGHTED = (_BUILTIN.CONV_2D, _BUILTIN.FULLY_CONNECTED)
 _STEM = (_BUILTIN.SPACE_TO_DEPTH, _BUILTIN.PAD, _BUILTIN.CONV_2D)  # what may come first in it
 
 
-def prove(
+def compare_and_diagnose(
     exported: Predict,
     model: keras.Model,
     batches: Iterable[Batch],

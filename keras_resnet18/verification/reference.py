@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_resnet18.errors import InputError
 from keras_resnet18.formats import OUTPUT
 
 # An endpoint and its output, and the layer that gives it, as our builders name it.
@@ -23,11 +24,28 @@ def float32_twin(model: keras.Model) -> keras.Model:
         return model
 
     def in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        return copy_layer(layer, dtype="float32")
 
     twin = keras.models.clone_model(model, clone_function=in_float32, recursive=True)
     twin.set_weights(model.get_weights())
     return twin
+
+
+def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A new layer with the config of another, changed in some values.
+
+    Raises:
+        InputError: If it cannot be made, as of a Lambda, or of a layer without `get_config`.
+    """
+    try:
+        return type(layer).from_config({**layer.get_config(), **changes})
+    except Exception as error:  # what a user's layer raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            "this export copies the model layer by layer, so each layer needs a get_config that "
+            "its from_config takes; a model built in float32 needs no copy as SavedModel, float32 "
+            f".tflite or .onnx. Received: the {type(layer).__name__} {layer.name!r} ({reason})"
+        ) from error
 
 
 def probabilities(model: keras.Model, pixels: Any) -> Any:

@@ -30,7 +30,6 @@ class ExportReport:
         latency_ms: Median time of one image at batch 1, on a thread for each CPU.
         operators: The op histogram of a .tflite or .onnx file.
         fault: What is wrong with it, in one line; None if it passed.
-        warning: Why the comparison shows little, in one line; None if it shows enough.
         threads: How many the latency was measured with.
     """
 
@@ -41,31 +40,31 @@ class ExportReport:
     latency_ms: float
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
-    warning: str | None = None
     threads: int = dataclasses.field(default_factory=cpu_count)
 
     def __str__(self) -> str:
-        proof = self.comparison
+        found = self.comparison
         accuracy = (
             "accuracy not measured"
-            if proof.accuracy is None
-            else f"top-1 {proof.accuracy:.2%} (model {proof.model_accuracy:.2%})"
+            if found.accuracy is None
+            else f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
         )
         return (
             f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
-            f"an image, agreement {proof.agreement:.2%}, largest difference "
-            f"{proof.max_difference:.1e}, {accuracy}, n = {proof.n}"
+            f"an image, agreement {found.agreement:.2%}, largest difference "
+            f"{found.max_difference:.1e}, {accuracy}, n = {found.n}"
+            + ("" if found.warning is None else f"; {found.warning}")
         )
 
     def table(self) -> str:
         """Every figure, a line each, for a terminal of 80 columns."""
-        proof = self.comparison
+        found = self.comparison
         rows = {
             "file": f"{self.path}, {self.format}, {self.size_bytes / 1e6:.2f} MB",
-            "top-1": self._part(proof.accuracy),
-            "model's top-1": self._part(proof.model_accuracy),
-            "same class": self._part(proof.agreement),
-            "difference": f"{proof.max_difference:.1e} at most, {proof.mean_difference:.1e} on "
+            "top-1": self._fraction(found.accuracy),
+            "model's top-1": self._fraction(found.model_accuracy),
+            "same class": self._fraction(found.agreement),
+            "difference": f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on "
             "average, of a probability",
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
@@ -73,10 +72,12 @@ class ExportReport:
             counts = operators_in_words(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts + built_in
+        if found.warning is not None:
+            rows["warning"] = found.warning
         rows["verdict"] = "passed" if self.fault is None else "failed"
         return facts_table(rows)
 
-    def _part(self, value: float | None) -> str:
+    def _fraction(self, value: float | None) -> str:
         if value is None:
             return "not measured: the images have no labels"
         return in_words(value, self.comparison.interval(value), self.comparison.n)
@@ -88,6 +89,7 @@ class ExportReport:
             "format": self.format,
             "passed": self.fault is None,
             "fault": self.fault,
+            "warning": self.comparison.warning,
             "size_bytes": self.size_bytes,
             **self.comparison.to_dict(),
             "operators": self.operators,

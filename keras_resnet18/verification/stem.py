@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet18.verification import reference
+
 _PAD, _CONV = "stem_conv_pad", "stem_conv"  # as our builders name them
 
 
@@ -31,10 +33,8 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
             return keras.layers.Lambda(_space_to_depth, name=_PAD)
         if isinstance(layer, keras.layers.Lambda):
             return layer  # Keras makes no lambda again from a config, and it has no weights
-        config = layer.get_config()
-        if layer.name == _CONV:
-            config.update(kernel_size=4, strides=1)
-        return type(layer).from_config(config)
+        changes = {"kernel_size": 4, "strides": 1} if layer.name == _CONV else {}
+        return reference.copy_layer(layer, **changes)
 
     twin = keras.models.clone_model(model, clone_function=packed)
     for layer, new in zip(model.layers, twin.layers, strict=True):

@@ -214,8 +214,8 @@ def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
             verify(path, against)
         assert "\n" not in str(error.value)
 
-    refused(colour_run.path, colour_run.path, "which is a run: give the file first")
-    refused(colour_run.path, file, "which is a run: give the file first")
+    refused(colour_run.path, colour_run.path, "the file first, as in verify FILE RUN")
+    refused(colour_run.path, file, "the file first, as in verify FILE RUN")
     refused(tmp_path / "a.tflite", colour_run.path, r"a\.tflite, which is not there$")
     refused(file, tmp_path / "nothing", "nothing, which is not there")
     refused(file, tmp_path, r"a folder that `train` left, with recipe\.toml in it")

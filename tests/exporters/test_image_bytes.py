@@ -78,9 +78,31 @@ def test_a_transparent_colour_of_a_png_is_white(decode):
     assert decode(data).tolist() == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
 
 
-def test_16_bit_grey_differs_by_a_level_at_the_most(decode):
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128])], ids=str)
+def test_a_palette_of_any_size_gives_the_same_pixels(decode, bits, transparency):
+    options = {} if transparency is None else {"transparency": transparency}
+    data = encoded(smooth_image().quantize(2**bits), "PNG", bits=bits, **options)
+    assert data[24] == bits  # of the header: the bits of an index
+    assert largest_difference(decode(data), decode_image(data)) == 0
+
+
+def test_a_palette_of_one_colour_is_not_white(decode):
+    data = encoded(Image.new("RGB", (8, 8), (200, 30, 30)).quantize(8), "PNG")
+    assert decode(data).tolist() == [[[200, 30, 30]] * 8] * 8
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("1", 255), ("L", 128), ("RGB", (9, 9, 9))])
+def test_a_transparent_grey_or_colour_gives_the_same_pixels(decode, mode, colour):
+    image = smooth_image()
+    image.paste((128, 128, 128) if mode == "L" else (9, 9, 9), (0, 0, 20, 20))
+    data = encoded(image.convert(mode), "PNG", transparency=colour)
+    assert largest_difference(decode(data), decode_image(data)) == 0
+
+
+def test_16_bit_grey_gives_the_same_pixels(decode):
     data = encoded(Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256)), "PNG")
-    assert largest_difference(decode(data), decode_image(data)) == 1
+    assert largest_difference(decode(data), decode_image(data)) == 0
 
 
 # EXIF
@@ -94,9 +116,10 @@ def exif_with(orientation: int) -> Image.Exif:
     return exif
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed(decode, orientation):
-    data = encoded(smooth_image(), "JPEG", exif=exif_with(orientation))
+def test_exif_orientation_is_obeyed(decode, orientation, kind):
+    data = encoded(smooth_image(), kind, exif=exif_with(orientation))
     assert largest_difference(decode(data), decode_image(data)) == 0
     assert (decode(data).shape[0] > decode(data).shape[1]) == (orientation > 4)
 
@@ -114,7 +137,7 @@ def tiff(order: str = "<", *, magic: int = 42, directory: int = 8, entries: int 
 
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
-@pytest.mark.parametrize("before", [0, 1, 3], ids="{} segments before".format)
+@pytest.mark.parametrize("before", [0, 1, 3, 100], ids="{} segments before".format)
 def test_exif_is_found_in_either_byte_order_and_behind_other_segments(decode, order, before):
     other = b"\xff\xe0" + struct.pack(">H", 20_000) + bytes(19_998)
     data = jpeg_with(b"Exif\0\0" + tiff(order), before=before * other)

@@ -304,11 +304,22 @@ class TestGate:
     @pytest.mark.parametrize(
         ("program", "message"),
         [
-            ("import sys; sys.exit('first line\\nthe reason')", r"failed \(1\): the reason"),
-            ("import os; os.abort()", r"failed \(-6\)"),
-            ("", r"failed \(0\): no message"),
+            ("import sys; sys.exit('first line\\nthe reason')", "failed: the reason"),
+            (
+                "import sys; print('ValueError: the reason\\nCould not find cuda drivers', "
+                "file=sys.stderr); sys.exit(1)",
+                "failed: ValueError: the reason",
+            ),
+            (
+                "import sys; sys.exit(\"error: 'tf.Erfinv' op is neither a custom op nor a flex op"
+                '\\nmore")',
+                "operators that are not built in: Erfinv",
+            ),
+            ("import os; os.abort()", "ended by SIGABRT"),
+            ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL, as the system does"),
+            ("", "failed: exit status 0 without a message"),
         ],
-        ids=["an error", "a crash", "no output"],
+        ids=["an exit", "an exception", "an operator", "a crash", "a kill", "no output"],
     )
     def test_says_why_the_converter_failed(
         self, tiny, previous, tmp_path_factory, monkeypatch, program, message

@@ -49,7 +49,7 @@ def test_a_tflite_file_alone_knows_its_labels_and_is_used_as_for_imagenet(export
     assert classifier.preprocess == Preprocess(size=(16, 16))
     assert classifier.source is None
     with pytest.raises(InputError, match="--data"):
-        classifier.images()
+        classifier.open_images()
 
 
 def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):

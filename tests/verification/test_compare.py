@@ -32,6 +32,7 @@ PERFECT = Comparison(
     accuracy=None,
     model_accuracy=None,
     mass_error=0.0,
+    model_classes=2,
 )
 
 
@@ -52,6 +53,15 @@ class TestCompare:
         assert found.max_difference == pytest.approx(abs(answers - exact).max(), abs=1e-6)
         assert found.mean_difference == pytest.approx(abs(answers - exact).mean(), abs=1e-6)
         assert found.mass_error < 1e-6
+
+    def test_a_model_of_one_answer_is_a_warning_and_not_a_proof(self, tiny, tiny_images):
+        weights = [np.zeros_like(array) for array in tiny.get_weights()]
+        constant = keras.models.clone_model(tiny)
+        constant.set_weights([*weights[:-1], np.float32([5, 0, 0])])
+        found = compare(constant.predict_on_batch, constant, [(tiny_images, None)])
+        assert (found.agreement, found.model_classes) == (1.0, 1)
+        assert "gives all 40 images the same class" in found.warning
+        assert PERFECT.warning is None
 
     def test_gives_every_part_an_interval(self):
         figures = dataclasses.replace(PERFECT, agreement=0.9, accuracy=0.5).to_dict()

@@ -11,7 +11,7 @@ from keras_resnet18.exporters import convert, serving
 from keras_resnet18.runtime.exported import TFLiteFile
 from keras_resnet18.tflite_file.contents import keep_softmax_float
 from keras_resnet18.verification.compare import TOLERANCES, Limits
-from keras_resnet18.verification.diagnose import prove, quantization
+from keras_resnet18.verification.diagnose import compare_and_diagnose, quantization
 
 KINDS = (None, "float16", "dynamic", "int8")
 
@@ -37,7 +37,7 @@ def proved(model, training, held_out, tmp_path_factory):
         if kind == "int8":
             keep_softmax_float(path)
         limits = Limits(max_difference=TOLERANCES[kind])
-        _, fault = prove(TFLiteFile(path), model, [held_out], limits, path)
+        _, fault = compare_and_diagnose(TFLiteFile(path), model, [held_out], limits, path)
         return fault, path
 
     return prove_file_of
@@ -101,7 +101,9 @@ def test_a_usual_normalisation_is_named_from_the_answers_alone(model, held_out, 
     other = build_colour_network(mean=mean, std=std)
     other.set_weights(model.get_weights())
     limits = Limits(max_difference=TOLERANCES[None])
-    _, fault = prove(lambda x: other(x.astype("float32")).numpy(), model, [held_out], limits)
+    _, fault = compare_and_diagnose(
+        lambda x: other(x.astype("float32")).numpy(), model, [held_out], limits
+    )
     if named is None:
         assert fault.endswith("below min_agreement=98.00%")
     else:
@@ -133,7 +135,9 @@ def test_what_does_not_show_on_the_first_images_is_not_explained_by_them(model, 
     limits = Limits(max_difference=TOLERANCES[None])
     batches = [(grey, None), (images, numbers)]
     network = takes_bgr(model)
-    _, fault = prove(lambda x: network(x.astype("float32")).numpy(), model, batches, limits)
+    _, fault = compare_and_diagnose(
+        lambda x: network(x.astype("float32")).numpy(), model, batches, limits
+    )
     assert fault.endswith("below min_agreement=98.00%")
 
 
@@ -141,5 +145,5 @@ def test_a_network_without_a_convolution_is_compared_all_the_same(tiny, tiny_ima
     other = build_tiny()
     other.set_weights([-weights for weights in tiny.get_weights()])
     answers = other.predict(tiny_images, verbose=0)
-    found, fault = prove(lambda _: answers, tiny, [(tiny_images, None)], Limits())
+    found, fault = compare_and_diagnose(lambda _: answers, tiny, [(tiny_images, None)], Limits())
     assert found.agreement < 0.98 and "below min_agreement" in fault

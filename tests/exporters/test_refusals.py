@@ -1,0 +1,89 @@
+"""What every exporter refuses, in one line, before anything is converted."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from keras import layers
+
+from keras_resnet18 import export_onnx, export_saved_model, export_tflite
+from keras_resnet18.errors import InputError
+
+EXPORTERS = [export_saved_model, export_tflite, export_onnx]
+
+
+def model_with(*more, dtype=None):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, dtype=dtype)(image)
+    for layer in more:
+        x = layer(x)
+    x = layers.Flatten()(x)
+    return keras.Model(image, layers.Dense(3, "softmax", dtype="float32")(x))
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+@pytest.mark.parametrize("activation", [None, "sigmoid", "softmax"])
+def test_a_classifier_of_one_output_is_refused(export, activation, tmp_path):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Dense(1, activation)(layers.Flatten()(image)))
+    with pytest.raises(InputError, match="build the model with classes=2"):
+        export(model, tmp_path / "model", labels=["yes"])
+    assert list(tmp_path.iterdir()) == []
+
+
+class WithoutConfig(layers.Layer):
+    """A user's layer that Keras cannot make again: its argument is not in its config."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (lambda: layers.Lambda(lambda x: 2 * x, name="double", dtype="mixed_float16"), "double"),
+        (lambda: WithoutConfig(2.0), "WithoutConfig"),
+    ],
+    ids=["a lambda", "a layer without get_config"],
+)
+def test_a_layer_that_cannot_be_copied_is_named(layer, name, tmp_path):
+    model = model_with(layer(), dtype="mixed_float16")
+    with pytest.raises(InputError, match=rf"needs a get_config .* Received: the .*{name}"):
+        export_tflite(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The version of each operator, and so the oldest runtime that opens a file (docs/formats.md).
+VERSIONS = {
+    "ADD": 2,
+    "CONV_2D": 5,
+    "DEQUANTIZE": 3,
+    "FULLY_CONNECTED": 9,
+    "MAX_POOL_2D": 2,
+    "MEAN": 2,
+    "MUL": 2,
+    "PAD": 2,
+    "QUANTIZE": 1,
+    "SOFTMAX": 2,
+    "SPACE_TO_DEPTH": 2,
+    "SUB": 2,
+}
+
+
+def test_no_operator_is_newer_than_documented(any_file):
+    model = flatbuffer_utils.read_model(str(any_file.path))
+    names = {code: name for name, code in vars(flatbuffer_utils.schema_fb.BuiltinOperator).items()}
+    for code in model.operatorCodes:
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        assert code.version <= VERSIONS.get(name, 1), (name, code.version)
+
+
+def test_weights_of_noise_are_compared_without_images(tmp_path):
+    report = export_saved_model(model_with(), tmp_path / "model")
+    assert report.comparison.n == 16 and np.isfinite(report.comparison.max_difference)
