@@ -131,7 +131,7 @@ def published_weights(
     if weights is not None and not (
         isinstance(weights, str | os.PathLike)
         and not is_name(str(weights))
-        and Path(weights).is_file()
+        and Path(weights).exists()
     ):
         received = str(weights) if isinstance(weights, os.PathLike) else weights
         raise InputError(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import pathlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +17,36 @@ import safetensors.numpy
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.staging import check_parent, staged
-from keras_resnet18.weights.endings import SAFETENSORS, TORCH
-from keras_resnet18.weights.layouts import COUNTER, Array
+from keras_resnet18.weights.endings import SAFETENSORS, TORCH, checkpoint_in
+from keras_resnet18.weights.layouts import COUNTER, Array, is_average
 
-# where a training script puts the weights, beside its optimizer and epoch
+# Where a training script puts the weights, beside its optimizer and epoch.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def read(path: Path) -> dict[str, Array]:
-    """The tensors of a checkpoint as float32, without torch's step counters.
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: float32 arrays by name, without torch's step counters.
+        others: Names of what else lies beside them, such as an optimizer's state.
+    """
+
+    tensors: dict[str, Array]
+    others: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint, or the one in a folder as `save_pretrained` leaves it.
 
     Raises:
         InputError: If there is no such file, or it cannot be read as what it claims to be.
     """
+    if path.is_dir() and (inside := checkpoint_in(path)) is not None:
+        path = inside
     if not path.is_file():
         what = "a folder: name the file in it" if path.is_dir() else "which does not exist"
         raise InputError(f"a checkpoint must be a file. Received: {path}, {what}")
@@ -52,29 +71,34 @@ def write(path: Path, tensors: Mapping[str, Array]) -> None:
     check_parent(path)
     # safetensors copies memory as it lies, whatever an array's strides say
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    # transformers refuses a file that does not say that its tensors are in torch's layout
+    content = safetensors.numpy.save(contiguous, metadata={"format": "pt"})
     with staged(path) as new:
-        # transformers refuses a file that does not say that its tensors are in torch's layout
-        safetensors.numpy.save_file(contiguous, new, metadata={"format": "pt"})
+        new.write_bytes(content)  # save_file would let only the owner read it
 
 
-def _read_safetensors(path: Path) -> dict[str, Array]:
-    tensors = {}
+def _read_safetensors(path: Path) -> Checkpoint:
+    tensors, others = {}, []
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118, it is no mapping
-                if not name.endswith(f".{COUNTER}"):
-                    dtype = file.get_slice(name).get_dtype()
-                    _check_float(path, name, dtype, dtype in _FLOATS)
-                    tensors[name] = file.get_tensor(name).astype(np.float32)
+                tensor = file.get_slice(name)
+                if name.endswith(f".{COUNTER}"):
+                    continue
+                if not tensor.get_shape() and tensor.get_dtype() not in _FLOATS:
+                    others.append(name)  # a count, as n_averaged of an averaged model
+                    continue
+                _check_float(path, name, tensor.get_dtype(), tensor.get_dtype() in _FLOATS)
+                tensors[name] = file.get_tensor(name).astype(np.float32)
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(
             "a .safetensors file must be whole, with a header that is true: get it again. "
             f"Received: {path} ({error})"
         ) from None
-    return tensors
+    return Checkpoint(tensors, tuple(others))
 
 
-def _read_torch(path: Path) -> dict[str, Array]:
+def _read_torch(path: Path) -> Checkpoint:
     try:
         import torch
     except ImportError:
@@ -83,35 +107,75 @@ def _read_torch(path: Path) -> dict[str, Array]:
             f"checkpoint as {SAFETENSORS}. Received: {path}"
         ) from None
     try:
-        # training scripts of torchvision and timm save their arguments too, which are plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with _plain_values_allowed(torch):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make torch raise anything
-        raise InputError(
-            "a torch file must hold tensors and plain values, no code, as torch.save("
-            f"model.state_dict(), path) writes. Received: {path} ({type(error).__name__})"
-        ) from None
-    state = _unwrap(content)
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
+        raise InputError(_refusal(path, error)) from None
+    state, others = _unwrap(content)
+    if not isinstance(state, Mapping) or not any(torch.is_tensor(v) for v in state.values()):
         raise InputError(
             f"a torch file must hold a state dict, bare or under {', '.join(_WRAPPERS)}. "
             f"Received: {path} with {_summary(state)}"
         )
     tensors = {}
-    for name, tensor in state.items():
-        if not name.endswith(f".{COUNTER}"):
-            _check_float(path, name, str(tensor.dtype), tensor.is_floating_point())
-            tensors[name] = tensor.detach().float().numpy()
-    return tensors
+    for name, value in state.items():
+        if not torch.is_tensor(value) or (not value.dim() and not value.is_floating_point()):
+            others.append(str(name))
+        elif value.layout is not torch.strided:
+            raise InputError(
+                "weights must be dense tensors: save them with .to_dense(). "
+                f"Received: {path} with {name} of layout {value.layout}"
+            )
+        else:
+            _check_float(path, name, str(value.dtype), value.is_floating_point())
+            tensors[name] = value.detach().float().numpy()
+    counters = [name for name in others if name.endswith(COUNTER)]
+    return Checkpoint(tensors, tuple(name for name in others if name not in counters))
 
 
-def _unwrap(content: Any) -> Any:
+def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]:
+    """Lets torch read what training scripts keep beside the weights, all of it plain values."""
+    numpy_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    dtypes = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"]}
+    allowed = [
+        argparse.Namespace,  # torchvision's and timm's arguments
+        pathlib.PosixPath,
+        pathlib.PurePosixPath,
+        *dtypes,
+        np.dtype,
+        (numpy_scalar, "numpy._core.multiarray.scalar"),
+        (numpy_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1's name of it
+    ]
+    manager: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(allowed)
+    return manager
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        begin = file.read(64).lstrip().lower()
+    if begin.startswith((b"<", b"version https://git-lfs")):
+        found = "a web page" if begin.startswith(b"<") else "a pointer of Git LFS"
+        return f"a torch file must be the checkpoint itself: download it. Received: {path}, {found}"
+    if not begin or (begin.startswith(b"pk") and "archive" in str(error)):
+        return f"a torch file must be whole: get it again. Received: {path}, cut short"
+    unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({unknown[1]})" if unknown else f" ({type(error).__name__})"
+    return (
+        "a torch file must hold tensors and plain values, no code, as torch.save("
+        f"model.state_dict(), path) writes. Received: {path}{what}"
+    )
+
+
+def _unwrap(content: Any) -> tuple[Any, list[str]]:
+    """The innermost state dict, and the names of the tables of tensors that lie beside it."""
+    others: list[str] = []
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if key in content), None)
-        if not isinstance(inner, Mapping):
+        key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
             break
-        content = inner
-    return content
+        others += [str(name) for name in content if name != key and is_average(str(name))]
+        content = content[key]
+    return content, others
 
 
 def _summary(content: Any) -> str:

@@ -62,6 +62,9 @@ _HEAD = ((HEAD, "fc", "fc", "classifier.1"),)
 # The layers that variant d alone has: one in the stem, one in each stage after the first.
 _OF_VARIANT_D = re.compile(r"stem_conv1|stage\d_block\d_shortcut_pool")
 
+# What the first tensor of a network is called, and so what a prefix stands before.
+_FIRST = ("conv1.weight", "conv1.0.weight", "embedder.embedder.convolution.weight")
+
 _STAGES = range(1, 5)
 _BLOCKS = range(1, 7)  # of a stage: six is the most that ResNet-34 has
 
@@ -76,6 +79,10 @@ _KERNEL = {"weight": "kernel", "bias": "bias"}
 
 # Counts torch's training steps; nothing depends on it in a BatchNorm with a fixed momentum.
 COUNTER = "num_batches_tracked"
+
+
+# What a name of the network begins with, in some layout.
+_ROOTS = {"conv1", "bn1", "fc", "resnet", "classifier", *(f"layer{s}" for s in _STAGES)}
 
 
 def has_variant(layout: str, variant: str | None) -> bool:
@@ -97,17 +104,56 @@ def module_names(layout: str, variant: str | None) -> dict[str, str]:
     return names | {row[0]: row[column] for row in _HEAD}
 
 
-def without_prefix(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The same tensors, without what all their names begin with.
+def of_network(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    """The network's tensors without the prefix of their names, and the names of all others.
 
-    So `module.` (DataParallel), `model.` (Lightning) and `_orig_mod.` (torch.compile) are gone.
+    A prefix is `module.` (DataParallel), `model.` (Lightning) or `_orig_mod.` (torch.compile);
+    beside the network may lie a loss' weights, or averaged weights under another prefix. Taken is
+    the prefix under which most names are known, of equals one that does not say average.
     """
-    names = [*tensors]
+    prefixes = dict.fromkeys([_common_prefix([*tensors]), ""])
+    for name in tensors:
+        prefixes |= {name.removesuffix(stem): None for stem in _FIRST if name.endswith(stem)}
+    known = {
+        prefix: _known(name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+        for prefix in prefixes
+    }
+    best = max(known, key=lambda prefix: (known[prefix], not is_average(prefix)))
+    found = {name.removeprefix(best): x for name, x in tensors.items() if name.startswith(best)}
+    if any(name.startswith("embedder.") for name in found):  # a transformers model with no head
+        found = {f"resnet.{name}": array for name, array in found.items()}
+    found = {name: x for name, x in found.items() if name.partition(".")[0] in _ROOTS}
+    kept = {id(array) for array in found.values()}
+    return _with_plain_head(found), [name for name, x in tensors.items() if id(x) not in kept]
+
+
+def is_average(name: str) -> bool:
+    """Whether a name is that of averaged weights, which a person might have meant."""
+    return any(part in ("ema", "averaged", "swa") for part in re.split(r"[^a-z]+", name.lower()))
+
+
+def _common_prefix(names: list[str]) -> str:
+    prefix = ""
     while names and all(name.startswith(names[0].partition(".")[0] + ".") for name in names):
+        prefix += names[0].partition(".")[0] + "."
         names = [name.partition(".")[2] for name in names]
-    if any(name.startswith("embedder.") for name in names):  # a transformers model with no head
-        names = [f"resnet.{name}" for name in names]
-    return dict(zip(names, tensors.values(), strict=True))
+    return prefix
+
+
+def _known(names: Iterable[str]) -> int:
+    """How many of these names some layout has; a transformers model may lack its first part."""
+    every = {name for column in _COLUMNS for name in module_names(*column).values()}
+    modules = {module_of(name) for name in names}
+    return len(modules & every) + len({f"resnet.{module}" for module in modules} & every)
+
+
+def _with_plain_head(tensors: dict[str, Array]) -> dict[str, Array]:
+    """Names a head of a dropout and one dense layer, `fc.1`, as one without the dropout, `fc`."""
+    heads = {match[1] for name in tensors if (match := re.match(r"fc\.(\d+)\.weight$", name))}
+    if len(heads) != 1:
+        return tensors
+    (number,) = heads
+    return {re.sub(rf"^fc\.{number}\.", "fc.", name): array for name, array in tensors.items()}
 
 
 def recognise(tensors: Iterable[str]) -> str | None:
@@ -119,6 +165,11 @@ def recognise(tensors: Iterable[str]) -> str | None:
     known = {names: len(modules & {*module_names(*names).values()}) for names in _COLUMNS}
     layout, variant = max(known, key=lambda names: known[names])  # of equals the first
     return layout if known[layout, variant] else None
+
+
+def is_of_head(tensor: str, layout: str, variant: str | None) -> bool:
+    """Whether a tensor belongs to the classifier, which may be more than one layer."""
+    return tensor.startswith(f"{module_names(layout, variant)[HEAD].partition('.')[0]}.")
 
 
 def module_of(tensor: str) -> str:

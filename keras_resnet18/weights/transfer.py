@@ -20,8 +20,10 @@ from keras_resnet18.weights.layouts import (
     adapt_channels,
     has_variant,
     is_batch_norm,
+    is_of_head,
     module_names,
     module_of,
+    of_network,
     own_layers,
     recognise,
     to_keras,
@@ -29,7 +31,6 @@ from keras_resnet18.weights.layouts import (
     torch_shape,
     variables,
     variant_of,
-    without_prefix,
 )
 
 _LISTED = 3  # how many names an error gives of each kind
@@ -43,8 +44,8 @@ class Transfer:
         layout: Whose names the checkpoint has: `"torchvision"` (timm's are the same), `"timm"`
             (when loading, of variant d alone) or `"transformers"`.
         tensors: How many were transferred.
-        left_out: What the other side has no place for: a checkpoint's tensors when loading, a
-            model's variables when saving.
+        left_out: What the other side has no place for: a checkpoint's tensors and what lies beside
+            them, such as averaged weights, when loading; a model's variables when saving.
         kept: The model's layers that a load left as they were.
     """
 
@@ -90,12 +91,13 @@ def load_weights(
     if head not in ("strict", "skip"):
         raise InputError(f"head must be 'strict' or 'skip'. Received: head={head!r}")
     layers, file = own_layers(model), files.read(Path(path))
-    tensors = without_prefix(file)
+    tensors, others = of_network(file.tensors)
+    others += file.others
     layout = recognise(tensors)
     if layout is None:
         raise InputError(
             "a checkpoint must have torchvision's, timm's or transformers' names, such as "
-            f"layer1.0.conv1.weight. Received: {path} with {_list('tensors', [*file])}"
+            f"layer1.0.conv1.weight. Received: {path} with {_list('tensors', [*file.tensors])}"
         )
     variant = variant_of(model)
     if not has_variant(layout, variant):
@@ -110,10 +112,12 @@ def load_weights(
     if first in slots and first in tensors:
         tensors[first] = adapt_channels(tensors[first], slots[first].shape[-2])
 
-    of_head = {name for name in (*slots, *tensors) if module_of(name) == names[HEAD]}
+    of_head = {name for name in (*slots, *tensors) if is_of_head(name, layout, variant)}
     skipped = head == "skip" and not all(_fits(name, tensors, slots) for name in of_head)
     if skipped:
         slots = {name: variable for name, variable in slots.items() if name not in of_head}
+        others += [name for name in tensors if name in of_head]
+        tensors = {name: array for name, array in tensors.items() if name not in of_head}
     left_out = _outside(tensors, slots, names.values())
     if unfit := _unfit(tensors, slots, left_out):
         cure = "build the network that it was made with, of the same depth, stem and variant"
@@ -124,10 +128,12 @@ def load_weights(
             f"a checkpoint must have the tensors of {model.name!r}: {cure}. "
             f"Received: {path} with {found}"
         )
+    for name in slots:
+        _check_values(path, name, tensors[name])
     for name, variable in slots.items():
         variable.assign(to_keras(tensors[name]))
     kept = (HEAD,) if skipped and HEAD in layers else ()
-    return Transfer(layout, len(slots), tuple(left_out), kept)
+    return Transfer(layout, len(slots), (*left_out, *others), kept)
 
 
 def save_weights(
@@ -207,6 +213,20 @@ def _unfit(
         },
     }
     return {kind: named for kind, named in found.items() if named}
+
+
+def _check_values(path: str | os.PathLike[str], name: str, array: Array) -> None:
+    """Raises InputError unless a tensor's values are those of a trained network."""
+    wrong = None
+    if not np.isfinite(array).all():
+        wrong = "NaN" if np.isnan(array).any() else "infinity"
+    elif name.endswith(".running_var") and (array < 0).any():
+        wrong = "a negative variance"
+    if wrong is not None:
+        raise InputError(
+            "a checkpoint must hold finite numbers, and variances of 0 or more: get it again, or "
+            f"an earlier one of its training. Received: {path} with {wrong} in {name}"
+        )
 
 
 def _list(kind: str, names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 
@@ -25,7 +26,7 @@ def test_tensors_come_back_as_they_were_written(tmp_path):
     # transposed, as a kernel of Keras is: not as it lies in memory
     tensors = {**TENSORS, "fc.weight": np.arange(6, dtype="f").reshape(2, 3).T}
     files.write(tmp_path / "a.safetensors", tensors)
-    read = files.read(tmp_path / "a.safetensors")
+    read = files.read(tmp_path / "a.safetensors").tensors
     assert read.keys() == tensors.keys()
     for name, array in read.items():
         np.testing.assert_array_equal(array, tensors[name])
@@ -104,11 +105,12 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     files.write(path, TENSORS)
     before = path.read_bytes()
 
-    def fail(tensors, target, metadata):
-        target.write_bytes(b"half")
+    def fail(target, content):
+        with target.open("wb") as file:
+            file.write(content[:4])
         raise OSError("no space left")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", fail)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     with pytest.raises(OSError, match="no space"):
         files.write(path, TENSORS)
     assert path.read_bytes() == before
@@ -121,3 +123,18 @@ def test_only_safetensors_are_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="below the file"):
         files.write(tmp_path / "file" / "new.safetensors", TENSORS)
+
+
+def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write(tmp_path / "a.safetensors", TENSORS)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_as_save_pretrained_leaves_it_is_opened(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    files.write(tmp_path / "model.safetensors", TENSORS)
+    assert files.read(tmp_path).tensors.keys() == TENSORS.keys()
