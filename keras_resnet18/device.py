@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 
@@ -13,6 +15,9 @@ from keras_resnet18.machine import cpu_count, cpu_flags
 
 # Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
 _FIRST_TENSOR_CORES = (7, 0)
+
+# Where Linux, and Windows' Linux, show the driver of an NVIDIA GPU.
+_NVIDIA_SIGNS = ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/dxg")
 
 # As Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -103,6 +108,27 @@ def dtype_policy(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def missing_gpu() -> str | None:
+    """Why there is no GPU where one was to be expected, in one line; None without a sign of one.
+
+    TensorFlow says so only among its greetings, which the command line hides.
+    """
+    backend = keras.config.backend()
+    if _accelerator(backend)[0] != "cpu":
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    signs = [path for path in _NVIDIA_SIGNS if Path(path).exists()]
+    if visible is not None and (signs or visible not in ("", "-1")):
+        return f"no GPU: CUDA_VISIBLE_DEVICES={visible!r} leaves none that {backend} can use"
+    if not signs:
+        return None
+    extra = "gpu" if backend == "tensorflow" else "jax-cuda"
+    return (
+        f"no GPU, though {signs[0]} is there: {backend} was installed without CUDA or does not "
+        f"fit the driver; pip install 'keras-resnet18[{extra}]'"
+    )
 
 
 def device_name() -> str:

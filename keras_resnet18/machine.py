@@ -6,10 +6,13 @@ import contextlib
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+_standard_error = threading.RLock()  # file descriptor 2 is one for all threads
 
 _PACKAGES = (
     "keras-resnet18",
@@ -81,21 +84,18 @@ def native_stderr_hidden() -> Iterator[None]:
     """Hides what C++ code writes to standard error; Python's own messages still come through.
 
     TensorFlow and LiteRT greet their user there before any log level is read. Keep it around no
-    more than an import or a start: it hides errors too.
+    more than an import or a start: it hides errors too, and other threads wait for its end.
     """
-    stderr, visible = sys.stderr, os.dup(2)
-    try:
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            os.fdopen(os.dup(2), "w", buffering=1) as python,
-        ):
-            os.dup2(nowhere.fileno(), 2)
-            sys.stderr = python
-            yield
-    finally:
-        sys.stderr = stderr
-        os.dup2(visible, 2)
-        os.close(visible)
+    with _standard_error, contextlib.ExitStack() as stack:
+        stderr, visible = sys.stderr, os.dup(2)
+        stack.callback(os.close, visible)
+        stack.callback(os.dup2, visible, 2)
+        stack.callback(setattr, sys, "stderr", stderr)
+        nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        python = stack.enter_context(os.fdopen(os.dup(2), "w", buffering=1))
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = python
+        yield
 
 
 def environment() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
-from keras_resnet18.staging import check_parent, is_leftover, staged
+from keras_resnet18.staging import check_parent, is_leftover, staged, to_json
 
 DEFAULT_FOLDER = Path("saved_models")
 
@@ -92,12 +92,21 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe that it was trained by."""
-        return Recipe.from_toml(self.recipe_file.read_text(encoding="utf-8"))
+        try:
+            return Recipe.from_toml(self._read(self.recipe_file))
+        except InputError as error:
+            raise InputError(f"{self.recipe_file}: {error}") from None
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The classes' names, in the order of the model's output."""
-        return tuple(self.labels_file.read_text(encoding="utf-8").split("\n")[:-1])
+        labels = tuple(self._read(self.labels_file).removesuffix("\n").split("\n"))
+        if not all(labels):
+            raise InputError(
+                "labels.txt needs a class name on each line. "
+                f"Received: {self.labels_file} with an empty line {labels.index('') + 1}"
+            )
+        return labels
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -107,23 +116,29 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """What `metrics.json` holds: accuracy, loss and n of validation and test."""
-        return _read_json(self.metrics_file)
+        return self._read_json(self.metrics_file)
 
     @property
     def environment(self) -> dict[str, Any]:
         """What `environment.json` holds: source, versions, device, precision."""
-        return _read_json(self.environment_file)
+        return self._read_json(self.environment_file)
 
     @property
     def source(self) -> str | None:
         """The name that opens the images again; None if they came from arrays."""
-        name: str | None = self.environment["source"]
+        name: str | None = self.environment.get("source")
         return name
 
     @cached_property
     def model(self) -> Any:
         """The trained `keras.Model`."""
-        return open_model(self.model_file)
+        model = open_model(self.model_file)
+        if model.output_shape[-1] != len(self.labels):
+            raise InputError(
+                f"labels.txt must name the {model.output_shape[-1]} classes of the model, a line "
+                f"each. Received: {self.labels_file} with {len(self.labels)}"
+            )
+        return model
 
     @property
     def names(self) -> set[str]:
@@ -151,6 +166,30 @@ class Run:
         files = (self.recipe_file, self.model_file, self.metrics_file)
         return all(file.is_file() for file in files)
 
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise InputError(
+                f"a run needs its {path.name}: copy it from a backup, or train again. "
+                f"Received: {path} ({reason})"
+            ) from None
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            values = json.loads(self._read(path))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            values = None
+        if not isinstance(values, dict):
+            raise InputError(
+                f"{path.name} must be the JSON that `train` wrote: copy it from a backup, or train "
+                f"again. Received: {path}, which is damaged"
+            )
+        return values
+
     def write_text(self, path: Path, text: str) -> None:
         """Writes one of the files, whole or not at all."""
         with staged(path) as new:
@@ -158,7 +197,7 @@ class Run:
 
     def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
         """Writes one of the JSON files, whole or not at all."""
-        self.write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(path, to_json(values))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `history.csv`, a row for each epoch so far."""
@@ -180,7 +219,7 @@ def open_model(path: Path) -> Any:
         raise InputError(f"{path} is no model that Keras opens: a .keras file is a zip archive")
     try:
         return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # a damaged file may make the zip reader or Keras raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} is no model that Keras opens: {reason}") from None
 
@@ -274,8 +313,3 @@ def check_run_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
             )
     elif run.path.exists():
         raise InputError(f"{path} exists and is no run, so it is not touched: give another folder")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values

@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from keras_resnet18.errors import InputError
 
 _PREFIX = ".writing-"
+_LOCK = ".lock"  # in such a folder; a dead process does not hold it
+_OLD = 60.0  # seconds; a younger folder may not be locked yet
+
+_NO_ROOM = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EEXIST",
+        "ENOTDIR",
+        "EISDIR",
+    )
+    if hasattr(errno, name)  # Windows has no EDQUOT
+}
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Values as JSON for people; a name that is not UTF-8 is escaped, and reads back as it was."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(values, indent=2)
+    return f"{text}\n"
 
 
 def check_parent(path: Path) -> None:
@@ -39,10 +74,32 @@ def is_leftover(path: Path) -> bool:
 def staged(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what is there at the end is moved to `path`.
 
-    When the body raises, nothing is left of it, and what was at `path` before stays.
+    When the body raises, nothing is left of it, and what was at `path` before stays. When the
+    process is killed, the next writer in the folder clears what it left.
+
+    Raises:
+        InputError: If the disk is full, or the folder cannot be written.
     """
+    try:
+        with _staged(path) as new:
+            yield new
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Free the disk or the folder, or give "
+            "another path"
+        ) from error
+
+
+@contextlib.contextmanager
+def _staged(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder:
+    _clear_leftovers(path.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder,
+        FileLock(Path(folder) / _LOCK),
+    ):
         new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
         yield new
         try:
@@ -53,3 +110,14 @@ def staged(path: Path) -> Iterator[Path]:
             if old.exists():
                 old.replace(path)
             raise
+
+
+def _clear_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - leftover.stat().st_mtime < _OLD:
+                continue
+            FileLock(leftover / _LOCK).acquire(timeout=0).lock.release()
+        except (OSError, Timeout):  # gone by now, or its writer lives
+            continue
+        shutil.rmtree(leftover, ignore_errors=True)

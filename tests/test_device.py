@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import keras
 import pytest
@@ -97,6 +98,31 @@ def test_tensorflows_devices_are_read(monkeypatch):
     assert precision._accelerator("tensorflow") == ("cpu", None)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a TPU"])
     assert precision._accelerator("tensorflow") == ("tpu", None)
+
+
+@pytest.mark.parametrize(
+    ("visible", "signs", "message"),
+    [
+        (None, [], None),
+        ("", [], None),
+        ("-1", [], None),
+        ("0", [], "CUDA_VISIBLE_DEVICES='0' leaves none"),
+        ("", ["driver"], "CUDA_VISIBLE_DEVICES='' leaves none"),
+        (None, ["driver"], r"driver is there.*pip install 'keras-resnet18\[gpu\]'"),
+    ],
+)
+def test_a_gpu_that_was_to_be_expected_is_missed_aloud(
+    monkeypatch, tmp_path, visible, signs, message
+):
+    for sign in signs:
+        (tmp_path / sign).touch()
+    monkeypatch.setattr(precision, "_NVIDIA_SIGNS", [str(tmp_path / "driver")])
+    monkeypatch.setattr(precision, "_accelerator", lambda backend: ("cpu", None))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = precision.missing_gpu()
+    assert found is None if message is None else re.search(message, found)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 
 import pytest
 
@@ -70,6 +71,21 @@ def test_native_noise_is_heard_again_after_an_error(capfd):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_threads_that_hide_it_at_once_leave_standard_error_as_it_was(capfd):
+    def hide():
+        for _ in range(20):
+            with machine.native_stderr_hidden():
+                os.write(2, b"greeting")
+
+    threads = [threading.Thread(target=hide) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
+
+
 def test_cpus_that_the_process_may_not_use_are_not_counted(run_python):
     printed = run_python("""
 import os

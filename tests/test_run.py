@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 
 from keras_resnet18 import load_run
 from keras_resnet18.errors import InputError
-from keras_resnet18.run import Run, check_run_path, new_run, open_model
+from keras_resnet18.run import Run, check_run_path, new_run, open_model, run_of
 from keras_resnet18.staging import staged
 
 FILES = {
@@ -98,6 +99,76 @@ def test_a_run_without_its_last_files_is_said_to_be_unfinished(copy, lacking):
         load_run(copy.path)
     with pytest.raises(InputError, match=r"holds an unfinished run.*--overwrite"):
         open_new(copy.path)
+
+
+@pytest.mark.parametrize("ending", ["", "\n"], ids=["without a last newline", "with one"])
+def test_labels_are_read_with_or_without_a_last_newline(copy, ending):
+    copy.labels_file.write_text(f"a\nb\nc{ending}")
+    assert load_run(copy.path).labels == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty line 1"),
+        ("a\n\nc\n", "empty line 2"),
+        ("a\nb\n", r"name the 3 classes of the model.* with 2"),
+        ("a\nb\nc\nd\n", r"name the 3 classes of the model.* with 4"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_refused(copy, text, message):
+    copy.labels_file.write_text(text)
+    with pytest.raises(InputError, match=f"labels.txt .*{message}"):
+        load_run(copy.path).model  # noqa: B018
+
+
+READS = {
+    "labels_file": lambda run: run.labels,
+    "metrics_file": lambda run: run.metrics,
+    "environment_file": lambda run: run.source,
+    "preprocess_file": lambda run: run.preprocess,
+    "recipe_file": lambda run: run.recipe,
+    "model_file": lambda run: run.model,
+}
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "not UTF-8"])
+@pytest.mark.parametrize("name", READS)
+def test_a_damaged_file_of_a_run_is_one_line_that_names_it(copy, name, damage):
+    file = getattr(copy, name)
+    content = file.read_bytes()
+    file.write_bytes({"cut short": content[:9], "not UTF-8": b"\xff\xfe{"}.get(damage, content))
+    if damage == "gone":
+        file.unlink()
+    if (name, damage) == ("labels_file", "cut short"):
+        pytest.skip("shorter labels are labels")
+    with pytest.raises(InputError) as error:
+        READS[name](copy)
+    assert file.name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_flipped_byte_in_the_model_is_one_line(copy, place):
+    content = bytearray(copy.model_file.read_bytes())
+    content[int(place * len(content))] ^= 0xFF
+    copy.model_file.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.keras is no model that Keras opens"):
+        open_model(copy.model_file)
+
+
+def test_somebodys_model_beside_their_metrics_is_not_a_run(copy):
+    copy.recipe_file.unlink()
+    assert not copy.finished and run_of(copy.model_file) is None
+    with pytest.raises(InputError, match=r"with recipe\.toml in it"):
+        load_run(copy.path)
+
+
+def test_a_name_that_is_not_utf8_is_written_and_read_back(copy):
+    name = os.fsdecode(b"/photos/\xff\xe9")
+    copy.write_json(copy.environment_file, {"source": name, "cpu": "é"})
+    assert copy.source == name
+    copy.write_json(copy.environment_file, {"cpu": "é"})
+    assert "é" in copy.environment_file.read_text(encoding="utf-8")
 
 
 def test_what_is_no_run_is_not_opened(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet18.device import device_name, recommended_policy
+from keras_resnet18.device import device_name, missing_gpu, recommended_policy
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.interval import in_words
 from keras_resnet18.exporters.onnx import op_histogram as onnx_op_histogram
@@ -33,7 +33,7 @@ def about_machine() -> str:
             **facts["packages"],
             "Keras backend": keras.config.backend(),
             "CPU": f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}",
-            "device": device_name(),
+            "device": ", ".join(filter(None, (device_name(), missing_gpu()))),
             "precision": f"{policy}: {policy.reason}",
         }
     )
@@ -61,13 +61,22 @@ def _about_run(path: Path) -> str:
         "run": path,
         "recipe": run.recipe.name,
         "images": run.source or "arrays",
-        "precision": f"{run.environment['precision']}, on {run.environment['device']}",
-        "kept epoch": f"{run.metrics['best_epoch']} of {run.metrics['epochs']}",
     }
-    for kind in ("validation", "test"):
-        metrics = run.metrics[kind]
-        words = in_words(metrics["accuracy"], metrics["interval"], metrics["n"])
-        facts[f"{kind} accuracy"] = words
+    try:
+        environment, metrics = run.environment, run.metrics
+        facts["precision"] = f"{environment['precision']}, on {environment['device']}"
+        facts["kept epoch"] = f"{metrics['best_epoch']} of {metrics['epochs']}"
+        for kind in ("validation", "test"):
+            found = metrics[kind]
+            words = in_words(found["accuracy"], found["interval"], found["n"])
+            facts[f"{kind} accuracy"] = words
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
+            f"wrote: train again. Received: {path} without {error}"
+        ) from None
     facts["labels"] = _labels(run.labels)
     return f"{facts_table(facts)}\n\n{_about_model(run.model)}"
 

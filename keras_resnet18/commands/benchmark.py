@@ -28,7 +28,7 @@ from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import load_run, open_model, run_of
 from keras_resnet18.runtime.classifier import open_classifier, open_images
 from keras_resnet18.runtime.worker import Round
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination, staged, to_json
 from keras_resnet18.verification.report import size_bytes
 
 ROUNDS = 3
@@ -68,22 +68,24 @@ class Result:
     @property
     def median_ms(self) -> float:
         """Median time of one image in milliseconds, the median of the rounds'."""
-        return statistics.median(part.median_ms for part in self.rounds)
+        return statistics.median(turn.median_ms for turn in self.rounds)
 
     @property
     def p90_ms(self) -> float:
         """90th percentile of one image's time in milliseconds, the median of the rounds'."""
-        return statistics.median(part.p90_ms for part in self.rounds)
+        return statistics.median(turn.p90_ms for turn in self.rounds)
 
     @property
     def images_per_second(self) -> float:
         """Images a second, one after the other, the median of the rounds'."""
-        return statistics.median(part.images_per_second for part in self.rounds)
+        return statistics.median(turn.images_per_second for turn in self.rounds)
 
     @property
-    def peak_mib(self) -> float:
-        """The most memory resident in any round, with Python and the runtime, in MiB."""
-        return max(part.peak_mib for part in self.rounds)
+    def peak_mib(self) -> float | None:
+        """The most memory resident in any round, with Python and the runtime, in MiB, if known."""
+        return max(
+            (turn.peak_mib for turn in self.rounds if turn.peak_mib is not None), default=None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, and every round's, ready for JSON."""
@@ -263,7 +265,7 @@ class _Tests:
         self, labels: tuple[str, ...], preprocess: Preprocess, name: str | None
     ) -> _Test | None:
         try:
-            source = open_images(name, labels)
+            source = open_images(labels, name, self._data)
         except InputError as error:
             if self._data is not None:
                 raise
@@ -371,4 +373,4 @@ def _write_json(path: Path, results: Sequence[Result], seconds: float) -> None:
         "results": [result.to_dict() for result in results],
     }
     with staged(path) as new:
-        new.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        new.write_text(to_json(document), "utf-8")

@@ -43,7 +43,7 @@ class Classifier:
         Raises:
             InputError: If there are none, or they have other classes.
         """
-        return open_images(data or self.source, self.labels)
+        return open_images(self.labels, self.source, data)
 
     def top(self, path: Path, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of one image file, with their probabilities.
@@ -57,16 +57,27 @@ class Classifier:
         return [(self.labels[i], float(probabilities[i])) for i in best]
 
 
-def open_images(name: str | None, labels: tuple[str, ...]) -> Source:
-    """The source of that name, if it has exactly these classes.
+def open_images(labels: tuple[str, ...], trained_on: str | None, data: str | None) -> Source:
+    """Opens the images that a classifier was trained on, or others of the same classes.
+
+    Args:
+        labels: The classifier's classes.
+        trained_on: The source that it was trained on, if that is known.
+        data: Another source.
 
     Raises:
-        InputError: If there is no name, or it has other classes.
+        InputError: If there are none, they have moved, or they have other classes.
     """
+    name = data or trained_on
     if name is None:
         raise InputError(
-            "it is not known which images the classifier was trained on, so some must be named "
-            "with --data. Received: no --data"
+            "it is not known which images the classifier was trained on: name some with --data. "
+            "Received: no --data"
+        )
+    if data is None and Path(name).is_absolute() and not Path(name).exists():
+        raise InputError(
+            "the images that the classifier was trained on have moved: give their place with "
+            f"--data. Received: no --data, and nothing at {name}"
         )
     source = open_source(name)
     if source.classes != labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +58,11 @@ class TFLiteFile:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
             with native_stderr_hidden():  # each one announces its delegate there
-                self._interpreter = Interpreter(str(path), num_threads=threads or cpu_count())
+                # its bytes, because LiteRT opens no path that is not UTF-8
+                content = path.read_bytes()
+                self._interpreter = Interpreter(
+                    model_content=content, num_threads=threads or cpu_count()
+                )
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
@@ -74,6 +79,7 @@ class TFLiteFile:
                 f"{', '.join(map(_tensor, inputs))} → {', '.join(map(_tensor, outputs))}"
             )
         (self.input,), (self.output,) = inputs, outputs
+        self._lock = threading.Lock()  # an interpreter answers one thread at a time
         self.image_shape = tuple(map(int, self.input["shape"][1:]))
         self.classes = int(self.output["shape"][1])
         self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
@@ -83,9 +89,10 @@ class TFLiteFile:
         return np.concatenate([self._one(pixels[i : i + 1]) for i in range(len(pixels))])
 
     def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        self._interpreter.set_tensor(self.input["index"], image)
-        self._interpreter.invoke()
-        probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
+        with self._lock:
+            self._interpreter.set_tensor(self.input["index"], image)
+            self._interpreter.invoke()
+            probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
         return probabilities
 
 

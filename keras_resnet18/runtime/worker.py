@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -59,14 +58,15 @@ class Round:
         median_ms: Of one image.
         p90_ms: What nine of ten images do not exceed.
         images_per_second: One after the other.
-        peak_mib: The most memory that the process ever had resident, with Python and the runtime.
+        peak_mib: The most memory that the process ever had resident, with Python and the runtime;
+            None where the system does not tell.
     """
 
     images: int
     median_ms: float
     p90_ms: float
     images_per_second: float
-    peak_mib: float
+    peak_mib: float | None
 
 
 def open_file(path: Path, threads: int) -> Opened:
@@ -134,13 +134,18 @@ def measure(predict: Callable[[Any], Any], image: Any, seconds: float) -> Round:
     )
 
 
-def peak_mib() -> float:
-    """The most memory that this process ever had resident, in MiB."""
+def peak_mib() -> float | None:
+    """The most memory that this process ever had resident, in MiB; None if it is not known."""
     status = Path("/proc/self/status")
     if status.exists():
         # ru_maxrss would do, but on Linux a process inherits it from the one that started it
-        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) / 2**10
+        lines = status.read_text().splitlines()
+        peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+        return None if peak is None else int(peak) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

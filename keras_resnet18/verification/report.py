@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_resnet18.evaluation.interval import in_words
 from keras_resnet18.machine import cpu_count, environment
-from keras_resnet18.staging import check_destination, staged
+from keras_resnet18.staging import check_destination, staged, to_json
 from keras_resnet18.verification.compare import Comparison
 
 _WIDTH = 80  # of a terminal
@@ -140,8 +140,7 @@ def staged_with_figures(path: Path) -> Iterator[tuple[Path, Path]]:
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
     """Writes figures and the machine that they were measured on as JSON."""
-    text = json.dumps({**figures, "environment": environment()}, indent=2, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    path.write_text(to_json({**figures, "environment": environment()}), encoding="utf-8")
 
 
 def check_report_file(path: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
 
 def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
-        open_images("digits", ("ant", "bee"))
+        open_images(("ant", "bee"), "digits", None)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

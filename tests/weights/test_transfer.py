@@ -210,7 +210,8 @@ def test_all_faults_are_one_error_and_nothing_is_loaded(small_model, small_array
     assert str(error.value) == (
         "a checkpoint must have the tensors of 'small': build the network that it was made with, "
         f"of the same depth, stem and variant. Received: {path} with "
-        "4 missing (bn1.weight, bn1.bias, bn1.running_mean, …), 1 unexpected (layer1.0.aux.weight), "
+        "4 missing (bn1.weight, bn1.bias, bn1.running_mean, …), "
+        "1 unexpected (layer1.0.aux.weight), "
         "1 of another shape (layer1.0.conv2.weight (32, 64, 3, 3) for (64, 64, 3, 3))"
     )
     assert same(values(model), before)
