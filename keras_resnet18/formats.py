@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from keras_resnet18.errors import InputError
 
@@ -12,15 +12,38 @@ Format = Literal["run", "tflite", "onnx", "keras", "saved_model"]
 # The names that every exported file gives its input and its output.
 INPUT, OUTPUT = "image", "probabilities"
 
-# What `export` writes: each format, and the name of its file or folder.
+# The names of the files beside a model that hold its labels, one a line, and its `Preprocess`
+LABELS_FILE, PREPROCESS_FILE = "labels.txt", "preprocess.json"
+
+
+class Export(NamedTuple):
+    """A format that `export` writes.
+
+    Attributes:
+        file: Name of its file or folder.
+        max_difference: Largest difference of a probability from the float32 model's that passes.
+            None where activations are rounded: only the class counts, so that images of the
+            model's kind are needed to check it.
+    """
+
+    file: str
+    max_difference: float | None
+
+
+# What float32 arithmetic in another order may change in a probability: 100 times what is seen
+FLOAT32_TOLERANCE = 1e-3
+
 EXPORTS = {
-    "saved_model": "saved_model",
-    "tflite": "model.tflite",
-    "tflite-float16": "model-float16.tflite",
-    "tflite-dynamic": "model-dynamic.tflite",
-    "tflite-int8": "model-int8.tflite",
-    "onnx": "model.onnx",
+    "saved_model": Export("saved_model", FLOAT32_TOLERANCE),
+    "tflite": Export("model.tflite", FLOAT32_TOLERANCE),
+    "tflite-float16": Export("model-float16.tflite", 0.02),  # 5 times what is seen on 10,000 images
+    "tflite-dynamic": Export("model-dynamic.tflite", None),
+    "tflite-int8": Export("model-int8.tflite", None),
+    "onnx": Export("model.onnx", FLOAT32_TOLERANCE),
 }
+
+# The kinds of .tflite file in EXPORTS, by `export_tflite`'s argument `quantize`
+TFLITE = {name.partition("-")[2] or None: name for name in EXPORTS if name.startswith("tflite")}
 
 EXPORTED: tuple[Format, ...] = ("tflite", "onnx", "saved_model")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.staging import check_parent, is_leftover, staged, to_json
@@ -42,12 +43,12 @@ class Run:
     @property
     def labels_file(self) -> Path:
         """The classes' names, one a line, in the order of the model's output."""
-        return self.path / "labels.txt"
+        return self.path / LABELS_FILE
 
     @property
     def preprocess_file(self) -> Path:
         """How an image becomes the network's input, as JSON."""
-        return self.path / "preprocess.json"
+        return self.path / PREPROCESS_FILE
 
     @property
     def environment_file(self) -> Path:

@@ -33,7 +33,7 @@ ROOMS = {
     "recipe": {"names"},
     "weights": {"preprocess", "staging"},
     "data": {"images", "machine", "names", "preprocess"},
-    "run": {"preprocess", "recipe", "staging"},
+    "run": {"formats", "preprocess", "recipe", "staging"},
     "runtime": {*BASE, "data", "run", "tflite_file"},
     "evaluation": {"data", "images", "preprocess", "runtime"},
     "verification": {*BASE, "evaluation", "runtime", "tflite_file"},

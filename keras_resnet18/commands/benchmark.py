@@ -22,7 +22,7 @@ from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.figures.plots import plot_benchmark
-from keras_resnet18.formats import EXPORTED, check_format, format_of
+from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import load_run, open_model, run_of
@@ -300,13 +300,13 @@ def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
             f"{len(labels)} classes. Received: {file}, {shapes[0]} to {shapes[1]}: give other "
             "images, or measure it without --data"
         )
-    beside = file.with_name("preprocess.json")
+    beside = file.with_name(PREPROCESS_FILE)
     if beside.is_file():
         return labels, Preprocess.read(beside)
     if None in size:
         raise InputError(
-            f"top-1 needs images of one size, and {file} takes any: put a preprocess.json beside "
-            "it, or measure it without --data. Received: no preprocess.json"
+            f"top-1 needs images of one size, and {file} takes any: put a {PREPROCESS_FILE} "
+            f"beside it, or measure it without --data. Received: no {PREPROCESS_FILE}"
         )
     return labels, Preprocess(size=tuple(size))
 

@@ -32,8 +32,8 @@ from keras_resnet18.verification.report import ExportReport
 # Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
 CHECK_IMAGES = 1000
 
-# The formats whose arithmetic noise can check; the others need images of the run's kind.
-_CHECKED_ON_NOISE = ("saved_model", "tflite", "tflite-float16", "onnx")
+# The formats that noise can check
+_CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_difference is not None)
 
 
 def export(
@@ -152,7 +152,7 @@ def _export(
 
     calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
     for name in formats:
-        path = out / EXPORTS[name]
+        path = out / EXPORTS[name].file
         with broken_images_named():
             if name == "saved_model":
                 report = export_saved_model(
@@ -165,7 +165,7 @@ def _export(
                     run.model,
                     path,
                     labels=run.labels,
-                    quantize=name.removeprefix("tflite").removeprefix("-") or None,
+                    quantize=name.partition("-")[2] or None,
                     calibration=calibration,
                     check=check,
                     about=about,

@@ -10,7 +10,7 @@ from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.errors import ExportError, InputError, one_of
 from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.exporters.onnx import op_histogram
-from keras_resnet18.formats import EXPORTED, check_format
+from keras_resnet18.formats import EXPORTED, EXPORTS, TFLITE, check_format
 from keras_resnet18.names import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.runtime.classifier import open_images
@@ -78,20 +78,17 @@ def verify(
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
     operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
-    max_difference: float | None = compare.FLOAT32_TOLERANCE
     is_tflite = kind == "tflite"
     if is_tflite:
         operators = compare.check_graph(path, run.model)
-        quantize = diagnose.quantization(path)
-        max_difference = compare.TOLERANCES[quantize]
-        kind = f"tflite-{quantize}" if quantize else "tflite"
+        kind = TFLITE[diagnose.quantization(path)]
     file = open_exported(path)
     if kind == "onnx":
         operators = op_histogram(path)
     _check_shapes(file, path, run)
     images = open_images(run.labels, run.source, data).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
-    limits = compare.Limits(max_difference=max_difference)
+    limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():
         comparison, fault = diagnose.compare_and_diagnose(
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None

@@ -1,4 +1,4 @@
-"""`export_onnx`: a model for ONNX Runtime, from pixels to probabilities."""
+"""A model as an .onnx file for ONNX Runtime and other runtimes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import keras
 
-from keras_resnet18.exporters import process, serving
+from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.runtime.exported import OnnxFile, check_onnx_extra
-from keras_resnet18.verification import compare
+from keras_resnet18.exporters.process import run_converter
+from keras_resnet18.runtime.exported import OnnxFile, Predict, check_onnx_extra
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
 
-# Of 2022: every runtime that is still maintained reads it.
+# Of 2022: every maintained runtime reads it.
 OPSET = 18
 
 
@@ -28,12 +28,12 @@ def export_onnx(
     labels: Sequence[str] | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes an .onnx file that takes pixels and gives probabilities, and verifies it.
+    """Writes an .onnx file that takes pixels and gives probabilities, verified by ONNX Runtime.
 
     The file takes `image`, uint8 (batch, height, width, channels) of any batch with values of 0 to
     255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Labels are
-    in its metadata under the key `labels`, one a line. It is run by ONNX Runtime and compared with
-    the model, and is kept only if it gives the model's answers.
+    in its metadata under the key `labels`, one a line. ONNX Runtime runs it, and it is written only
+    if it gives the model's answers; its figures are beside it, in `<name>.json`.
 
     It needs the extra `onnx`: `pip install 'keras-resnet18[onnx]'`.
 
@@ -43,8 +43,8 @@ def export_onnx(
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output.
         check: Held-out images to compare on: a `tf.data.Dataset` or arrays, of images or
-            (image, label), batched or not; with labels, top-1 accuracy is measured too. Without,
-            noise serves.
+            (image, label), batched or not; with labels, top-1 accuracy is measured too. By default
+            noise, on which accuracy is not measured.
 
     Returns:
         Size, agreement, accuracy, latency, operators: `print` it.
@@ -58,24 +58,17 @@ def export_onnx(
     serving.check_size(model, "an .onnx file")
     shape = model.input_shape[1:]
 
-    def make(twin: keras.Model, new: Path) -> tuple[OnnxFile, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         _convert(twin, new)
         _tidy(new, labels)
         return OnnxFile(new), op_histogram(new)
 
-    return export_verified(
-        model,
-        path,
-        make,
-        format="onnx",
-        shape=shape,
-        images=None if check is None else pixel_batches(check, shape, argument="check"),
-        limits=compare.Limits(max_difference=compare.FLOAT32_TOLERANCE),
-    )
+    batches = None if check is None else pixel_batches(check, shape, argument="check")
+    return export_verified("onnx", Path(path), model, write, shape=shape, batches=batches)
 
 
 def op_histogram(path: Path) -> dict[str, int]:
-    """How often each operator occurs in an .onnx file, by ONNX' names.
+    """Number of operators of an .onnx file by name.
 
     Raises:
         InputError: If the extra `onnx` is not installed.
@@ -90,13 +83,13 @@ def op_histogram(path: Path) -> dict[str, int]:
 def _convert(model: keras.Model, path: Path) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
     serving.write_saved_model(model, saved_model)
-    program = ["-m", "tf2onnx.convert", "--saved-model", str(saved_model), "--tag", "serve"]
-    program += ["--signature_def", "serving_default", "--opset", str(OPSET), "--output", str(path)]
-    process.convert(program, path, "tf2onnx")
+    command = ["-m", "tf2onnx.convert", "--saved-model", str(saved_model), "--tag", "serve"]
+    command += ["--signature_def", "serving_default", "--opset", str(OPSET), "--output", str(path)]
+    run_converter("tf2onnx", command, path)
 
 
 def _tidy(path: Path, labels: Sequence[str] | None) -> None:
-    """Puts labels into the file, and makes it the same bytes wherever and whenever it is made."""
+    """Puts labels into the file, and removes what differs between two conversions of one model."""
     import onnx
 
     model = onnx.load(path)
@@ -110,9 +103,9 @@ def _tidy(path: Path, labels: Sequence[str] | None) -> None:
 
 
 def _name_in_order(graph: Any) -> None:
-    """Numbers nodes and values from the input on: the converter numbers them by chance."""
+    """Numbers nodes and values in graph order; the converter's numbers vary."""
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    names[""] = ""  # an optional input that is left out
+    names[""] = ""  # an omitted optional input
     for i, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{i}"
         for values in (node.input, node.output):

@@ -1,4 +1,4 @@
-"""A converter in a process of its own, which gives back the memory that converters leak."""
+"""Other people's converters, each run in a process of its own: they leak memory at every call."""
 
 from __future__ import annotations
 
@@ -7,46 +7,59 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet18.errors import ExportError
 
-_UNSUPPORTED = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
-_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception)\b.*")
+# How TensorFlow's converter and tf2onnx list operators that they cannot convert
+_UNSUPPORTED = re.compile(r"(?:^Custom|^TF Select|Unsupported) ops: (?:Counter)?(.+)$", re.M)
+
+# What libraries log of other things, and how lines that tell an error look
+_LOGGED = re.compile(r"[IW]\d{4} |WARNING: All log messages|.* - (INFO|WARNING) - ")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b|[EF]\d{4} |.*\berror: ")
+_PREFIX = re.compile(r"^[EF]\d{4} [^]]*\] ")
 
 
-def convert(program: Sequence[str], path: Path, name: str) -> None:
-    """Runs a Python program that writes `path`.
+def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
+    """Runs a Python program that converts a model, on the CPU.
 
     Args:
-        program: What follows `python -P`.
-        path: The file that it writes.
-        name: What an error calls the program.
+        name: What an error calls the converter.
+        arguments: Of Python: a script or `-m` and a module, and their own.
+        output: The file that the converter writes.
 
     Raises:
-        ExportError: If it fails; the message has its reason.
+        ExportError: If the converter fails, or writes an operator that it cannot convert; the
+            message names the reason.
     """
     # -P: this folder's own modules must not stand in for installed ones of the same names
     done = subprocess.run(
-        [sys.executable, "-P", *program],
+        [sys.executable, "-P", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
     )
-    if done.returncode or not path.is_file():
-        raise ExportError(f"{name} failed: {_reason(done.returncode, done.stderr)}")
+    if unsupported := _UNSUPPORTED.findall(done.stderr):
+        names = sorted(set(re.findall(r"[A-Za-z]\w*", " ".join(unsupported))))
+        raise ExportError(
+            f"{name} cannot convert {', '.join(names)}: build the model without; "
+            "nothing was written"
+        )
+    if done.returncode or not output.is_file():
+        reason = _reason(done.returncode, done.stderr)
+        raise ExportError(f"{name} failed: {reason}; nothing was written")
 
 
 def _reason(status: int, stderr: str) -> str:
-    if status < 0:
-        which = signal.Signals(-status).name
-        hint = ", as the system does when memory runs out" if which == "SIGKILL" else ""
-        return f"it was ended by {which}{hint}"
-    if found := {*_UNSUPPORTED.findall(stderr)}:
-        return f"the model needs operators that are not built in: {', '.join(sorted(found))}"
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    exceptions = [line for line in lines if _EXCEPTION.match(line)]
-    return (exceptions or lines or [f"exit status {status} without a message"])[-1]
+    """Why a process failed, in one line: the signal that ended it, the error that it printed."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)]
+    errors = [line for line in lines if _ERROR.match(line)] or lines
+    error = textwrap.shorten(_PREFIX.sub("", errors[-1]), 300) if errors else "no message"
+    if status >= 0:
+        return f"{error} (status {status})"
+    memory = ", as where memory runs out" if -status == signal.SIGKILL else ""
+    return f"it was ended by {signal.Signals(-status).name}{memory}: {error}"

@@ -1,4 +1,4 @@
-"""`export_saved_model`: a model for servers, from image files or pixels to probabilities."""
+"""A model as a SavedModel for servers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ import tensorflow as tf
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.formats import OUTPUT, is_saved_model
+from keras_resnet18.formats import FLOAT32_TOLERANCE, OUTPUT
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import PREPROCESS_FILE, SavedModelFolder, class_names
-from keras_resnet18.verification import compare, reference
+from keras_resnet18.runtime.exported import (
+    PREPROCESS_IN_SAVED_MODEL,
+    Predict,
+    SavedModelFolder,
+    class_names,
+)
+from keras_resnet18.verification import reference
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
 
 # An image side for models that take any size
 _ANY_SIDE = 64
 
-# (height, width) of the images that the endpoints are verified with: one higher, one wider
+# (height, width) of the images that the endpoints are checked with: one higher, one wider
 _IMAGE_SIZES = ((61, 37), (43, 75))
-
-_TOLERANCE = compare.FLOAT32_TOLERANCE
 
 # Of the largest feature: TF32 on a GPU, which is no fault of the export, has 10 bits
 _FEATURE_TOLERANCE = 1e-2
@@ -42,10 +45,10 @@ def export_saved_model(
     preprocess: Preprocess | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes a SavedModel that takes images and gives probabilities, and verifies it.
+    """Writes a SavedModel that takes images and gives probabilities, verified by TensorFlow.
 
-    `tf.saved_model.load` opens it without this package and without Keras. Its figures lie beside
-    it, in `<name>.json`. It has the signatures
+    `tf.saved_model.load` opens it without this package and without Keras. It is written only if it
+    gives the model's answers; its figures are beside it, in `<name>.json`. It has the signatures
 
     - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
       0 to 255 → `probabilities`, float32 (batch, classes). The images go through
@@ -76,7 +79,7 @@ def export_saved_model(
             `find("imagenet").preprocess`), which crop a little more.
         check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
             arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
-            measured too. Without, noise serves.
+            measured too. By default noise, on which accuracy is not measured.
 
     Returns:
         Size, largest difference, accuracy, latency: `print` it.
@@ -88,30 +91,21 @@ def export_saved_model(
     serving.check_model(model, labels)
     preprocess = _preprocess(model, preprocess)
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
-    images = None if check is None else pixel_batches(check, shape, argument="check")
-    shape = tuple(side or _ANY_SIDE for side in shape)
+    if check is None:
+        shape = tuple(side or _ANY_SIDE for side in shape)
 
-    def make(twin: keras.Model, new: Path) -> tuple[SavedModelFolder, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
         if preprocess is not None:
-            file = new / PREPROCESS_FILE
+            file = new / PREPROCESS_IN_SAVED_MODEL
             file.parent.mkdir()
             file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
         served = SavedModelFolder(new)
-        _verify_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
+        _check_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
         return served, {}
 
-    return export_verified(
-        model,
-        path,
-        make,
-        format="saved_model",
-        shape=shape,
-        images=images,
-        limits=compare.Limits(max_difference=_TOLERANCE),
-        replaceable=is_saved_model,
-        kind="SavedModel",
-    )
+    batches = None if check is None else pixel_batches(check, shape, argument="check")
+    return export_verified("saved_model", Path(path), model, write, shape=shape, batches=batches)
 
 
 def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
@@ -128,7 +122,7 @@ def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess
     return preprocess
 
 
-def _verify_endpoints(
+def _check_endpoints(
     served: SavedModelFolder,
     twin: keras.Model,
     shape: tuple[int, ...],
@@ -136,7 +130,7 @@ def _verify_endpoints(
     labels: Sequence[str] | None,
     preprocess: Preprocess | None,
 ) -> None:
-    """Raises ExportError unless all endpoints answer as the one for pixels does."""
+    """Raises ExportError unless all endpoints answer as the one for pixels, compared later."""
     rng = np.random.default_rng(0)
     names = class_names(labels, served.classes)
     answers = reference.answering(twin)
@@ -165,11 +159,11 @@ def _are_best(
     values = best[OUTPUT]
     largest = -np.sort(-probabilities)[:, : values.shape[1]]
     its_name = best["labels"][..., np.newaxis] == np.array([x.encode() for x in names], object)
-    its_value = abs(values[..., np.newaxis] - probabilities[:, np.newaxis]) <= _TOLERANCE
+    its_value = abs(values[..., np.newaxis] - probabilities[:, np.newaxis]) <= FLOAT32_TOLERANCE
     return _near(values, largest) and bool((its_name & its_value).any(-1).all())
 
 
-def _near(got: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
+def _near(got: Any, expected: Any, tolerance: float = FLOAT32_TOLERANCE) -> bool:
     return bool((abs(got - expected) <= tolerance).all())  # NaN is near nothing
 
 

@@ -1,23 +1,25 @@
-"""`export_tflite`: a model for phones, from pixels to probabilities."""
+"""A model as a .tflite file for phones."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet18.errors import InputError
-from keras_resnet18.exporters import convert, process, serving
+from keras_resnet18.errors import InputError, within
+from keras_resnet18.exporters import convert, serving
 from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.runtime.exported import TFLiteFile
+from keras_resnet18.exporters.process import run_converter
+from keras_resnet18.formats import TFLITE
+from keras_resnet18.runtime.exported import Predict, TFLiteFile
 from keras_resnet18.tflite_file import metadata
 from keras_resnet18.tflite_file.contents import add_metadata, append_labels, keep_softmax_float
-from keras_resnet18.verification import compare
-from keras_resnet18.verification.pixels import Batch, pixel_batches
+from keras_resnet18.verification.compare import MIN_AGREEMENT, check_graph
+from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
 from keras_resnet18.verification.stem import with_packed_stem
 
@@ -36,16 +38,16 @@ def export_tflite(
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
-    min_agreement: float = compare.MIN_AGREEMENT,
+    min_agreement: float = MIN_AGREEMENT,
     about: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Writes a .tflite file that takes pixels and gives probabilities, and verifies it.
+    """Writes a .tflite file that takes pixels and gives probabilities, verified by LiteRT.
 
     The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
     `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
-    policy the model was trained under. TFLite Metadata says so to apps. It is run by LiteRT and
-    compared with the model, and is kept only if it gives the model's answers; its figures are
-    beside it, in `<name>.json`.
+    policy the model was trained under. TFLite Metadata describes both to apps. LiteRT runs the
+    file, and it is written only if it gives the model's answers; its figures are beside it, in
+    `<name>.json`.
 
     Args:
         model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
@@ -54,16 +56,16 @@ def export_tflite(
         labels: The classes' names in the order of the model's output, to pack into the file.
         quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
             the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
-            weights and activations, a quarter. int8 weights have a scale for each channel, and the
-            softmax is float32 in all of them.
+            weights and activations, a quarter. The softmax is float32 in all of them.
         calibration: Images like those of training, for `"int8"`, 200 or more: a `tf.data.Dataset`
             or arrays, of images or (image, label), batched or not. The first 300 are used.
         check: Held-out images of the same kinds, to compare on; with labels, top-1 accuracy is
-            measured too. Without, the calibration images serve, and without those noise does.
-        min_agreement: The part of the images, 0 to 1, that must get the class the model gives.
-        about: What the metadata is to say: some of `name`, `description`, `version`, `author`,
-            `license`. Without, the first three are made up from the model, and the author and the
-            licence, which are yours to say, are left out.
+            measured too. By default the calibration images, and without those noise, on which
+            accuracy is not measured.
+        min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
+        about: For the metadata: some of `name`, `description`, `version`, `author`, `license`. The
+            first three are by default made from the model; author and license, which are yours to
+            say, are left out.
 
     Returns:
         Size, agreement, accuracy, latency: `print` it.
@@ -72,50 +74,49 @@ def export_tflite(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    _check_arguments(model, labels, quantize, calibration, check, min_agreement)
+    serving.check_model(model, labels)
+    serving.check_size(model, "a .tflite file")
+    _check_arguments(quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
-    images = None
-    if check is not None:
-        images = pixel_batches(check, shape, argument="check")
-    elif calibration is not None:
-        images = _calibration_batches(calibration, shape)
-    samples = _calibration_images(calibration, shape) if quantize == "int8" else None
+    if check is None and calibration is None:
+        batches = None
+    elif check is None:
+        batches = pixel_batches(
+            calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
+        )
+    else:
+        batches = pixel_batches(check, shape, argument="check")
+    images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    def make(twin: keras.Model, new: Path) -> tuple[TFLiteFile, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
-        _convert(packed, new, quantize, samples)
+        _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
-        said = metadata.describe_model(twin, labelled=labels is not None, about=about)
-        add_metadata(new, metadata.pack(said))
+        tables = metadata.describe_model(twin, labelled=labels is not None, about=about)
+        add_metadata(new, metadata.pack(tables))
         if labels is not None:
             append_labels(new, labels)
-        return TFLiteFile(new), compare.check_graph(new, twin)
+        operators = check_graph(new, twin)
+        return TFLiteFile(new), operators
 
     return export_verified(
+        TFLITE[quantize],
+        Path(path),
         model,
-        path,
-        make,
-        format="tflite" if quantize is None else f"tflite-{quantize}",
+        write,
         shape=shape,
-        images=images,
-        limits=compare.Limits(min_agreement, compare.TOLERANCES[quantize]),
+        batches=batches,
+        min_agreement=min_agreement,
     )
 
 
 def _check_arguments(
-    model: keras.Model,
-    labels: Sequence[str] | None,
-    quantize: str | None,
-    calibration: Any,
-    check: Any,
-    min_agreement: float,
+    quantize: str | None, calibration: Any, check: Any, min_agreement: float
 ) -> None:
-    serving.check_model(model, labels)
-    serving.check_size(model, "a .tflite file")
-    if quantize not in compare.TOLERANCES:
-        kinds = ", ".join(map(repr, compare.TOLERANCES))
+    if quantize not in TFLITE:
+        kinds = ", ".join(map(repr, TFLITE))
         raise InputError(f"quantize must be one of {kinds}. Received: quantize={quantize!r}")
     if quantize == "int8" and calibration is None:
         raise InputError(
@@ -127,18 +128,13 @@ def _check_arguments(
             "quantize='dynamic' needs images to be compared on: give check or calibration. "
             "Received: neither"
         )
-    if not isinstance(min_agreement, int | float) or not 0 <= min_agreement <= 1:
-        raise InputError(
-            f"min_agreement must be from 0 to 1. Received: min_agreement={min_agreement!r}"
-        )
-
-
-def _calibration_batches(calibration: Any, shape: tuple[int, ...]) -> Iterator[Batch]:
-    return pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+    is_fraction = isinstance(min_agreement, int | float) and 0 <= min_agreement <= 1
+    within("min_agreement", min_agreement, is_fraction, "from 0 to 1")
 
 
 def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    images = np.concatenate([pixels for pixels, _ in _calibration_batches(calibration, shape)])
+    batches = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+    images = np.concatenate([pixels for pixels, _ in batches])
     if len(images) < MIN_CALIBRATION_IMAGES:
         raise InputError(
             f"quantize='int8' needs {MIN_CALIBRATION_IMAGES} calibration images or more. Received: "
@@ -160,11 +156,11 @@ def _convert(
     # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
     dtype = "uint8" if calibration is None else "float32"
     serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
-    program = [convert.__file__, str(saved_model), str(path)]
+    arguments = [convert.__file__, str(saved_model), str(path)]
     if quantize is not None:
-        program.append(quantize)
+        arguments.append(quantize)
     if calibration is not None:
         images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)
-        program.append(str(images))
-    process.convert(program, path, "TensorFlow's converter")
+        arguments.append(str(images))
+    run_converter("TensorFlow's converter", arguments, path)

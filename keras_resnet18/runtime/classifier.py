@@ -14,7 +14,7 @@ from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.device import fastest_jit
 from keras_resnet18.errors import InputError
-from keras_resnet18.formats import EXPORTED, check_format
+from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
 from keras_resnet18.images import is_image_name, read_image
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
@@ -148,7 +148,7 @@ def _from_exported(path: Path) -> Classifier:
             f"a classifier needs a label for each class. Received: {path} with {file.classes} "
             f"classes and {len(file.labels)} labels: export it again"
         )
-    beside = path.with_name("preprocess.json")
+    beside = path.with_name(PREPROCESS_FILE)
     if isinstance(file, SavedModelFolder) and file.preprocess is not None:
         preprocess = file.preprocess
     elif beside.is_file():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.formats import EXPORTED, INPUT, OUTPUT, check_format
+from keras_resnet18.formats import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.tflite_file.contents import read_labels
@@ -26,7 +26,7 @@ Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 # Where a SavedModel keeps what its graph does to images; the folder is the format's own place for
 # what other programs add.
-PREPROCESS_FILE = Path("assets.extra") / "preprocess.json"
+PREPROCESS_IN_SAVED_MODEL = Path("assets.extra") / PREPROCESS_FILE
 
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
@@ -142,7 +142,7 @@ class SavedModelFolder:
         if "labels" in self.signatures:
             self.labels = tuple(name.decode() for name in self.endpoint("labels")["labels"])
         self.preprocess = None
-        if (file := path / PREPROCESS_FILE).is_file():
+        if (file := path / PREPROCESS_IN_SAVED_MODEL).is_file():
             self.preprocess = Preprocess.read(file)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

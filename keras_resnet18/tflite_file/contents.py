@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.formats import LABELS_FILE
 from keras_resnet18.tflite_file import metadata
 
 _IDENTIFIER = b"TFL3"
@@ -145,7 +146,7 @@ def append_labels(path: Path, labels: Sequence[str]) -> None:
     """Adds the labels as TFLite packs associated files: a zip archive behind the model."""
     with zipfile.ZipFile(path, "a") as archive:
         # a fixed date, so that two exports of one model are the same bytes
-        entry = zipfile.ZipInfo(metadata.LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
+        entry = zipfile.ZipInfo(LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
         entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
         archive.writestr(entry, "".join(f"{label}\n" for label in labels))
 
@@ -160,7 +161,7 @@ def read_labels(path: Path) -> list[str] | None:
 
 
 def _labels(path: Path, about: dict[str, Any]) -> list[str] | None:
-    name = metadata.labels_file(about) or metadata.LABELS_FILE
+    name = metadata.labels_file(about) or LABELS_FILE
     if not zipfile.is_zipfile(path):
         return None
     try:

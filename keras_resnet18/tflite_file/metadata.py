@@ -17,13 +17,13 @@ from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.formats import INPUT, OUTPUT
+from keras_resnet18.formats import INPUT, LABELS_FILE, OUTPUT
 
 if TYPE_CHECKING:
     import keras
 
-# The name of the model's buffer that holds it, and that of the file behind the model.
-BUFFER, LABELS_FILE = "TFLITE_METADATA", "labels.txt"
+# The model's buffer that holds it
+BUFFER = "TFLITE_METADATA"
 
 # What a person may say about a model.
 ABOUT = ("name", "description", "version", "author", "license")

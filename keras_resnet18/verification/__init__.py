@@ -1,1 +1,1 @@
-"""An exported file beside its model: comparison, diagnosis, report."""
+"""Comparison of an exported file with its model: figures, limits, diagnosis, report."""

@@ -1,4 +1,4 @@
-"""Whether an exported file gives the model's answers, found by running it with its real runtime."""
+"""Comparison of an exported file with its model: the same images through both, and the limits."""
 
 from __future__ import annotations
 
@@ -19,21 +19,8 @@ from keras_resnet18.tflite_file.contents import custom_operators, op_histogram
 from keras_resnet18.verification import reference
 from keras_resnet18.verification.pixels import Batch
 
-# The part of the images that must get the class the model gives.
+# The fraction of the images that must get the class the model gives
 MIN_AGREEMENT = 0.98
-
-# What float32 arithmetic in another order may change in a probability; 100 times what is seen.
-FLOAT32_TOLERANCE = 1e-3
-
-# The kinds of .tflite file, by `export_tflite`'s name for their quantisation, and how far a
-# probability may be from the model's. float16 keeps 11 of a weight's 24 bits: 5 times what is seen
-# on 10,000 images. Where activations are rounded only the class counts.
-TOLERANCES = {
-    None: FLOAT32_TOLERANCE,
-    "float16": 0.02,
-    "dynamic": None,
-    "int8": None,
-}
 
 Predict = Callable[[Any], Any]
 
@@ -44,13 +31,13 @@ class Comparison:
 
     Attributes:
         n: How many images.
-        agreement: Part of them that both give the same class, 0 to 1.
-        max_difference: Largest difference of any probability from the float32 model's.
-        mean_difference: Mean difference of all of them.
-        accuracy: Top-1 accuracy of the export, 0 to 1; None if the images had no labels.
-        model_accuracy: The same of the model.
-        mass_error: How far the export's probabilities are from summing to 1, at most.
-        model_classes: How many different classes the model gave.
+        agreement: Fraction of the images to which both give the same class, 0 to 1.
+        max_difference: Largest difference of a probability from the float32 model's.
+        mean_difference: Mean difference of the probabilities from the float32 model's.
+        accuracy: Top-1 accuracy of the export, 0 to 1; None if the images have no labels.
+        model_accuracy: Top-1 accuracy of the model, 0 to 1; None if the images have no labels.
+        mass_error: Largest difference of the sum of an image's probabilities from 1.
+        model_classes: Number of classes that the model gives to any of the images.
     """
 
     n: int
@@ -62,13 +49,13 @@ class Comparison:
     mass_error: float
     model_classes: int
 
-    def interval(self, part: float) -> tuple[float, float]:
-        """95 % confidence interval of one of the parts of the images."""
-        return interval(round(part * self.n), self.n)
+    def interval(self, fraction: float) -> tuple[float, float]:
+        """95 % confidence interval of a fraction of the images."""
+        return interval(round(fraction * self.n), self.n)
 
     @property
     def warning(self) -> str | None:
-        """Why agreement shows nothing, in one line; None if it does."""
+        """Why agreement shows little, in one line; None if it shows enough."""
         if self.n > 1 and self.model_classes == 1:
             return (
                 f"the model gives all {self.n:,} images the same class, so agreement and accuracy "
@@ -77,7 +64,7 @@ class Comparison:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures with their intervals, ready for JSON, which knows no infinity: null."""
+        """The figures with their intervals for JSON, infinity and NaN as None."""
         figures: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             figures[name] = None if value is None or not np.isfinite(value) else value
@@ -91,20 +78,20 @@ class Limits:
     """How far an export may be from the model.
 
     Attributes:
-        min_agreement: The part of the images, 0 to 1, that must get the class the model gives.
-        max_difference: How much a probability may differ; None where only the class counts.
+        min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
+        max_difference: Largest difference of a probability; None where only the class counts.
     """
 
     min_agreement: float = MIN_AGREEMENT
     max_difference: float | None = None
 
     def fault(self, comparison: Comparison) -> str | None:
-        """What is beyond them, in one line; None if nothing is."""
+        """The limit that a comparison exceeds, in one line; None if it keeps both."""
         where = f"on {comparison.n:,} images"
         if not comparison.mass_error < 0.01:
             return (
-                f"the export's outputs do not sum to 1 {where}, so they are no probabilities: the "
-                "model must end in a softmax, or give logits"
+                f"the export's outputs do not sum to 1 {where}, so they are not probabilities: "
+                "the model must end in a softmax, or give logits"
             )
         if comparison.agreement < self.min_agreement:
             return (
@@ -120,13 +107,13 @@ class Limits:
 
 
 def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> Comparison:
-    """Runs both on the same pixels.
+    """Runs an export and its model on the same pixels.
 
     Args:
         exported: From uint8 pixels (n, height, width, channels) to probabilities (n, classes).
-        model: The Keras model as it was trained. Its classes are compared with the export's;
-            probabilities are compared with its float32 twin's, because the rounding of mixed
-            precision is no fault of the export.
+        model: The Keras model as it was trained. The export's classes are compared with its own,
+            the export's probabilities with those of its float32 twin: the rounding of mixed
+            precision is not the export's.
         batches: Images, with labels or without.
     """
     twin = reference.float32_twin(model)
@@ -163,13 +150,13 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
 
 
 def _largest(errors: np.ndarray[Any, Any]) -> float:
-    # NaN is no number to agree with: it counts as the largest error there is
+    # NaN counts as the largest error there is
     return float(np.nan_to_num(abs(errors), nan=np.inf).max())
 
 
 @contextlib.contextmanager
 def whole_float32() -> Iterator[None]:
-    """Keeps GPUs from TF32, float32 arithmetic with 10 of its 23 bits: it is off by up to 1e-3."""
+    """Turns off TF32, a GPU's float32 arithmetic with 10 of 23 bits, which is off by up to 1e-3."""
     config = tf.config.experimental
     before = config.tensor_float_32_execution_enabled()
     config.enable_tensor_float_32_execution(False)
@@ -180,11 +167,14 @@ def whole_float32() -> Iterator[None]:
 
 
 def check_graph(path: Path, model: keras.Model) -> dict[str, int]:
-    """The file's op histogram, after a look at what the converter may get wrong in silence.
+    """Checks a .tflite file for what the converter may get wrong in silence.
+
+    Returns:
+        Number of operators by name.
 
     Raises:
-        ExportError: If it is broken, if layers are missing or an operator is not built in, or if
-            it does not take uint8 pixels as they are and give float32.
+        ExportError: If the file is broken, convolutions are missing, an operator is not built in,
+            or the file does not take uint8 pixels as they are and give float32.
     """
     operators = _operators(path)
     convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in reference.leaves(model))
@@ -212,13 +202,13 @@ def check_graph(path: Path, model: keras.Model) -> dict[str, int]:
 def _operators(path: Path) -> dict[str, int]:
     try:
         return op_histogram(path)
-    except Exception:  # in a broken file the reader follows its offsets to anywhere
-        TFLiteFile(path)  # says it better
+    except Exception:  # the reader follows a broken file's offsets to anywhere
+        TFLiteFile(path)  # raises the clearer error
         raise
 
 
 def labels_fault(found: Sequence[str] | None, expected: Sequence[str]) -> str | None:
-    """How a file's labels differ from the run's, in one line; None if they are the same."""
+    """The first difference of a file's labels from the run's, in one line; None if equal."""
     if found is None:
         return (
             "labels differ from the run's: the file has none. It was exported without, or its end "
@@ -233,13 +223,3 @@ def labels_fault(found: Sequence[str] | None, expected: Sequence[str]) -> str | 
                 f"{wanted!r} in the run"
             )
     return None
-
-
-def gate(fault: str | None) -> None:
-    """Lets an export pass that has no fault.
-
-    Raises:
-        ExportError: If it has one.
-    """
-    if fault is not None:
-        raise ExportError(f"{fault}; nothing was written")

@@ -1,4 +1,4 @@
-"""Why an export does not give the model's answers: usual mistakes, each put to the test."""
+"""Diagnosis of an export that differs from its model: common mistakes, each tested."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from keras_resnet18.verification.compare import (
 from keras_resnet18.verification.pixels import Batch, noise
 from keras_resnet18.verification.stem import with_packed_stem
 
-# A mistake is looked for on the first images only.
+# Mistakes are looked for on the first images.
 _IMAGES = 256
 _BATCH_SIZE = 32
 
-# (mean, standard deviation) on a scale of 0 to 1: what is tried where a file's own cannot be
-# measured. None at all, 0 to 1, -1 to 1, and ImageNet's.
+# (mean, standard deviation) on a scale of 0 to 1, tried where a file's own cannot be measured: none
+# at all, pixels to 0–1, pixels to -1–1, and ImageNet's.
 _USUAL = (
     ((0.0,) * 3, (1 / 255,) * 3),
     ((0.0,) * 3, (1.0,) * 3),
@@ -39,16 +39,16 @@ _USUAL = (
     (IMAGENET_MEAN, IMAGENET_STD),
 )
 
-# Of 256 grey levels: what int8 may round the constants of a normalisation by.
+# Error in grey levels by which int8 may round the constants of a normalisation
 _LEVELS = 3
 
-# Of a file's filter and the model's. Folding BatchNorm in changes the length of one and not its
-# direction; rounding it to int8 leaves 0.9999.
+# Cosine of a file's filter and the model's. Folding BatchNorm in changes a filter's length and not
+# its direction; rounding to int8 leaves 0.9999.
 _SAME_DIRECTION = 0.999
 
 _BUILTIN, _TYPE = schema.BuiltinOperator, schema.TensorType
 _WEIGHTED = (_BUILTIN.CONV_2D, _BUILTIN.FULLY_CONNECTED)
-_STEM = (_BUILTIN.SPACE_TO_DEPTH, _BUILTIN.PAD, _BUILTIN.CONV_2D)  # what may come first in it
+_STEM = (_BUILTIN.SPACE_TO_DEPTH, _BUILTIN.PAD, _BUILTIN.CONV_2D)  # what a stem may begin with
 
 
 def compare_and_diagnose(
@@ -58,21 +58,21 @@ def compare_and_diagnose(
     limits: Limits,
     path: Path | None = None,
 ) -> tuple[Comparison, str | None]:
-    """Compares an export with its model, and if it is beyond the limits looks for the mistake.
+    """Compares an export with its model, and diagnoses the mistake where it exceeds the limits.
 
-    A mistake is named only where the images show that it is the one: made a second time, or in the
-    model too, it brings the answers together; or, for calibration, only the rounding is left.
+    A mistake is named only if the images show it: made a second time, or in the model too, it makes
+    the answers equal; for calibration, the weights are the model's and only rounding is left.
 
     Args:
         exported: From uint8 pixels (n, height, width, channels) to probabilities (n, classes).
         model: The Keras model as it was trained.
         batches: Images, with labels or without.
         limits: How far from the model the export may be.
-        path: The file, if it is a .tflite one: some mistakes are seen in it. Of other formats a
-            normalisation is named if it is one of the usual ones.
+        path: The file, if it is a .tflite file: some mistakes are seen in its tensors. For other
+            formats only common normalisations are recognised.
 
     Returns:
-        The figures, and a line that says what is wrong with them; None if nothing is.
+        The figures, and the fault in one line; None if there is none.
     """
     first: list[np.ndarray[Any, Any]] = []
     comparison = compare(exported, model, _kept(batches, first))
@@ -84,7 +84,7 @@ def compare_and_diagnose(
 
 
 def quantization(path: Path) -> str | None:
-    """How a .tflite file's weights are stored, by its tensors: as `export_tflite` calls it."""
+    """`export_tflite`'s argument `quantize` that gives a file with such tensors."""
     model = flatbuffer_utils.read_model(str(path))
     tensors = model.subgraphs[0].tensors
     for operator in _find(model, _WEIGHTED):
@@ -113,13 +113,13 @@ def _mistake(
 
     def are_the_models(answers: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> bool:
         exact = _eagerly(lambda some: reference.probabilities(twin, some), changed)
-        # these are few: the limit has to be within reach, as their interval has it
+        # few images: the limit needs only be within their confidence interval
         agreeing = int((answers.argmax(1) == exact.argmax(1)).sum())
         _, highest = interval(agreeing, len(answers))
         near = limits.max_difference is None or abs(answers - exact).max() <= limits.max_difference
         return bool(highest >= limits.min_agreement and near)
 
-    shows = not are_the_models(answers, pixels)  # or no change of these could explain it
+    shows = not are_the_models(answers, pixels)  # else no change of these could explain it
     if shows and pixels.shape[-1] == 3 and are_the_models(exported(pixels[..., ::-1]), pixels):
         return "it gives the model's answers when red and blue are swapped: the file takes BGR"
     ours = _normalization_of_model(twin, pixels.shape[1:])
@@ -144,7 +144,7 @@ def _mistake(
 
 
 def _eagerly(function: Predict, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What a network gives for these, in batches: without a graph there is nothing to trace."""
+    """A network's outputs, computed in batches without tracing a graph."""
     some = (pixels[i : i + _BATCH_SIZE] for i in range(0, len(pixels), _BATCH_SIZE))
     with whole_float32():
         return np.concatenate([function(batch.astype(np.float32)).numpy() for batch in some])
@@ -152,21 +152,21 @@ def _eagerly(function: Predict, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any,
 
 @dataclasses.dataclass(frozen=True)
 class _Normalization:
-    """What becomes of a pixel of 0 to 255: pixel · scale + offset, with one of each a channel."""
+    """Normalisation of pixels of 0 to 255: pixel · scale + offset, per channel."""
 
     scale: np.ndarray[Any, Any]
     offset: np.ndarray[Any, Any]
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> _Normalization:
-        """(pixel / 255 - mean) / std."""
+        """The normalisation (pixel / 255 - mean) / std."""
         return cls(1 / 255 / np.array(std), -np.array(mean) / np.array(std))
 
     @classmethod
     def seen(
         cls, pixels: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
     ) -> _Normalization | None:
-        """The one that made these values of these pixels; None if it cannot be told."""
+        """The normalisation fitted to pixels and the values made of them; None if there is none."""
         if values.shape != pixels.shape:
             return None
         scale, offset = np.transpose(
@@ -184,7 +184,7 @@ class _Normalization:
 
 
 def _normalization_of_model(model: keras.Model, shape: tuple[int, ...]) -> _Normalization | None:
-    """What its first convolution gets, before it is padded."""
+    """Normalisation before a model's first convolution or its padding, measured on noise."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.ZeroPadding2D):
             pixels, _ = next(noise(shape))
@@ -194,7 +194,7 @@ def _normalization_of_model(model: keras.Model, shape: tuple[int, ...]) -> _Norm
 
 
 def _normalization_of_file(path: Path) -> _Normalization | None:
-    """The same of a .tflite file. It is measured: the operators that do it are not always there."""
+    """Normalisation before a .tflite file's first convolution, measured on noise."""
     first = next(_find(flatbuffer_utils.read_model(str(path)), _STEM), None)
     if first is None:
         return None
@@ -216,7 +216,7 @@ def _normalization_of_file(path: Path) -> _Normalization | None:
 
 
 def _has_the_weights_of(path: Path, model: keras.Model) -> bool:
-    """Whether an int8 file has a filter for each of the model's, of the same direction."""
+    """Whether each of the model's filters is in an int8 file, up to its length."""
     stored = flatbuffer_utils.read_model(str(path))
     theirs = []
     for operator in _find(stored, _WEIGHTED):
@@ -237,7 +237,7 @@ def _has_the_weights_of(path: Path, model: keras.Model) -> bool:
 
 
 def _directions(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The filters of (filters, …) as vectors of length 1."""
+    """A kernel of shape (filters, …) as one unit vector for each filter."""
     rows = kernel.reshape(len(kernel), -1).astype(np.float64)
     directions: np.ndarray[Any, Any] = rows / np.maximum(
         np.linalg.norm(rows, axis=1, keepdims=True), 1e-12
@@ -246,12 +246,12 @@ def _directions(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    # the median: a BatchNorm with a scale of 0 takes its filter out
+    # the median: a BatchNorm with a scale of 0 makes its filter 0
     return a.shape == b.shape and bool(np.median(abs((a * b).sum(1))) > _SAME_DIRECTION)
 
 
 def _find(model: Any, codes: Sequence[int]) -> Iterator[Any]:
-    """The operators of these kinds, in the order in which they are run."""
+    """A model's operators of these kinds, in the order of execution."""
     for operator in model.subgraphs[0].operators:
         code = model.operatorCodes[operator.opcodeIndex]
         # files older than 127 operators kept the number in a byte

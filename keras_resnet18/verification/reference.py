@@ -19,32 +19,30 @@ def float32_twin(model: keras.Model) -> keras.Model:
     """The same network computing in float32, with the same weights; `model` itself if it does.
 
     LiteRT has no kernels for what a mixed-precision graph does, and its weights are float32 anyway.
+
+    Raises:
+        InputError: If a layer cannot be made again from its config.
     """
     if all(layer.compute_dtype == "float32" for layer in leaves(model)):
         return model
-
-    def in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return copy_layer(layer, dtype="float32")
-
-    twin = keras.models.clone_model(model, clone_function=in_float32, recursive=True)
+    twin = keras.models.clone_model(model, clone_function=_in_float32, recursive=True)
     twin.set_weights(model.get_weights())
     return twin
 
 
-def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """A new layer with the config of another, changed in some values.
-
-    Raises:
-        InputError: If it cannot be made, as of a Lambda, or of a layer without `get_config`.
-    """
+def _in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, keras.layers.Lambda):  # Keras does not load its function from a config
+        arguments = (layer.function, layer._output_shape, layer.mask, layer.arguments)
+        return keras.layers.Lambda(*arguments, name=layer.name, dtype="float32")
     try:
-        return type(layer).from_config({**layer.get_config(), **changes})
-    except Exception as error:  # what a user's layer raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    except Exception as error:  # whatever a user's layer raises
+        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
         raise InputError(
-            "this export copies the model layer by layer, so each layer needs a get_config that "
-            "its from_config takes; a model built in float32 needs no copy as SavedModel, float32 "
-            f".tflite or .onnx. Received: the {type(layer).__name__} {layer.name!r} ({reason})"
+            "a model of another precision than float32 is exported from a float32 copy, so each "
+            "layer needs get_config and from_config. "
+            f"Received: {type(layer).__name__} {layer.name!r} ({reason}): define them, or build "
+            "the model in float32"
         ) from error
 
 

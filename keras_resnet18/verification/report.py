@@ -1,18 +1,17 @@
-"""What an export function tells about the file that it wrote."""
+"""Report on an exported file: figures for a person, and as JSON beside the file."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_resnet18.evaluation.interval import in_words
 from keras_resnet18.machine import cpu_count, environment
-from keras_resnet18.staging import check_destination, staged, to_json
+from keras_resnet18.staging import check_destination, to_json
 from keras_resnet18.verification.compare import Comparison
 
 _WIDTH = 80  # of a terminal
@@ -20,17 +19,17 @@ _WIDTH = 80  # of a terminal
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """An exported file, and the proof of it.
+    """An exported file and its comparison with the model.
 
     Attributes:
-        path: Where it is.
-        format: `"saved_model"`, `"onnx"`, `"tflite"`, or this with `"-"` and its quantisation.
-        size_bytes: Of the file, or of all files of a folder.
-        comparison: Of the model and the export on the same images.
-        latency_ms: Median time of one image at batch 1, on a thread for each CPU.
-        operators: The op histogram of a .tflite or .onnx file.
-        fault: What is wrong with it, in one line; None if it passed.
-        threads: How many the latency was measured with.
+        path: Path of the file or folder.
+        format: One of `formats.EXPORTS`, such as `"tflite-int8"`.
+        size_bytes: Size of the file, or of all files in the folder.
+        comparison: Comparison of the export with the model on the same images.
+        latency_ms: Median time of one image at batch 1, on one thread for each CPU.
+        operators: Number of operators of a .tflite or .onnx file by name.
+        fault: Why the file failed, in one line; None if it passed.
+        threads: Number of threads that the latency was measured on.
     """
 
     path: Path
@@ -57,7 +56,7 @@ class ExportReport:
         )
 
     def table(self) -> str:
-        """Every figure, a line each, for a terminal of 80 columns."""
+        """The figures, one a line, for a terminal of 80 columns."""
         found = self.comparison
         rows = {
             "file": f"{self.path}, {self.format}, {self.size_bytes / 1e6:.2f} MB",
@@ -83,7 +82,7 @@ class ExportReport:
         return in_words(value, self.comparison.interval(value), self.comparison.n)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
+        """The figures, for JSON."""
         return {
             "file": self.path.name,
             "format": self.format,
@@ -99,13 +98,13 @@ class ExportReport:
 
 
 def operators_in_words(histogram: Mapping[str, int]) -> str:
-    """An op histogram in a line, for `facts_table`."""
-    # a number stays on the line of its operator: it is no place to break
+    """Operators by name and number in one line, for `facts_table`."""
+    # not broken between an operator and its number
     return ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in histogram.items())
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """A line for each fact, broken at the width of a terminal."""
+    """Facts by name, one a line, wrapped at 80 columns."""
     first = max(map(len, facts)) + 2
     return "\n".join(
         textwrap.fill(
@@ -120,22 +119,15 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 
 
 def size_bytes(path: Path) -> int:
-    """Of a file, or of all files of a folder."""
+    """Size of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def report_file(path: Path) -> Path:
-    """Where an exported file's figures lie: beside it, under its name and `.json`."""
+    """Path of an exported file's figures: `<name>.json` beside it."""
     path = path.absolute()
     return path.with_name(f"{path.name}.json")
-
-
-@contextlib.contextmanager
-def staged_with_figures(path: Path) -> Iterator[tuple[Path, Path]]:
-    """`staged` for an exported file and its figures, which take their names one after another."""
-    with staged(report_file(path)) as figures, staged(path) as new:
-        yield new, figures
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
@@ -144,7 +136,7 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
 
 
 def check_report_file(path: Path) -> None:
-    """Raises InputError if an exported file's figures would replace what is none of ours."""
+    """Raises InputError if `<name>.json` exists and is not the report of an export."""
     check_destination(report_file(path), _is_report, "report of an export")
 
 

@@ -1,4 +1,4 @@
-"""The first convolution, rearranged for int8 kernels, which read channels four or eight at a time.
+"""The first convolution rearranged for int8 kernels, which read channels four or eight at a time.
 
 Three channels leave most of such a read empty. Every 2×2 pixels become one of twelve channels, and
 the 7×7 kernel of stride 2 becomes a 4×4 kernel of stride 1: the same products and sums, with more
@@ -13,16 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.verification import reference
-
 _PAD, _CONV = "stem_conv_pad", "stem_conv"  # as our builders name them
 
 
 def with_packed_stem(model: keras.Model) -> keras.Model:
-    """The same network with the same weights and a rearranged stem; `model` itself if it has none.
+    """The same network with a rearranged stem; `model` itself if its stem is another.
 
-    Rearranged are the layers `stem_conv_pad` and `stem_conv` of a `build_resnet18`, 7×7 with stride
-    2, where height and width are even.
+    The layers `stem_conv_pad` and `stem_conv` of a `build_resnet18`, 7×7 with stride 2, are
+    rearranged, if height and width are even. All other layers are the model's own.
     """
     layers = {layer.name: layer for layer in model.layers}
     if not _is_paper_stem(layers.get(_PAD), layers.get(_CONV)):
@@ -31,17 +29,14 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
     def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
         if layer.name == _PAD:
             return keras.layers.Lambda(_space_to_depth, name=_PAD)
-        if isinstance(layer, keras.layers.Lambda):
-            return layer  # Keras makes no lambda again from a config, and it has no weights
-        changes = {"kernel_size": 4, "strides": 1} if layer.name == _CONV else {}
-        return reference.copy_layer(layer, **changes)
-
-    twin = keras.models.clone_model(model, clone_function=packed)
-    for layer, new in zip(model.layers, twin.layers, strict=True):
-        weights = layer.get_weights()
         if layer.name == _CONV:
-            weights[0] = _pack(weights[0])
-        new.set_weights(weights)
+            changes = {"kernel_size": 4, "strides": 1}
+            return type(layer).from_config({**layer.get_config(), **changes})
+        return layer  # shared with the model
+
+    kernel, *bias = layers[_CONV].get_weights()
+    twin = keras.models.clone_model(model, clone_function=packed)
+    twin.get_layer(_CONV).set_weights([_pack(kernel), *bias])
     return twin
 
 

@@ -1,4 +1,4 @@
-"""An exported file beside its run: what is measured, written and refused, and how that looks."""
+"""verify compares an exported file with its run: figures, faults, refusals, output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import export_saved_model
 from keras_resnet18.cli import app as cli
-from keras_resnet18.commands.export import export as export_run
+from keras_resnet18.commands.export import export
 from keras_resnet18.commands.verify import verify
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import tflite
@@ -52,7 +52,7 @@ def two_exports(colour_run, tmp_path_factory):
     folders = [tmp_path_factory.mktemp("export") for _ in range(2)]
     formats = ["tflite", "tflite-float16", "tflite-int8"]
     for folder in folders:
-        assert len(list(export_run(colour_run, formats, folder))) == 3
+        assert len(list(export(colour_run, formats, folder))) == 3
     return folders
 
 
@@ -214,8 +214,8 @@ def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
             verify(path, against)
         assert "\n" not in str(error.value)
 
-    refused(colour_run.path, colour_run.path, "the file first, as in verify FILE RUN")
-    refused(colour_run.path, file, "the file first, as in verify FILE RUN")
+    refused(colour_run.path, colour_run.path, "the file first, .* Received: .*, which is a run$")
+    refused(colour_run.path, file, "the file first, .* Received: .*, which is a run$")
     refused(tmp_path / "a.tflite", colour_run.path, r"a\.tflite, which is not there$")
     refused(file, tmp_path / "nothing", "nothing, which is not there")
     refused(file, tmp_path, r"a folder that `train` left, with recipe\.toml in it")
@@ -231,7 +231,7 @@ def test_somebody_elses_file_is_not_replaced_by_figures(colour_run, file):
         with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
             verify(file, colour_run.path)
         with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
-            next(export_run(colour_run, ["tflite"], _renamed(file).parent))
+            next(export(colour_run, ["tflite"], _renamed(file).parent))
         assert mine.read_text() == text
 
 
@@ -254,7 +254,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_with_its_figures(
 
     monkeypatch.setattr(tflite, "_convert", convert_to_nothing)
     with pytest.raises(ExportError, match="the empty graph has 0 convolutions"):
-        list(export_run(colour_run, ["tflite"], folder))
+        list(export(colour_run, ["tflite"], folder))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

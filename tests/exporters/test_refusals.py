@@ -10,6 +10,7 @@ from keras import layers
 
 from keras_resnet18 import export_onnx, export_saved_model, export_tflite
 from keras_resnet18.errors import InputError
+from keras_resnet18.verification.reference import float32_twin
 
 EXPORTERS = [export_saved_model, export_tflite, export_onnx]
 
@@ -44,19 +45,20 @@ class WithoutConfig(layers.Layer):
         return x * self.factor
 
 
-@pytest.mark.parametrize(
-    ("layer", "name"),
-    [
-        (lambda: layers.Lambda(lambda x: 2 * x, name="double", dtype="mixed_float16"), "double"),
-        (lambda: WithoutConfig(2.0), "WithoutConfig"),
-    ],
-    ids=["a lambda", "a layer without get_config"],
-)
-def test_a_layer_that_cannot_be_copied_is_named(layer, name, tmp_path):
-    model = model_with(layer(), dtype="mixed_float16")
-    with pytest.raises(InputError, match=rf"needs a get_config .* Received: the .*{name}"):
-        export_tflite(model, tmp_path / "model.tflite")
+@pytest.mark.parametrize("export", EXPORTERS)
+def test_a_layer_that_has_no_float32_copy_is_named(export, tmp_path):
+    model = model_with(WithoutConfig(2.0), dtype="mixed_float16")
+    with pytest.raises(InputError, match=r"float32 copy.* Received: WithoutConfig 'without_conf"):
+        export(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lambda_under_mixed_precision_has_a_float32_copy():
+    factor = 3
+    triple = layers.Lambda(lambda x, plus: factor * x + plus, arguments={"plus": 1}, name="triple")
+    twin = float32_twin(model_with(triple, dtype="mixed_float16"))
+    assert twin.get_layer("triple").compute_dtype == "float32"
+    np.testing.assert_allclose(twin.get_layer("triple")(np.float32([2])), [7])
 
 
 # The version of each operator, and so the oldest runtime that opens a file (docs/formats.md).

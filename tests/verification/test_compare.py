@@ -1,4 +1,4 @@
-"""The proof counts what it says it counts, and the gate closes on each thing that can be wrong."""
+"""A comparison counts what it says it counts, and each limit is kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from keras_resnet18.verification.compare import (
     Limits,
     check_graph,
     compare,
-    gate,
     labels_fault,
 )
 
@@ -133,15 +132,6 @@ class TestLimits:
     def test_are_crossed_by_one_fault_and_say_which(self, fault, message):
         found = self.LIMITS.fault(dataclasses.replace(PERFECT, **fault))
         assert re.search(message, found)
-
-
-class TestGate:
-    def test_lets_pass_what_has_no_fault(self):
-        gate(None)
-
-    def test_closes_on_a_fault_and_says_it(self):
-        with pytest.raises(ExportError, match=r"^it is upside down; nothing was written$"):
-            gate("it is upside down")
 
 
 class TestLabels:

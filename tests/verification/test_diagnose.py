@@ -1,4 +1,4 @@
-"""The gate closes on each usual mistake and names that one, and no mistake that was not made."""
+"""A comparison names each common mistake, and no mistake that was not made."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import pytest
 from small import build_colour_classifier, build_colour_network
 
 from keras_resnet18.exporters import convert, serving
+from keras_resnet18.formats import EXPORTS, TFLITE
 from keras_resnet18.runtime.exported import TFLiteFile
 from keras_resnet18.tflite_file.contents import keep_softmax_float
-from keras_resnet18.verification.compare import TOLERANCES, Limits
+from keras_resnet18.verification.compare import Limits
 from keras_resnet18.verification.diagnose import compare_and_diagnose, quantization
-
-KINDS = (None, "float16", "dynamic", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +21,11 @@ def model(training):
 
 
 @pytest.fixture(scope="module")
-def proved(model, training, held_out, tmp_path_factory):
-    """`proved(other, kind)`: what is wrong with a file of another network, and the file."""
+def fault_of(model, training, held_out, tmp_path_factory):
+    """`fault_of(other, kind)`: what is wrong with a file of another network, and the file."""
     folder = tmp_path_factory.mktemp("files")
 
-    def prove_file_of(other, kind, calibration=training[0][:200]):
+    def examine_file_of(other, kind, calibration=training[0][:200]):
         path = folder / "model.tflite"
         dtype = "float32" if kind == "int8" else "uint8"
         serving.write_saved_model(other, folder / "saved", batch_size=1, dtype=dtype)
@@ -36,11 +35,11 @@ def proved(model, training, held_out, tmp_path_factory):
         convert.main(str(folder / "saved"), str(path), kind, *images)
         if kind == "int8":
             keep_softmax_float(path)
-        limits = Limits(max_difference=TOLERANCES[kind])
+        limits = Limits(max_difference=EXPORTS[TFLITE[kind]].max_difference)
         _, fault = compare_and_diagnose(TFLiteFile(path), model, [held_out], limits, path)
         return fault, path
 
-    return prove_file_of
+    return examine_file_of
 
 
 def takes_bgr(model):
@@ -54,23 +53,23 @@ def with_other_mean(model):
     return other
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_is_right_has_no_fault_and_its_tensors_tell_its_kind(model, proved, kind):
-    fault, path = proved(model, kind)
+@pytest.mark.parametrize("kind", TFLITE)
+def test_a_file_that_is_right_has_no_fault_and_its_tensors_tell_its_kind(model, fault_of, kind):
+    fault, path = fault_of(model, kind)
     assert fault is None
     assert quantization(path) == kind
 
 
 @pytest.mark.parametrize("kind", [None, "int8"])
-def test_bgr_is_named(model, proved, kind):
-    fault, _ = proved(takes_bgr(model), kind)
+def test_bgr_is_named(model, fault_of, kind):
+    fault, _ = fault_of(takes_bgr(model), kind)
     assert "% on 100 images, below min_agreement=98.00%: it gives the model's answers" in fault
     assert fault.endswith("when red and blue are swapped: the file takes BGR")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_normalisation_is_named_with_its_constants(model, proved, kind):
-    fault, _ = proved(with_other_mean(model), kind)
+@pytest.mark.parametrize("kind", TFLITE)
+def test_another_normalisation_is_named_with_its_constants(model, fault_of, kind):
+    fault, _ = fault_of(with_other_mean(model), kind)
     constants = fault.partition("its pixels are normalised differently: mean ")[2]
     theirs, ours = constants.split("; the model's: mean ")
     for text, numbers in (
@@ -100,7 +99,7 @@ def test_another_normalisation_is_named_with_its_constants(model, proved, kind):
 def test_a_usual_normalisation_is_named_from_the_answers_alone(model, held_out, mean, std, named):
     other = build_colour_network(mean=mean, std=std)
     other.set_weights(model.get_weights())
-    limits = Limits(max_difference=TOLERANCES[None])
+    limits = Limits(max_difference=EXPORTS["tflite"].max_difference)
     _, fault = compare_and_diagnose(
         lambda x: other(x.astype("float32")).numpy(), model, [held_out], limits
     )
@@ -111,20 +110,20 @@ def test_a_usual_normalisation_is_named_from_the_answers_alone(model, held_out, 
 
 
 @pytest.mark.parametrize("images", ["black", "noise"])
-def test_calibration_on_other_images_is_named(model, proved, images):
+def test_calibration_on_other_images_is_named(model, fault_of, images):
     calibration = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     if images == "black":
         calibration[:] = 0
         calibration[0, 0, 0] = 255  # as export_tflite sees to it
-    fault, _ = proved(model, "int8", calibration)
+    fault, _ = fault_of(model, "int8", calibration)
     assert "below min_agreement=98.00%: its weights are the model's" in fault
     assert fault.endswith("Calibrate with images like those of training")
 
 
 @pytest.mark.parametrize("kind", [None, "int8"])
-def test_of_a_file_of_other_weights_no_mistake_is_named(proved, kind):
+def test_of_a_file_of_other_weights_no_mistake_is_named(fault_of, kind):
     keras.utils.set_random_seed(1)
-    fault, _ = proved(build_colour_network(), kind)
+    fault, _ = fault_of(build_colour_network(), kind)
     assert fault.endswith("% on 100 images, below min_agreement=98.00%")
 
 
@@ -132,7 +131,7 @@ def test_what_does_not_show_on_the_first_images_is_not_explained_by_them(model, 
     images, numbers = held_out
     grey = images[:, :, :, :1].repeat(3, axis=3)  # red and blue are equal
     grey = np.concatenate([grey] * 3)
-    limits = Limits(max_difference=TOLERANCES[None])
+    limits = Limits(max_difference=EXPORTS["tflite"].max_difference)
     batches = [(grey, None), (images, numbers)]
     network = takes_bgr(model)
     _, fault = compare_and_diagnose(

@@ -40,12 +40,25 @@ def test_takes_other_channels(small_images):
     np.testing.assert_allclose(with_packed_stem(model)(grey), model(grey), atol=1e-5)
 
 
-def test_a_users_lambda_stays(small_images):
+class Times(keras.layers.Layer):
+    """A user's layer that Keras cannot make again: its argument is not in its config."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Lambda(lambda x: 1 - x), Times(object())], ids=str)
+def test_all_other_layers_are_the_models_own(small_images, layer):
+    layer.factor = 2.0
     body = build_resnet18(input_shape=(64, 48, 3), classes=5)
-    mirrored = keras.layers.Lambda(lambda x: 1 - x)(body.output)
-    model = keras.Model(body.input, mirrored)
+    model = keras.Model(body.input, layer(body.output))
     packed = with_packed_stem(model)
-    assert packed is not model
+    assert packed.layers[-1] is layer
+    assert packed.get_layer("stem_conv") is not model.get_layer("stem_conv")
     np.testing.assert_allclose(packed(small_images), model(small_images), atol=1e-5)
 
 
