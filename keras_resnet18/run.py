@@ -77,7 +77,7 @@ class Run:
 
     @property
     def model_file(self) -> Path:
-        """The network of the best epoch, uncompiled, for any Keras 3."""
+        """The network of the best epoch, uncompiled, for Keras 3.4 and later."""
         return self.path / "model.keras"
 
     @property
@@ -223,6 +223,48 @@ def open_model(path: Path) -> Any:
     except Exception as error:  # a damaged file may make the zip reader or Keras raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} is no model that Keras opens: {reason}") from None
+
+
+# What newer Kerases write into a layer's config, at its default; older ones refuse to open it.
+_SINCE_KERAS_3_4: dict[str, dict[str, Any]] = {
+    "InputLayer": {"optional": False},
+    "Conv2D": {"quantization_config": None},
+    "Dense": {"quantization_config": None},
+    "BatchNormalization": {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99},
+    "VarianceScaling": {"input_axes": None, "output_axes": None},
+}
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Writes a network, uncompiled, as a .keras file that Keras 3.4 and later open.
+
+    The optimizer's state would double the file. Tried with Keras 3.4.1, 3.5.0, 3.6.0, 3.8.0,
+    3.12.0, 3.14.1 and 3.15.1.
+    """
+    import keras
+
+    network = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    network.save(new := path.with_name(f"new-{path.name}"))
+    with zipfile.ZipFile(new) as whole, zipfile.ZipFile(path, "w") as portable:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            if entry.filename == "config.json":
+                content = json.dumps(_without_defaults(json.loads(content))).encode()
+            portable.writestr(entry, content)
+    new.unlink()
+
+
+def _without_defaults(config: Any) -> Any:
+    if isinstance(config, list):
+        return [_without_defaults(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    newer = _SINCE_KERAS_3_4.get(config.get("class_name", ""), {})
+    inner = config.get("config")
+    if newer and isinstance(inner, dict):
+        kept = {key: x for key, x in inner.items() if key not in newer or x != newer[key]}
+        config = {**config, "config": kept}
+    return {key: _without_defaults(value) for key, value in config.items()}
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -36,7 +36,7 @@ from keras_resnet18.machine import environment
 from keras_resnet18.model import resnet
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe, load_recipe
-from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run
+from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run, save_model
 from keras_resnet18.staging import staged
 from keras_resnet18.weights.catalogue import find
 from keras_resnet18.weights.endings import is_name
@@ -296,11 +296,8 @@ def _write_results(
         plot_curves(rows, best_epoch, new, head_epochs=finetune.head_epochs if finetune else 0)
     with staged(run.confusion_file) as new:
         plot_confusion(test.labels, test.predictions, run.labels, new)
-    # The same layers, uncompiled, so that any Keras 3 opens it: the loss and the schedule are ours,
-    # and the optimizer's state would double the file.
-    network = keras.Model(model.inputs, model.outputs, name=model.name)
     with staged(run.model_file) as new:
-        network.save(new)
+        save_model(model, new)
     run.write_json(
         run.metrics_file,
         {
