@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_resnet18.exporters.onnx import export_onnx
     from keras_resnet18.exporters.saved_model import export_saved_model
     from keras_resnet18.exporters.tflite import export_tflite
+    from keras_resnet18.images import read_image
     from keras_resnet18.model.blocks import conv_block, identity_block
     from keras_resnet18.model.describe import describe
     from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from keras_resnet18.recipe.recipe import load_recipe
     from keras_resnet18.run import load_run
     from keras_resnet18.runtime.classifier import open_classifier
+    from keras_resnet18.weights.catalogue import find_weights
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "export_onnx",
     "export_saved_model",
     "export_tflite",
+    "find_weights",
     "from_arrays",
     "identity_block",
     "imagenet_classes",
@@ -68,6 +71,7 @@ __all__ = [
     "open_source",
     "predict",
     "preprocess_input",
+    "read_image",
     "recommended_policy",
     "save_weights",
     "train",
@@ -92,6 +96,7 @@ _HOMES = {
     "export_onnx": "exporters.onnx",
     "export_saved_model": "exporters.saved_model",
     "export_tflite": "exporters.tflite",
+    "find_weights": "weights.catalogue",
     "from_arrays": "data.sources",
     "identity_block": "model.blocks",
     "imagenet_classes": "preprocess",
@@ -103,6 +108,7 @@ _HOMES = {
     "open_source": "data.sources",
     "predict": "commands.predict",
     "preprocess_input": "preprocess",
+    "read_image": "images",
     "recommended_policy": "device",
     "save_weights": "weights.transfer",
     "train": "commands.train",

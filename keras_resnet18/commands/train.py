@@ -38,7 +38,7 @@ from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe, load_recipe
 from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run, save_model
 from keras_resnet18.staging import staged
-from keras_resnet18.weights.catalogue import find
+from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.endings import is_name
 from keras_resnet18.weights.transfer import load_weights
 
@@ -170,7 +170,9 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
     if recipe.finetune is None:
         preprocess = Preprocess(size=size, crop_ratio=1.0)
     elif is_name(recipe.finetune.weights):
-        preprocess = dataclasses.replace(find(recipe.finetune.weights).preprocess, size=size)
+        preprocess = dataclasses.replace(
+            find_weights(recipe.finetune.weights).preprocess, size=size
+        )
     else:
         preprocess = Preprocess(size=size)
     if recipe.crop_ratio is not None:

@@ -76,7 +76,7 @@ def export_saved_model(
         preprocess: How an image of any size becomes the model's input. By default it is resized
             until it covers that and its middle is cut out, so that pixels of the model's size stay
             as they are. A run and named weights have their own (`run.preprocess`,
-            `find("imagenet").preprocess`), which crop a little more.
+            `find_weights("imagenet").preprocess`), which crop a little more.
         check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
             arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
             measured too. By default noise, on which accuracy is not measured.

@@ -12,7 +12,7 @@ import keras
 from keras_resnet18.errors import InputError, one_of, within
 from keras_resnet18.model.pooling import as_output_size
 from keras_resnet18.names import STEMS, VARIANTS
-from keras_resnet18.weights.catalogue import Published, find
+from keras_resnet18.weights.catalogue import Published, find_weights
 from keras_resnet18.weights.endings import ENDINGS, is_name
 
 Activation = str | Callable[[Any], Any] | None
@@ -121,7 +121,7 @@ def published_weights(
         InputError: If it is none of these, or the entry is for another network.
     """
     if isinstance(weights, str) and is_name(weights):
-        entry = find(weights)
+        entry = find_weights(weights)
         if (entry.network, stem) != (network, "imagenet"):
             raise InputError(
                 f"these weights are for a {entry.network} with the imagenet stem. "

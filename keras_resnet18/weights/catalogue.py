@@ -109,7 +109,7 @@ CATALOGUE = (
 ALIASES = {"imagenet": "resnet18.a1_in1k"}
 
 
-def find(name: str) -> Published:
+def find_weights(name: str) -> Published:
     """The weights of this name, such as `"imagenet"` or `"resnet18.tv_in1k"`.
 
     Raises:

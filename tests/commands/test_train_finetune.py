@@ -137,7 +137,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     published = Preprocess(
         crop_ratio=0.95, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     )
-    entry = dataclasses.replace(catalogue.find("imagenet"), preprocess=published)
+    entry = dataclasses.replace(catalogue.find_weights("imagenet"), preprocess=published)
     save_weights(resnet18, tmp_path / "published.safetensors")
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
     monkeypatch.setattr(

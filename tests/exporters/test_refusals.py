@@ -5,7 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert.tools import flatbuffer_utils
 from keras import layers
 
 from keras_resnet18 import export_onnx, export_saved_model, export_tflite
@@ -59,31 +58,6 @@ def test_a_lambda_under_mixed_precision_has_a_float32_copy():
     twin = float32_twin(model_with(triple, dtype="mixed_float16"))
     assert twin.get_layer("triple").compute_dtype == "float32"
     np.testing.assert_allclose(twin.get_layer("triple")(np.float32([2])), [7])
-
-
-# The version of each operator, and so the oldest runtime that opens a file (docs/formats.md).
-VERSIONS = {
-    "ADD": 2,
-    "CONV_2D": 5,
-    "DEQUANTIZE": 3,
-    "FULLY_CONNECTED": 9,
-    "MAX_POOL_2D": 2,
-    "MEAN": 2,
-    "MUL": 2,
-    "PAD": 2,
-    "QUANTIZE": 1,
-    "SOFTMAX": 2,
-    "SPACE_TO_DEPTH": 2,
-    "SUB": 2,
-}
-
-
-def test_no_operator_is_newer_than_documented(any_file):
-    model = flatbuffer_utils.read_model(str(any_file.path))
-    names = {code: name for name, code in vars(flatbuffer_utils.schema_fb.BuiltinOperator).items()}
-    for code in model.operatorCodes:
-        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        assert code.version <= VERSIONS.get(name, 1), (name, code.version)
 
 
 def test_weights_of_noise_are_compared_without_images(tmp_path):

@@ -24,7 +24,14 @@ from keras_resnet18 import build_plain18, build_resnet18, build_resnet34, save_w
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.weights import catalogue
-from keras_resnet18.weights.catalogue import CATALOGUE, FILENAME, Published, fetch, find, table
+from keras_resnet18.weights.catalogue import (
+    CATALOGUE,
+    FILENAME,
+    Published,
+    fetch,
+    find_weights,
+    table,
+)
 from keras_resnet18.weights.endings import is_name
 
 README = Path(__file__).parents[2] / "README.md"
@@ -111,13 +118,15 @@ def test_names_and_files_are_there_once():
 
 
 def test_imagenet_is_timms_default():
-    assert find("imagenet") is find("resnet18.a1_in1k")
-    assert find("imagenet").preprocess == Preprocess(crop_ratio=0.95, interpolation="bicubic")
+    assert find_weights("imagenet") is find_weights("resnet18.a1_in1k")
+    assert find_weights("imagenet").preprocess == Preprocess(
+        crop_ratio=0.95, interpolation="bicubic"
+    )
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_other_way():
     with pytest.raises(InputError) as error:
-        find("resnet18.a1_in1")
+        find_weights("resnet18.a1_in1")
     message = str(error.value)
     assert "did you mean resnet18.a1_in1k?" in message and "the path of a checkpoint" in message
     assert "Received: weights='resnet18.a1_in1'" in message and "\n" not in message
@@ -338,7 +347,7 @@ def test_weights_of_another_network_are_refused_before_a_download(hub, build, ar
     with pytest.raises(InputError) as error:
         build(**arguments)
     expected, _, got = str(error.value).partition(" Received: ")
-    network = find(arguments["weights"]).network
+    network = find_weights(arguments["weights"]).network
     assert expected == f"these weights are for a {network} with the imagenet stem."
     assert received in got and "\n" not in got
     assert hub.requests == []
