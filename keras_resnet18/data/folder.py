@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -192,7 +192,11 @@ def _split(root: Path, images: Sequence[_Image], classes: Sequence[str]) -> Spli
     def fetch_image(index: tf.Tensor) -> tf.Tensor:
         return decode_op(read, index)
 
-    return indexed_split(labels, fetch_image, paths)
+    def content() -> Iterator[bytes]:
+        for path in paths:
+            yield f"{path} {(root / path).stat().st_size}\n".encode("utf-8", "surrogateescape")
+
+    return indexed_split(labels, fetch_image, paths, content)
 
 
 def _notes_on_ignored(tree: _Tree, folders: Mapping[SplitName, str], used: int) -> tuple[str, ...]:

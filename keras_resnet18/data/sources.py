@@ -6,7 +6,7 @@ import dataclasses
 import gzip
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,11 @@ def _split(pixels: tf.Tensor, targets: npt.NDArray[np.int64], rows: npt.NDArray[
     def fetch_image(index: tf.Tensor) -> tf.Tensor:
         return tf.broadcast_to(pixels[kept[index]], (height, width, 3))
 
-    return indexed_split(targets[rows], fetch_image)
+    def content() -> Iterator[bytes]:
+        values = pixels.numpy()
+        return (values[row].tobytes() for row in rows)
+
+    return indexed_split(targets[rows], fetch_image, content=content)
 
 
 def _digits(split_seed: int) -> Source:

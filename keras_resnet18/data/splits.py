@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Split:
         labels: int64 of shape (size,) in the order of `elements(None, 0)`, or None where only
             reading all images would tell.
         names: The images' POSIX paths below the folder, in the same order, or None.
+        content: Gives what tells these images from others: names and sizes of files, or pixels.
     """
 
     size: int
@@ -54,6 +55,14 @@ class Split:
     fetch: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
     labels: npt.NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
+    content: Callable[[], Iterable[bytes]] = tuple
+
+    def fingerprint(self) -> str:
+        """SHA-256 of content and labels: two splits that share it hold the same images."""
+        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
+        for content in self.content():
+            digest.update(content)
+        return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,6 +145,7 @@ def indexed_split(
     labels: npt.NDArray[np.int64],
     fetch_image: Callable[[tf.Tensor], tf.Tensor],
     names: tuple[str, ...] | None = None,
+    content: Callable[[], Iterable[bytes]] = tuple,
 ) -> Split:
     """A split whose images can be had in any order, so that its elements are indices.
 
@@ -143,6 +153,7 @@ def indexed_split(
         labels: Shape (size,).
         fetch_image: From an int64 scalar tensor to a uint8 tensor of shape (height, width, 3).
         names: The images' names, if they have any.
+        content: See `Split`.
     """
     size, targets = len(labels), on_cpu(labels)
 
@@ -156,7 +167,7 @@ def indexed_split(
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return fetch_image(index), targets[index]
 
-    return Split(size, elements, fetch, labels, names)
+    return Split(size, elements, fetch, labels, names, content)
 
 
 def decode_op(decode: Any, argument: tf.Tensor) -> tf.Tensor:

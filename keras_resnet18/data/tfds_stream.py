@@ -139,7 +139,8 @@ def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int
         image = decode_op(decode, example["image"])
         return tf.ensure_shape(image, (*(image_size or (None, None)), 3)), example["label"]
 
-    return Split(size, elements, fetch)
+    content = [f"{builder.info.full_name} {split_range}".encode()]
+    return Split(size, elements, fetch, content=lambda: content)
 
 
 def _shuffled(stream: tf.data.Dataset, order: Order, per_block: int) -> tf.data.Dataset:
