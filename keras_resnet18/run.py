@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import json
 import os
-import shutil
+import shlex
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
-from keras_resnet18.staging import check_parent, is_leftover, staged, to_json
+from keras_resnet18.staging import staged, to_json
 
 DEFAULT_FOLDER = Path("saved_models")
 
@@ -86,6 +85,26 @@ class Run:
         return self.path / "metrics.json"
 
     @property
+    def checkpoints_folder(self) -> Path:
+        """States of an unfinished training; a finished run has none."""
+        return self.path / "checkpoints"
+
+    @property
+    def replacement(self) -> Run:
+        """The unfinished training that is to replace this finished run."""
+        return Run(self.path / ".replacement")
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that trains in the folder."""
+        return self.path / ".lock"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with an unfinished training in this folder."""
+        return f"keras-resnet18 train --resume {shlex.quote(str(self.path))}"
+
+    @property
     def export_folder(self) -> Path:
         """Where exports go by default."""
         return self.path / "export"
@@ -142,24 +161,19 @@ class Run:
         return model
 
     @property
-    def names(self) -> set[str]:
-        """The names of all that a run's folder may hold."""
-        return {
-            path.name
-            for path in (
-                self.recipe_file,
-                self.labels_file,
-                self.preprocess_file,
-                self.environment_file,
-                self.history_file,
-                self.tensorboard_folder,
-                self.curves_file,
-                self.confusion_file,
-                self.model_file,
-                self.metrics_file,
-                self.export_folder,
-            )
-        }
+    def files(self) -> tuple[Path, ...]:
+        """All files that a training may write, `metrics.json` last; the folders come besides."""
+        return (
+            self.recipe_file,
+            self.labels_file,
+            self.preprocess_file,
+            self.environment_file,
+            self.history_file,
+            self.model_file,
+            self.curves_file,
+            self.confusion_file,
+            self.metrics_file,
+        )
 
     @property
     def finished(self) -> bool:
@@ -190,6 +204,12 @@ class Run:
                 f"again. Received: {path}, which is damaged"
             )
         return values
+
+    def unfinished_in_words(self, training: Run | None = None) -> str:
+        """Says how to go on, and where the best model lies: the run's, or its replacement's."""
+        model = (training or self).model_file
+        so_far = f"; its best model so far is {model}" if model.is_file() else ""
+        return f"{self.path} is an unfinished run: go on with {self.resume_command}{so_far}"
 
     def write_text(self, path: Path, text: str) -> None:
         """Writes one of the files, whole or not at all."""
@@ -284,9 +304,10 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"Received: {path}"
         )
     if not run.finished:
+        raise InputError(run.unfinished_in_words())
+    if run.replacement.metrics_file.is_file():  # its process was killed as it put it in place
         raise InputError(
-            f"{path} is an unfinished run: its training stopped before {run.model_file.name} and "
-            f"{run.metrics_file.name} were written. Train it again, with --overwrite"
+            f"{path} is being replaced by a finished training: end it with {run.resume_command}"
         )
     return run
 
@@ -295,64 +316,3 @@ def run_of(file: Path) -> Run | None:
     """The finished run that a file belongs to: in its folder, or where `export` puts files."""
     folder = file.absolute().parent
     return next((run for run in map(Run, (folder, folder.parent)) if run.finished), None)
-
-
-@contextlib.contextmanager
-def new_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Run]:
-    """A new, empty folder for a training.
-
-    A finished run that it replaces lies beside it until the body has ended: if the body raises, the
-    old run is there again and the new one is gone. After a kill, the next training does the same.
-
-    Args:
-        path: Where it shall be.
-        overwrite: Whether to replace a run that is there. Nothing but a run is ever removed.
-
-    Raises:
-        InputError: If something is there already, or the folder cannot be made.
-    """
-    run = Run(Path(path))
-    check_run_path(path, overwrite=overwrite)
-    old = run.path.absolute().with_name(f".replaced-{run.path.absolute().name}")
-    if run.finished:
-        shutil.rmtree(old, ignore_errors=True)
-        run.path.replace(old)
-    elif run.path.is_dir():
-        shutil.rmtree(run.path)
-    try:
-        run.path.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder {path} cannot be made: {error.strerror}. Give another one"
-        ) from None
-    try:
-        yield run
-    except BaseException:
-        if old.is_dir():
-            shutil.rmtree(run.path)
-            old.replace(run.path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_run_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raises InputError unless `new_run` would find the place free, or a run to replace."""
-    run = Run(Path(path))
-    check_parent(run.path)
-    if run.path.is_dir() and not any(run.path.iterdir()):
-        return
-    if run.recipe_file.is_file():
-        if not overwrite:
-            state = "a run" if run.finished else "an unfinished run"
-            raise InputError(
-                f"{path} holds {state}: give another folder with --out, or replace it with "
-                "--overwrite"
-            )
-        entries = {entry.name for entry in run.path.iterdir() if not is_leftover(entry)}
-        others = sorted(entries - run.names)
-        if others:
-            raise InputError(
-                f"{path} holds more than a run, so it is not removed: move {others[0]!r} away first"
-            )
-    elif run.path.exists():
-        raise InputError(f"{path} exists and is no run, so it is not touched: give another folder")

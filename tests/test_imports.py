@@ -38,7 +38,7 @@ ROOMS = {
     "evaluation": {"data", "images", "preprocess", "runtime"},
     "verification": {*BASE, "evaluation", "runtime", "tflite_file"},
     "model": {"names", "preprocess", "weights"},
-    "fit": {"device", "machine", "recipe"},
+    "fit": {"device", "formats", "machine", "recipe", "run", "staging"},
     "figures": set(),
     "exporters": {*BASE, "runtime", "tflite_file", "verification"},
     "commands": {*BASE, *USES, *MAKERS, "tflite_file"},

@@ -14,7 +14,7 @@ import pytest
 
 from keras_resnet18 import load_run
 from keras_resnet18.errors import InputError
-from keras_resnet18.run import Run, check_run_path, new_run, open_model, run_of
+from keras_resnet18.run import Run, open_model, run_of
 from keras_resnet18.staging import staged
 
 FILES = {
@@ -35,11 +35,6 @@ FILES = {
 def copy(run, tmp_path) -> Run:
     """The trained run once more, to be changed."""
     return Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
-
-
-def open_new(path, *, overwrite=False):
-    with new_run(path, overwrite=overwrite):
-        pass
 
 
 def test_a_training_leaves_these_files_and_no_others(run):
@@ -100,8 +95,6 @@ def test_a_run_without_its_last_files_is_said_to_be_unfinished(copy, lacking):
     assert not copy.finished
     with pytest.raises(InputError, match="unfinished run"):
         load_run(copy.path)
-    with pytest.raises(InputError, match=r"holds an unfinished run.*--overwrite"):
-        open_new(copy.path)
 
 
 @pytest.mark.parametrize("ending", ["", "\n"], ids=["without a last newline", "with one"])
@@ -179,79 +172,6 @@ def test_what_is_no_run_is_not_opened(tmp_path):
     for path in (tmp_path, tmp_path / "nothing", tmp_path / "notes.txt"):
         with pytest.raises(InputError, match="a run is a folder that `train` left"):
             load_run(path)
-
-
-def test_a_run_is_replaced_only_when_asked(copy):
-    with pytest.raises(InputError, match=r"holds a run: .*--overwrite"):
-        open_new(copy.path)
-    assert copy.finished
-    open_new(copy.path, overwrite=True)
-    assert list(copy.path.iterdir()) == []
-    assert list(copy.path.parent.iterdir()) == [copy.path]
-
-
-class Stopped(BaseException):
-    """Such as an interruption, or a process that was killed."""
-
-
-def test_a_replaced_run_is_there_again_if_the_new_one_does_not_come_to_its_end(copy):
-    before = {path.name for path in copy.path.iterdir()}
-    with pytest.raises(Stopped), new_run(copy.path, overwrite=True) as run:
-        assert not run.finished
-        run.write_text(run.recipe_file, "half")
-        raise Stopped
-    assert {path.name for path in copy.path.iterdir()} == before
-    assert list(copy.path.parent.iterdir()) == [copy.path]
-
-
-def test_a_replaced_run_outlives_a_kill(copy):
-    killed = new_run(copy.path, overwrite=True)
-    run = killed.__enter__()  # and no end
-    run.write_text(run.recipe_file, "half")
-    with pytest.raises(Stopped), new_run(copy.path, overwrite=True):
-        raise Stopped
-    assert copy.finished
-
-
-def test_what_a_training_leaves_when_it_replaced_nothing_is_unfinished(tmp_path):
-    with pytest.raises(Stopped), new_run(tmp_path / "run") as run:
-        run.write_text(run.recipe_file, "half")
-        raise Stopped
-    with pytest.raises(InputError, match="unfinished run"):
-        load_run(tmp_path / "run")
-
-
-def test_a_run_with_exports_or_the_rest_of_a_killed_write_is_replaced(copy):
-    copy.export_folder.mkdir()
-    (copy.path / ".writing-x").mkdir()
-    open_new(copy.path, overwrite=True)
-    assert list(copy.path.iterdir()) == []
-
-
-def test_a_run_with_somebodys_files_in_it_is_not_replaced(copy):
-    (copy.path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"move 'notes.txt' away"):
-        open_new(copy.path, overwrite=True)
-    assert copy.finished
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_something_that_is_no_run_is_never_touched(tmp_path, overwrite):
-    file = tmp_path / "thesis" / "chapter1.txt"
-    file.parent.mkdir()
-    file.write_text("mine")
-    for path in (file.parent, file):
-        with pytest.raises(InputError, match="no run, so it is not touched"):
-            open_new(path, overwrite=overwrite)
-    with pytest.raises(InputError, match="below the file"):
-        open_new(file / "run", overwrite=overwrite)
-    assert file.read_text() == "mine"
-
-
-def test_an_empty_folder_and_a_new_one_are_free(tmp_path):
-    check_run_path(tmp_path, overwrite=False)
-    check_run_path(tmp_path / "a" / "b", overwrite=False)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -1,4 +1,4 @@
-"""The one path from labelled images to a classifier: build, fit, evaluate, write."""
+"""`train`: from images and a recipe to a run; build, fit, evaluate, write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +16,36 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from keras_resnet18.commands.task import (
+    AnySource,
+    Task,
+    check_outside,
+    check_unchanged,
+    default_out,
+    new_task,
+    old_task,
+    settings_of,
+)
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.splits import Source, Split, array_split
-from keras_resnet18.device import (
-    device_name,
-    dtype_policy,
-    fastest_jit,
-    recommended_policy,
-)
+from keras_resnet18.data.splits import Split, array_split
+from keras_resnet18.device import device_name, dtype_policy, fastest_jit
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
-from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
-from keras_resnet18.fit.fit import KeepBest, fit_model
-from keras_resnet18.fit.progress import History, ProgressLine
-from keras_resnet18.machine import environment
+from keras_resnet18.fit.best import best_in_words, best_row
+from keras_resnet18.fit.checkpoint import Checkpoint, load_checkpoint
+from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
+from keras_resnet18.fit.history import Row
+from keras_resnet18.fit.phases import Batches, Pair, train_network
+from keras_resnet18.fit.signals import stop_signals
 from keras_resnet18.model import resnet
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe.recipe import Recipe, load_recipe
-from keras_resnet18.run import DEFAULT_FOLDER, Run, check_run_path, new_run, save_model
+from keras_resnet18.recipe.recipe import Recipe
+from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
-from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.endings import is_name
 from keras_resnet18.weights.transfer import load_weights
-
-# Up to here the stem of ImageNet's networks would leave too little of an image.
-_SMALL_SIDE = 64
 
 _FEATURES_BATCH = 64
 
@@ -56,32 +58,37 @@ _BUILDERS: dict[str, Callable[..., keras.Model]] = {
 
 
 def train(
-    source: Source | str | os.PathLike[str],
+    source: AnySource | None = None,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
     weights: str | None = None,
     settings: Sequence[str] = (),
     overwrite: bool = False,
+    resume: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Trains a classifier and leaves a run.
 
     Training images train it; validation images choose the epoch that is kept; test images,
     which had no say in either, give the accuracy that is reported. Two calls with the same
-    arguments give bit-equal weights on a CPU.
+    arguments give bit-equal weights on a CPU, also where the second was killed and resumed.
+
+    Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt or
+    SystemExit.
 
     Args:
         source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
-            what `keras_resnet18.data.sources` made of arrays.
+            what `from_arrays` makes of arrays. To resume, only where they have moved.
         recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
             suits the images.
-        weights: What to fine-tune instead of the recipe's: a name such as `"imagenet"`, or the path
-            of a checkpoint. Without a recipe it means `"finetune"`.
+        out: Folder to write, by default one in `saved_models/` named after the images.
+        weights: Weights to fine-tune in place of the recipe's: a name such as `"imagenet"`, or the
+            path of a checkpoint. Without a recipe it means `"finetune"`.
         settings: Changes of the recipe, as `Recipe.changed` takes them, such as
             `["optimizer.learning_rate=0.05"]`.
-        out: The folder to write, by default one in `saved_models/` with the source's name.
-        overwrite: Whether a run that is there is replaced, once the new one is whole.
+        overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
+        resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
         console: Where progress is printed; standard output by default,
             `rich.console.Console(quiet=True)` for silence.
 
@@ -89,95 +96,68 @@ def train(
         The run.
 
     Raises:
-        InputError: If anything that was given cannot be used; before that, nothing is written.
+        InputError: If an argument cannot be used, before anything is written; if an image is
+            broken, the training diverges or the run cannot be written.
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    if recipe is None and weights is not None:
-        recipe = "finetune"
-    if recipe is not None:  # before the images are looked at
-        recipe = _adapted(load_recipe(recipe), weights, settings)
-    out = Path(out) if out is not None else default_out(source)
-    check_run_path(out, overwrite=overwrite)
-    source = source if isinstance(source, Source) else open_source(os.fspath(source))
-    recipe = recipe or _adapted(load_recipe(default_recipe(source)), weights, settings)
-    preprocess = _preprocess(recipe, source)
-    policy, reason = _policy(recipe.precision)
+    if resume is not None:
+        if recipe is not None or out is not None or weights is not None or settings or overwrite:
+            raise InputError(
+                "a training is resumed as it was begun: with resume give the images at most, where "
+                "they have moved, and neither recipe, out, weights, settings nor overwrite"
+            )
+        return _resume(Path(resume), source, console)
+    if source is None:
+        raise InputError("train needs images, or the run to go on with. Received: neither")
+    path = Path(out) if out is not None else default_out(source)
+    check_outside(path, source)
+    check_out(path, overwrite=overwrite)
+    task = new_task(source, recipe, weights, settings)
+    model = _start(task, console)
+    with new_training(path, overwrite=overwrite) as training:
+        task.write(training, given := task.settings())
+        results = _train(task, model, Run(path), training, given, None, console)
+    return _finished(path, results, console)
 
-    console.print(f"{device_name()}, {policy}: {reason}")
-    for note in source.notes:
+
+Results = tuple[list[Row], Mapping[str, Evaluation]]
+
+
+def _resume(path: Path, source: AnySource | None, console: Console) -> Run:
+    if unfinished(Run(path)) is None:
+        run = load_run(path)  # or the error that says what else it is
+        console.print(f"{path} is finished: there is nothing to go on with")
+        return run
+    with old_training(Run(path)) as training:
+        ended = training.metrics_file.is_file()  # its process was killed as it cleared up
+        results = None if ended else _go_on(Run(path), training, source, console)
+    return _finished(path, results, console)
+
+
+def _go_on(run: Run, training: Run, source: AnySource | None, console: Console) -> Results:
+    task = old_task(training, source)
+    start = load_checkpoint(training.checkpoints_folder, console.print)
+    before = start.settings if start is not None else settings_of(training)
+    given = task.settings()
+    for line in check_unchanged(before, given, run):
+        console.print(line)
+    training.write_json(
+        training.environment_file, {**training.environment, "source": task.source.spec}
+    )
+    model = _start(task, console)
+    console.print(f"going on at {start or 'the first step'}")
+    return _train(task, model, run, training, given, start, console)
+
+
+def _start(task: Task, console: Console) -> keras.Model:
+    """Says what is trained on what, and builds the network."""
+    console.print(f"{device_name()}, {task.policy}: {task.reason}")
+    for note in task.source.notes:
         console.print(note)
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
-    keras.utils.set_random_seed(recipe.seed)
-    with dtype_policy(policy):
-        model = _build(recipe, preprocess, len(source.classes), console)
-
-    with new_run(out, overwrite=overwrite) as run:
-        run.write_text(run.recipe_file, recipe.to_toml())
-        run.write_text(run.labels_file, "".join(f"{label}\n" for label in source.classes))
-        run.write_json(run.preprocess_file, preprocess.to_dict())
-        run.write_json(
-            run.environment_file,
-            {
-                "source": source.spec,
-                "device": device_name(),
-                "precision": policy,
-                "precision_reason": reason,
-                **environment(),
-            },
-        )
-        with broken_images_named():
-            rows, best_epoch = _fit(model, source, recipe, preprocess, run, console)
-            evaluations = {
-                kind: measure(model.predict_on_batch, source.splits[kind], preprocess)
-                for kind in ("validation", "test")
-            }
-        _write_results(run, model, rows, best_epoch, evaluations)
-    _print_summary(console, run, len(rows), best_epoch, evaluations)
-    return run
-
-
-def _adapted(recipe: Recipe, weights: str | None, settings: Sequence[str]) -> Recipe:
-    return (recipe if weights is None else recipe.with_weights(weights)).changed(settings)
-
-
-def default_out(source: Source | str | os.PathLike[str]) -> Path:
-    """Where a run goes that was given no folder: named after its images."""
-    if isinstance(source, Source):
-        name = source.spec or source.name
-    else:
-        name = os.fspath(source)
-        if Path(name).is_dir():
-            name = Path(name).resolve().name  # of "." too
-    return DEFAULT_FOLDER / (Path(name.replace(":", "-")).name or "run")
-
-
-def default_recipe(source: Source) -> str:
-    """The name of the recipe that suits these images."""
-    if source.spec == "digits":
-        return "digits"
-    small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
-    return "small-images" if small else "photos"
-
-
-def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
-    """Preprocessing of published weights, or the default; the recipe's values take precedence."""
-    size = (recipe.image_size,) * 2 if recipe.image_size else source.image_size
-    if size is None:
-        raise InputError(
-            "a recipe needs image_size unless all images have one size. "
-            f"Received: recipe {recipe.name!r} without image_size; add --set image_size=32"
-        )
-    if recipe.finetune is None:
-        preprocess = Preprocess(size=size, crop_ratio=1.0)
-    elif is_name(recipe.finetune.weights):
-        preprocess = dataclasses.replace(
-            find_weights(recipe.finetune.weights).preprocess, size=size
-        )
-    else:
-        preprocess = Preprocess(size=size)
-    if recipe.crop_ratio is not None:
-        preprocess = dataclasses.replace(preprocess, crop_ratio=recipe.crop_ratio)
-    return preprocess
+    keras.utils.set_random_seed(task.recipe.seed)
+    with dtype_policy(task.policy):
+        return _build(task.recipe, task.preprocess, len(task.source.classes), console)
 
 
 def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Console) -> keras.Model:
@@ -205,71 +185,72 @@ def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Consol
     return model
 
 
-def _policy(precision: str) -> tuple[str, str]:
-    if precision == "auto":
-        recommended = recommended_policy()
-        return str(recommended), recommended.reason
-    return precision, "as the recipe says"
-
-
-def _fit(
+def _train(
+    task: Task,
     model: keras.Model,
-    source: Source,
-    recipe: Recipe,
-    preprocess: Preprocess,
     run: Run,
+    training: Run,
+    settings: dict[str, Any],
+    start: Checkpoint | None,
     console: Console,
-) -> tuple[list[dict[str, Any]], int]:
-    """Trains; returns a row for each epoch, and which epoch the model has the weights of."""
-    training, validation = source.splits["train"], source.splits["validation"]
-    batch_size = min(recipe.batch_size, training.size)
-    shuffled = functools.partial(train_batches, batch_size=batch_size, seed=recipe.seed)
-    in_order = functools.partial(eval_batches, batch_size=batch_size)
-    vary = functools.partial(
-        augment,
-        size=preprocess.size,
-        resized_crop=recipe.augment.resized_crop,
-        shift=recipe.augment.shift,
-        flip=recipe.augment.flip,
-        erase=recipe.augment.erase,
-    )
-    head_epochs = recipe.finetune.head_epochs if recipe.finetune else 0
-    history = History(batch_size, run.write_history)
-    progress = ProgressLine(console, history, epochs=head_epochs + recipe.epochs)
-    best = KeepBest(model)
-    fit = functools.partial(
-        fit_model,
-        steps_per_epoch=steps_per_epoch(training.size, batch_size),
-        callbacks=[
-            history,
-            progress,
-            best,
-            keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False),
-        ],
-    )
+) -> Results:
+    """Fit, evaluate, write: what took longest is on the disk before what may fail is tried.
+
+    Args:
+        task: What the training is given.
+        model: The network.
+        run: The run as its user calls it.
+        training: The run that is written, which may be the replacement of `run`.
+        settings: `task.settings()`.
+        start: The checkpoint to begin at, or None.
+        console: Where progress is printed.
+    """
     try:
-        if recipe.finetune:
-            body, head = split_head(model)
-            known = _features(body, training, preprocess, console)
-            held_out = _features(body, validation, preprocess, console)
-            fit(
-                head,
-                head_recipe(recipe, recipe.finetune),
-                shuffled(known, lambda features, seed: features),
-                in_order(held_out, lambda features: features),
+        with stop_signals() as stop, broken_images_named():
+            rows = train_network(
+                model,
+                task.recipe,
+                _batches(task, console),
+                training,
+                settings=settings,
+                start=start,
+                stop=stop,
+                console=console,
             )
-        if recipe.epochs:
-            with frozen_batch_norm(model) if recipe.finetune else contextlib.nullcontext():
-                fit(
-                    model,
-                    recipe,
-                    shuffled(training, vary),
-                    in_order(validation, preprocess.resize_and_crop),
-                    first_epoch=head_epochs,
-                )
-    finally:
-        progress.stop()
-    return history.rows, best.epoch
+            evaluations = {
+                name: measure(model.predict_on_batch, task.source.splits[name], task.preprocess)
+                for name in ("validation", "test")
+            }
+            figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
+            kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
+            training.write_json(training.metrics_file, {**figures, **kept})
+    except BaseException:
+        with contextlib.suppress(OSError):  # a terminal that hung up
+            console.print(run.unfinished_in_words(training))
+        raise
+    _plot(training, rows, evaluations["test"], console)
+    return rows, evaluations
+
+
+def _batches(task: Task, console: Console) -> Batches:
+    recipe, preprocess = task.recipe, task.preprocess
+    training, validation = task.source.splits["train"], task.source.splits["validation"]
+    size = min(recipe.batch_size, training.size)
+    shuffled = functools.partial(train_batches, batch_size=size, seed=recipe.seed)
+    in_order = functools.partial(eval_batches, batch_size=size)
+    vary = functools.partial(augment, size=preprocess.size, **dataclasses.asdict(recipe.augment))
+
+    def images(first_step: int) -> Pair:
+        batches = shuffled(training, vary, first_step=first_step)
+        return batches, in_order(validation, preprocess.resize_and_crop)
+
+    def features(body: keras.Model, first_step: int) -> Pair:
+        known = _features(body, training, preprocess, console)
+        held_out = _features(body, validation, preprocess, console)
+        batches = shuffled(known, lambda features, seed: features, first_step=first_step)
+        return batches, in_order(held_out, lambda features: features)
+
+    return Batches(size, steps_per_epoch(training.size, size), images, features)
 
 
 def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:
@@ -286,34 +267,25 @@ def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: 
     return array_split(np.concatenate(features), np.concatenate(labels))
 
 
-def _write_results(
-    run: Run,
-    model: keras.Model,
-    rows: list[dict[str, Any]],
-    best_epoch: int,
-    evaluations: dict[str, Evaluation],
-) -> None:
-    test, finetune = evaluations["test"], run.recipe.finetune
-    with staged(run.curves_file) as new:
-        plot_curves(rows, best_epoch, new, head_epochs=finetune.head_epochs if finetune else 0)
-    with staged(run.confusion_file) as new:
-        plot_confusion(test.labels, test.predictions, run.labels, new)
-    with staged(run.model_file) as new:
-        save_model(model, new)
-    run.write_json(
-        run.metrics_file,
-        {
-            **{kind: evaluation.to_dict() for kind, evaluation in evaluations.items()},
-            "best_epoch": best_epoch,
-            "epochs": len(rows),
-        },
-    )
+def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None:
+    """Draws curves and confusion matrix; a plot that fails is said, and costs nothing else."""
+    finetune = run.recipe.finetune
+    head_epochs = finetune.head_epochs if finetune else 0
+    try:
+        with staged(run.curves_file) as new:
+            plot_curves(rows, best_row(rows)["epoch"], new, head_epochs=head_epochs)
+        with staged(run.confusion_file) as new:
+            plot_confusion(test.labels, test.predictions, run.labels, new)
+    except Exception as error:
+        console.print(f"a plot could not be drawn ({type(error).__name__}: {error})")
 
 
-def _print_summary(
-    console: Console, run: Run, epochs: int, best_epoch: int, evaluations: dict[str, Evaluation]
-) -> None:
-    console.print(f"kept epoch {best_epoch} of {epochs}, of the lowest validation loss")
-    for kind, evaluation in evaluations.items():
-        console.print(f"{kind:10} accuracy {evaluation}")
+def _finished(path: Path, results: Results | None, console: Console) -> Run:
+    run = load_run(path)
+    if results is not None:
+        rows, evaluations = results
+        console.print(best_in_words(rows))
+        for name, evaluation in evaluations.items():
+            console.print(f"{name:10} accuracy {evaluation}")
     console.print(f"everything lies in {run.path}")
+    return run

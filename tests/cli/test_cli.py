@@ -142,7 +142,7 @@ def test_a_place_that_is_taken_stays_as_it_is(command, tmp_path, overwrite):
     (tmp_path / "thesis").mkdir()
     chapter = tmp_path / "thesis" / "chapter1.txt"
     chapter.write_text("mine")
-    for out, message in (("thesis", "no run"), ("thesis/chapter1.txt/run", "below the file")):
+    for out, message in (("thesis", "not a run"), ("thesis/chapter1.txt/run", "below the file")):
         answer = command("train", "digits", "--recipe", "digits", "--out", out, *overwrite)
         assert_refused(answer, message)
     assert chapter.read_text() == "mine"
@@ -379,8 +379,12 @@ def test_predict_is_readable_where_only_ascii_is_known(exported, images):
     assert done.returncode == 0
 
 
-def test_ctrl_c_ends_a_training_in_one_line_and_leaves_an_unfinished_run(
-    images, recipe_file, tmp_path
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [(signal.SIGINT, 130, "keras-resnet18: interrupted\n"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_ends_a_training_with_the_command_that_goes_on(
+    images, recipe_file, tmp_path, number, status, message
 ):
     program = """
 import sys
@@ -407,11 +411,12 @@ cli.main()
     for line in process.stdout:
         printed += line
         if line.startswith(b"epoch "):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     rest, err = process.communicate(timeout=60)
-    assert err.decode() == "keras-resnet18: interrupted\n"
-    assert process.returncode == 130
+    assert err.decode() == message
+    assert process.returncode == status
+    assert f"go on with keras-resnet18 train --resume {tmp_path / 'run'};" in rest.decode()
     assert not re.search(rb"[\x00-\x09\x0b-\x1f]", printed + rest)  # no control characters
     with pytest.raises(InputError, match="unfinished run"):
         load_run(tmp_path / "run")

@@ -13,6 +13,7 @@ from rich.console import Console
 from small import build_tiny
 
 from keras_resnet18 import Preprocess, build_resnet18, load_run, save_weights, train
+from keras_resnet18.commands import task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
@@ -146,11 +147,11 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_resnet18)
     caught = []
 
-    def stop(model, source, recipe, preprocess, run, console):
-        caught.extend((model, preprocess))
+    def stop(model, recipe, batches, run, **others):
+        caught.extend((model, run.preprocess))
         raise Stopped
 
-    monkeypatch.setattr("keras_resnet18.commands.train._fit", stop)
+    monkeypatch.setattr(trainer, "train_network", stop)
     named = dataclasses.replace(
         recipe, image_size=32, network=Network(stem="imagenet"), finetune=Finetune("imagenet")
     )
@@ -185,7 +186,7 @@ def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, ke
     recipe = Recipe(
         image_size=16, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
     )
-    assert trainer._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
+    assert task._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from small import build_tiny
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
-from keras_resnet18.fit.fit import fit_model
+from keras_resnet18.fit.fit import compile_model, fit_model
 from keras_resnet18.recipe.recipe import Augment, Finetune, Optimizer, Recipe
 
 
@@ -49,7 +51,8 @@ def test_what_the_head_learns_the_network_knows(network):
     features[np.arange(24), np.arange(24) % 3] = 1
     batches = _batches(features, np.arange(24) % 3, 8)
     recipe = head_recipe(Recipe(), Finetune(head_epochs=5, head_learning_rate=0.1))
-    fit_model(head, recipe, batches.repeat(), batches, steps_per_epoch=3)
+    compile_model(head, recipe, steps_per_epoch=3)
+    fit_model(head, batches.repeat(), batches, steps_per_epoch=3, epochs=(0, 5))
     kernel, _ = network.get_layer("predictions").get_weights()
     assert np.argmax(kernel[:3], axis=1).tolist() == [0, 1, 2]
     for weight, old in zip(body.weights, before, strict=True):
@@ -63,11 +66,9 @@ def test_batch_norm_keeps_every_bit_while_it_is_frozen(network, images, frozen):
     values = _batch_norm(model)
     batches = _batches(images, np.arange(4) % 3, 2)
     recipe = Recipe(epochs=1, optimizer=Optimizer(learning_rate=0.01, warmup_epochs=0))
-    if frozen:
-        with frozen_batch_norm(model):
-            fit_model(model, recipe, batches.repeat(), batches, steps_per_epoch=2)
-    else:
-        fit_model(model, recipe, batches.repeat(), batches, steps_per_epoch=2)
+    with frozen_batch_norm(model) if frozen else contextlib.nullcontext():
+        compile_model(model, recipe, steps_per_epoch=2)
+        fit_model(model, batches.repeat(), batches, steps_per_epoch=2, epochs=(0, 1))
     assert np.array_equal(values, _batch_norm(model)) == frozen
     assert not np.array_equal(kernel, model.get_layer("stem_conv").kernel)
     assert all(layer.trainable for layer in model.layers)

@@ -1,4 +1,4 @@
-"""The optimizer, its schedule and the loss are what the recipe says; the best epoch is kept."""
+"""The optimizer, its schedule and the loss are what the recipe says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_resnet18.device import dtype_policy, fastest_jit
-from keras_resnet18.fit.fit import KeepBest, build_optimizer, fit_model, smoothed_cross_entropy
+from keras_resnet18.fit.fit import build_optimizer, compile_model, smoothed_cross_entropy
 from keras_resnet18.recipe.recipe import Optimizer, Recipe
 
 
@@ -95,50 +95,16 @@ def test_the_loss_is_keras_own_with_class_numbers_for_labels(smoothing):
         np.testing.assert_allclose(got, right, rtol=1e-5)
 
 
-class Forced(keras.callbacks.Callback):
-    """Gives each epoch a bias and a validation loss, whatever the training did."""
-
-    def __init__(self, losses):
-        super().__init__()
-        self.losses = losses
-
-    def on_epoch_end(self, epoch, logs):
-        self.model.layers[-1].bias.assign([float(epoch)] * 2)
-        logs["val_loss"] = self.losses[epoch]
-
-
-@pytest.mark.parametrize(
-    ("losses", "best"),
-    [([3, 1, 2], 2), ([3, 2, 1], 3), ([2, 2], 1), ([np.inf, np.nan], 1), ([np.nan, 2], 2)],
-)
-def test_the_epoch_of_the_lowest_validation_loss_is_kept(losses, best):
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
-    kept = KeepBest(model)
-    fit(model, Recipe(epochs=len(losses)), callbacks=[Forced(losses), kept])
-    assert kept.epoch == best
-    assert float(model.layers[-1].bias.numpy()[0]) == best - 1
-
-
-def test_epochs_go_on_counting_and_the_best_of_all_is_kept():
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
-    kept = KeepBest(model)
-    callbacks = [Forced([3, 1, 2]), kept]
-    fit(model, Recipe(epochs=2), callbacks=callbacks)
-    fit(model, Recipe(epochs=1), callbacks=callbacks, first_epoch=2)
-    assert kept.epoch == 2
-    assert float(model.layers[-1].bias.numpy()[0]) == 1
-
-
-def fit(model, recipe, **arguments):
-    data = (np.zeros((4, 1)), np.zeros(4))
-    batches = _batches(data)
-    fit_model(model, recipe, batches.repeat(), batches, steps_per_epoch=2, **arguments)
-
-
-def _batches(data):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(data).batch(2)
+def test_variables_of_optimizer_and_metrics_exist_before_the_first_step(small_network):
+    compile_model(small_network, Recipe(), steps_per_epoch=2)
+    made = len(small_network.optimizer.variables), len(small_network.metrics_variables)
+    data = (np.zeros((4, 4, 4, 1)), np.zeros(4))
+    small_network.fit(*data, batch_size=2, verbose=0)
+    assert made == (
+        len(small_network.optimizer.variables),
+        len(small_network.metrics_variables),
+    )
+    assert made[0] >= 6 and made[1] >= 6  # a momentum for each weight; sums and counts
 
 
 def test_a_dtype_policy_is_put_back_also_after_an_error():

@@ -9,14 +9,16 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_resnet18.fit.progress import History, ProgressLine
+from keras_resnet18.fit.history import History
+from keras_resnet18.fit.progress import ProgressLine
 
 
 def fit(console, epochs=2):
     """Trains a line on four points; returns the rows after each write."""
     written = []
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    cross_entropy = keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy")
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy", cross_entropy])
     history = History(2, lambda rows: written.append([dict(row) for row in rows]))
     progress = ProgressLine(console, history, epochs=epochs)
     data = (np.zeros((4, 1)), np.array([0, 1, 0, 1]))

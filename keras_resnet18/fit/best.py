@@ -1,0 +1,90 @@
+"""Which epoch of a training is kept, and its weights on the disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_resnet18.fit.checkpoint import Arrays
+from keras_resnet18.fit.history import History, Row
+from keras_resnet18.run import save_model
+from keras_resnet18.staging import staged
+
+# Seconds between two models written: one of ResNet-18 takes about half a second.
+_EVERY = 60.0
+
+
+def best_row(rows: Sequence[Row]) -> Row:
+    """The row of the highest validation accuracy; of several, the one of the lowest loss."""
+    return max(rows, key=lambda row: (row["validation_accuracy"], -_finite(row["validation_loss"])))
+
+
+def best_in_words(rows: Sequence[Row]) -> str:
+    """Which epoch is kept, why, and which one the validation loss alone would have kept."""
+    kept = best_row(rows)
+    lowest = min(rows, key=lambda row: _finite(row["validation_loss"]))
+    text = (
+        f"kept epoch {kept['epoch']} of {len(rows)}: validation accuracy "
+        f"{kept['validation_accuracy']:.2%}, the highest"
+    )
+    if lowest["epoch"] == kept["epoch"]:
+        return f"{text}, and the lowest validation loss"
+    return (
+        f"{text} (the lowest validation loss was that of epoch {lowest['epoch']}, accuracy "
+        f"{lowest['validation_accuracy']:.2%})"
+    )
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
+class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """Keeps the weights of the best epoch, and writes them as `model.keras`.
+
+    They are written at once, or where the last ones are younger than a minute, a minute later.
+
+    Attributes:
+        weights: Weights of the best epoch so far; empty before the first.
+
+    Args:
+        network: The network to keep; what is fitted may be a part of it.
+        history: Comes before this callback in the list.
+        path: The file to write.
+    """
+
+    def __init__(self, network: keras.Model, history: History, path: Path) -> None:
+        super().__init__()
+        self.weights: Arrays = []
+        self._network = network
+        self._history = history
+        self._path = path
+        self._written_at = -math.inf
+        self._is_written = True
+
+    def resume(self, weights: Arrays) -> None:
+        """Goes on with the best weights of an earlier process, which are written again."""
+        self.weights, self._is_written = weights, not weights
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if best_row(self._history.rows)["epoch"] == epoch + 1:
+            self.weights, self._is_written = self._network.get_weights(), False
+        if time.monotonic() - self._written_at >= _EVERY:
+            now = self._network.get_weights()
+            self.write()
+            self._network.set_weights(now)
+
+    def write(self) -> None:
+        """Gives the network the best weights, and writes the file unless it has them."""
+        if not self.weights:
+            return
+        self._network.set_weights(self.weights)
+        if not self._is_written:
+            with staged(self._path) as new:
+                save_model(self._network, new)
+            self._is_written, self._written_at = True, time.monotonic()

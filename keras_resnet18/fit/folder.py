@@ -1,0 +1,190 @@
+"""Folder of a training: locked while it lasts; a finished run in it is replaced at the very end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from keras_resnet18.errors import InputError
+from keras_resnet18.formats import EXPORTS, LABELS_FILE, PREPROCESS_FILE
+from keras_resnet18.run import Run
+from keras_resnet18.staging import check_parent, is_leftover
+
+
+def check_out(path: Path, *, overwrite: bool) -> None:
+    """Raises InputError unless `new_training` would find the place free, or a run to replace."""
+    run = Run(path)
+    check_parent(path)
+    if not path.exists() or (path.is_dir() and not any(map(_is_content, path.iterdir()))):
+        return
+    if not run.recipe_file.is_file() or not run.environment_file.is_file():
+        raise InputError(
+            f"{path} exists and is not a run, so it is not touched: give another folder with --out"
+        )
+    if overwrite:
+        return
+    if unfinished(run):
+        raise InputError(
+            f"{path} holds an unfinished training: go on with {run.resume_command}, or begin again "
+            "with --overwrite"
+        )
+    raise InputError(
+        f"{path} holds a run: give another folder with --out, or replace it with --overwrite"
+    )
+
+
+def unfinished(run: Run) -> Run | None:
+    """The training that `--resume` goes on with: the replacement of a finished run, or the run.
+
+    One with metrics only has to be put in its place, or rid of its checkpoints.
+    """
+    new = run.replacement
+    if new.recipe_file.is_file() or new.metrics_file.is_file():
+        return new
+    ended = run.finished and not run.checkpoints_folder.is_dir()
+    return run if run.recipe_file.is_file() and not ended else None
+
+
+@contextlib.contextmanager
+def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
+    """An empty run for a training to write, which lies at `path` when the body has ended.
+
+    A finished run at `path` stays there, whole, until then: the new one is written in a hidden
+    folder inside of it. If the body raises or the process is killed, what it wrote stays for
+    `old_training`.
+
+    Args:
+        path: Folder of the run. A folder that is there is used, also a link or a mount point.
+        overwrite: Whether to replace a run that is there. Nothing but a run's own files is removed.
+
+    Raises:
+        InputError: If the place is taken, the folder cannot be made, or another process trains
+            there.
+    """
+    check_out(path, overwrite=overwrite)
+    run = Run(path)
+    with _locked(run):
+        check_out(path, overwrite=overwrite)
+        new = run.replacement if run.finished else run
+        _remove_files(new)
+        new.path.mkdir(exist_ok=True)
+        yield new
+        finish(run, new)
+
+
+@contextlib.contextmanager
+def old_training(run: Run) -> Iterator[Run]:
+    """The unfinished training of a run, to go on with; ends as `new_training` does.
+
+    Raises:
+        InputError: If another process trains there.
+    """
+    with _locked(run):
+        training = unfinished(run)
+        if training is None:
+            raise InputError(f"{run.path} is finished: there is nothing to go on with")
+        yield training
+        finish(run, training)
+
+
+def finish(run: Run, training: Run) -> None:
+    """Removes the checkpoints, and moves a replacement to its place.
+
+    A replacement with metrics is whole. They are moved last, so that after a kill `--resume` ends
+    what was begun.
+    """
+    _remove_checkpoints(training)
+    if training.path == run.path:
+        return
+    if training.recipe_file.exists():  # the first to move: until then this is repeated after a kill
+        _remove_exports(run)
+        _remove_events(run)
+        for plot in (run.curves_file, run.confusion_file):  # the new run's may have failed
+            plot.unlink(missing_ok=True)
+        training.recipe_file.replace(run.recipe_file)
+    for events in training.tensorboard_folder.rglob("events.out.tfevents.*"):
+        moved = run.path / events.relative_to(training.path)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        events.replace(moved)
+    for file in run.files:
+        if (new := training.path / file.name).exists():
+            new.replace(file)
+    shutil.rmtree(training.path)
+
+
+@contextlib.contextmanager
+def _locked(run: Run) -> Iterator[None]:
+    """One training at a time in a folder. The lock of a process that died is free."""
+    made = not run.path.exists()
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.lock_file)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another process trains in {run.path}: wait for it, or give another folder with --out"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"the folder {run.path} cannot be written: {error.strerror}. Give another one"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove a file that is open
+            run.lock_file.unlink()
+        lock.release()
+        with contextlib.suppress(OSError):
+            run.lock_file.unlink(missing_ok=True)
+            if made:
+                run.path.rmdir()  # if nothing was written
+
+
+def _is_content(entry: Path) -> bool:
+    return not is_leftover(entry) and entry.name != Run(entry.parent).lock_file.name
+
+
+def _remove_files(run: Run) -> None:
+    """Removes what a training and `export` left in a run, and nothing else."""
+    for file in run.files:
+        file.unlink(missing_ok=True)
+    _remove_checkpoints(run)
+    _remove_events(run)
+    _remove_exports(run)
+
+
+def _remove_checkpoints(run: Run) -> None:
+    for file in run.checkpoints_folder.glob("epoch*-step*.npz"):
+        file.unlink()
+    _remove_if_empty(run.checkpoints_folder)
+
+
+def _remove_events(run: Run) -> None:
+    for file in run.tensorboard_folder.glob("*/events.out.tfevents.*"):
+        file.unlink()
+        _remove_if_empty(file.parent)
+    _remove_if_empty(run.tensorboard_folder)
+
+
+def _remove_exports(run: Run) -> None:
+    """Files of the old model, which beside a new one would be taken for its exports."""
+    exports = [run.export_folder / export.file for export in EXPORTS.values()]
+    if not any(path.exists() for path in exports):
+        return
+    copies = [run.export_folder / name for name in (LABELS_FILE, PREPROCESS_FILE)]
+    for path in [*exports, *(p.with_name(f"{p.name}.json") for p in exports), *copies]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    _remove_if_empty(run.export_folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)  # noqa: PTH106  # refuses what is not empty

@@ -1,0 +1,178 @@
+"""Training a network: one phase from scratch, two in fine-tuning, each one `model.fit`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from keras_resnet18.errors import InputError
+from keras_resnet18.fit.best import BestModel
+from keras_resnet18.fit.checkpoint import Checkpoint
+from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
+from keras_resnet18.fit.fit import compile_model, fit_model
+from keras_resnet18.fit.history import History, Row
+from keras_resnet18.fit.progress import ProgressLine
+from keras_resnet18.fit.resume import Checkpoints
+from keras_resnet18.fit.signals import Stop
+from keras_resnet18.recipe.recipe import Recipe
+from keras_resnet18.run import Run
+
+Pair = tuple[Any, Any]  # endless training batches, and finite validation batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Datasets of (inputs, class numbers) for every phase.
+
+    Each training batch is a function of its number, counted over the phase.
+
+    Attributes:
+        size: Images per training batch.
+        steps_per_epoch: Training batches per epoch.
+        images: `images(first_step)` gives training batches from a step on, and validation batches.
+        features: `features(body, first_step)` gives the same of the body's outputs, for the head.
+    """
+
+    size: int
+    steps_per_epoch: int
+    images: Callable[[int], Pair]
+    features: Callable[[keras.Model, int], Pair]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One `model.fit`.
+
+    Attributes:
+        model: The model that is fitted: the network, or its head.
+        recipe: Optimizer and epochs.
+        batches: Batches from a step on.
+        setting: Context from `compile` to the end of `fit`.
+    """
+
+    model: keras.Model
+    recipe: Recipe
+    batches: Callable[[int], Pair]
+    setting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+def phases_of(network: keras.Model, recipe: Recipe, batches: Batches) -> Iterator[Phase]:
+    """A linear probe and all weights in fine-tuning, BatchNorm frozen; else all weights alone."""
+    setting: Any = contextlib.nullcontext
+    if recipe.finetune:
+        body, head = split_head(network)
+        yield Phase(
+            head,
+            head_recipe(recipe, recipe.finetune),
+            lambda first_step: batches.features(body, first_step),
+        )
+        setting = lambda: frozen_batch_norm(network)  # noqa: E731
+    if recipe.epochs:
+        yield Phase(network, recipe, batches.images, setting)
+
+
+def train_network(
+    network: keras.Model,
+    recipe: Recipe,
+    batches: Batches,
+    run: Run,
+    *,
+    settings: dict[str, Any],
+    start: Checkpoint | None,
+    stop: Stop,
+    console: Console,
+) -> list[Row]:
+    """Trains a network, and gives it the weights of its best epoch.
+
+    Args:
+        network: Built for the recipe.
+        recipe: Optimizer, epochs and fine-tuning are used.
+        batches: The images.
+        run: Receives history, TensorBoard events, checkpoints and the best model as it trains.
+        settings: What the training was given, for the checkpoints.
+        start: A checkpoint of this training to begin at; None for its first step.
+        stop: A request to end, obeyed between steps.
+        console: Where progress is printed.
+
+    Returns:
+        The history, a row for each epoch.
+
+    Raises:
+        InputError: If the training diverges, or the run cannot be written.
+    """
+    phases = list(phases_of(network, recipe, batches))
+    history = History(batches.size, run.write_history)
+    best = BestModel(network, history, run.model_file)
+    progress = ProgressLine(console, history, epochs=sum(p.recipe.epochs for p in phases))
+    board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
+    checkpoints = Checkpoints(
+        run.checkpoints_folder, network, history, best, settings=settings, stop=stop, start=start
+    )
+    callbacks = [history, progress, best, board, checkpoints]
+    if start is not None:
+        history.resume(start.rows, start.step, start.seconds)
+        best.resume(start.best)
+    first_epoch = 0
+    try:
+        for number, phase in enumerate(phases):
+            if start is None or number >= start.phase:
+                checkpoints.phase = number
+                _fit(phase, first_epoch, batches.steps_per_epoch, callbacks, checkpoints, stop)
+                with _written(checkpoints):
+                    best.write()
+            first_epoch += phase.recipe.epochs
+    except BaseException:
+        with contextlib.suppress(Exception):
+            best.write()
+        raise
+    finally:
+        progress.stop()
+    return history.rows
+
+
+def _fit(
+    phase: Phase,
+    first_epoch: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    checkpoints: Checkpoints,
+    stop: Stop,
+) -> None:
+    """One phase, from its first step or from the checkpoint's."""
+    last_epoch = first_epoch + phase.recipe.epochs
+    with phase.setting():
+        compile_model(phase.model, phase.recipe, steps_per_epoch=steps_per_epoch)
+        epoch, step = checkpoints.restore(phase.model) or (first_epoch, 0)
+        if epoch == last_epoch:  # the process ended between the last checkpoint and the phase's end
+            phase.model.optimizer.finalize_variable_values(phase.model.trainable_weights)
+            return
+        data = phase.batches((epoch - first_epoch) * steps_per_epoch + step)
+        with stop.held(), _written(checkpoints):
+            fit_model(
+                phase.model,
+                *data,
+                steps_per_epoch=steps_per_epoch,
+                epochs=(epoch, last_epoch),
+                callbacks=callbacks,
+            )
+        stop.obey()
+
+
+@contextlib.contextmanager
+def _written(checkpoints: Checkpoints) -> Iterator[None]:
+    """Says what a full disk or a folder that turned read-only means for the training."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__  # of `staged`
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(
+            f"the run cannot be written, at {checkpoints}: {cause.strerror or cause}. Its last "
+            "checkpoint is whole: free some space, or make the folder writable, and go on"
+        ) from error
