@@ -1,0 +1,331 @@
+"""Training on one NVIDIA GPU: a step of ours on JAX beside torch's, and two epochs that stay finite.
+
+    KERAS_BACKEND=jax python training/benchmarks/gpu_train_step.py [--size 224|small] [--batch 256]
+                                       [--rounds 5] [--seconds 3] [--minutes 7.5] [--torch-python PYTHON]
+
+Needs keras, jax and safetensors, and torch for its half of the table; no TensorFlow. Without a GPU
+it runs on the CPU, for which `--size small` is meant.
+
+First, `model.fit` on NumPy batches for two epochs, in float16 with loss scaling and in bfloat16:
+losses must be finite and fall, and probabilities be float32. Then the steps, as in_turn.py times
+them. Each result is a line of JSON, and a table ends it. Memory is what the framework's own
+allocator held at most; JAX's includes the trials of its compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from in_turn import Case, answer, process_peak_mib
+
+FRAMEWORKS = ("jax", "torch-eager", "torch-compile")
+DTYPES = ("float16", "bfloat16")
+SMALL = {"size": 32, "batch": 8, "rounds": 2, "seconds": 1.0}
+
+
+class JaxStep:
+    """`model.fit` of ResNet-18 as `train` compiles it, on one batch that lies on the device."""
+
+    def __init__(self, dtype: str, size: int, batch: int) -> None:
+        import jax
+        import keras
+        import numpy as np
+
+        from keras_resnet18 import build_resnet18
+        from keras_resnet18.fit.fit import compile_model
+        from keras_resnet18.recipe.recipe import Recipe
+
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(f"mixed_{dtype}")
+        self.model = build_resnet18(input_shape=(size, size, 3))
+        # the thousand images of each of ImageNet's classes: the rate stays low here, in the warm-up
+        compile_model(self.model, Recipe(epochs=90), steps_per_epoch=1_281_167 // batch)
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
+        labels = random.integers(0, 1000, batch).astype(np.int32)
+        self.batch = jax.device_put((images, labels))
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps, as one epoch."""
+        clock = epoch_clock()
+        self.model.fit(
+            (self.batch for _ in range(steps + 1)),  # Keras looks at one more
+            steps_per_epoch=steps,
+            verbose=0,
+            callbacks=[clock],
+        )
+        return clock.seconds
+
+    def facts(self) -> dict[str, Any]:
+        """Device, versions, and which policy is recommended here."""
+        return jax_facts()
+
+    def peak_mib(self) -> float:
+        """Of the GPU's memory; on a CPU, of the process."""
+        return jax_peak_mib()
+
+
+def epoch_clock() -> Any:
+    """A callback whose `seconds` are those of the last epoch.
+
+    It sees no single step: Keras would then wait for each.
+    """
+    import keras
+
+    class EpochClock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # logs are numbers by then
+            self.seconds = time.perf_counter() - self.start
+
+    return EpochClock()
+
+
+def jax_facts() -> dict[str, Any]:
+    """Device, versions, and which policy is recommended here."""
+    import jax
+    import keras
+
+    from keras_resnet18 import recommended_policy
+
+    device, policy = jax.devices()[0], recommended_policy()
+    return {
+        "device": device.device_kind if device.platform != "cpu" else "CPU",
+        "compute_capability": getattr(device, "compute_capability", None),
+        "jax": jax.__version__,
+        "keras": keras.__version__,
+        "recommended_policy": str(policy),
+        "reason": policy.reason,
+    }
+
+
+def jax_peak_mib() -> float:
+    """Highest use of the GPU's memory so far, MiB; on a CPU, of the process."""
+    import jax
+
+    statistics_ = jax.devices()[0].memory_stats()
+    return statistics_["peak_bytes_in_use"] / 2**20 if statistics_ else process_peak_mib()
+
+
+def two_epochs(dtype: str, size: int, batch: int) -> dict[str, Any]:
+    """Trains ResNet-18 for two epochs on NumPy batches of ten easy classes, and looks at it."""
+    import keras
+    import numpy as np
+
+    from keras_resnet18 import build_resnet18
+    from keras_resnet18.fit.fit import compile_model
+    from keras_resnet18.recipe.recipe import Optimizer, Recipe
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 16 * batch)
+    images = random.integers(0, 100, (len(labels), size, size, 3), np.uint8)
+    for image, label in zip(images, labels, strict=True):  # a bright band, lower for each class
+        image[label * size // 10 : (label + 1) * size // 10] += 120
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(f"mixed_{dtype}")
+    model = build_resnet18(input_shape=(size, size, 3), classes=10, stem="small_stride2")
+    optimizer = Optimizer(learning_rate=0.02, warmup_epochs=0.5)
+    compile_model(model, Recipe(epochs=2, optimizer=optimizer), steps_per_epoch=16)
+    losses: list[float] = []
+    each_step = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: losses.append(logs["loss"])
+    )
+    history = model.fit(
+        images, labels, batch_size=batch, epochs=2, verbose=0, callbacks=[each_step]
+    ).history
+    probabilities = model.predict_on_batch(images[:batch])
+    body = model.get_layer("stage4_block2_out")
+    scale = getattr(model.optimizer, "dynamic_scale", None)
+    row = {
+        "training": dtype,
+        "size": size,
+        "batch": batch,
+        "loss": history["loss"],
+        "accuracy": history["accuracy"],
+        "steps": len(losses),
+        "finite": bool(np.isfinite(losses).all() and np.isfinite(probabilities).all()),
+        "feature_dtype": str(body.compute_dtype),
+        "softmax_dtype": str(probabilities.dtype),
+        "sums_to_one_within": float(np.abs(probabilities.sum(axis=1) - 1).max()),
+        "loss_scale": None if scale is None else float(scale),
+        "peak_mib": round(jax_peak_mib()),
+        **jax_facts(),
+    }
+    row["passed"] = (
+        row["finite"]
+        and history["loss"][1] < history["loss"][0]
+        and row["feature_dtype"] == dtype
+        and row["softmax_dtype"] == "float32"
+        and row["sums_to_one_within"] < 1e-5
+        and (scale is not None) == (dtype == "float16")
+    )
+    return row
+
+
+def torch_step(framework: str, dtype: str, size: int, batch: int) -> Any:
+    """torch's step, on the GPU if it has one."""
+    import torch
+    from torch_step import TorchStep
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TorchStep(device, dtype, compiled=framework == "torch-compile", size=size, batch=batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="224", help="pixels, or small: a try on a CPU")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each case in each round")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no round begins after these")
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.size == "small":
+        vars(arguments).update(SMALL)
+    arguments.size = int(arguments.size)
+    if arguments.case:
+        _case(*arguments.case.split(), arguments.size, arguments.batch)
+    else:
+        _compare(arguments)
+
+
+def _case(framework: str, dtype: str, size: int, batch: int) -> None:
+    if framework == "train":
+        print(json.dumps(two_epochs(dtype, min(size, 64), batch)))
+    elif framework == "jax":
+        answer(JaxStep, dtype, size, batch)
+    else:
+        answer(torch_step, framework, dtype, size, batch)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    end = time.monotonic() + 60 * arguments.minutes
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share the card
+        "PYTHONPATH": str(Path(__file__).parents[2])
+        + os.pathsep
+        + os.environ.get("PYTHONPATH", ""),
+    }
+
+    def command(framework: str, dtype: str) -> list[str]:
+        python = arguments.torch_python if framework.startswith("torch") else sys.executable
+        settings = ["--size", str(arguments.size), "--batch", str(arguments.batch)]
+        return [python, __file__, "--case", f"{framework} {dtype}", *settings]
+
+    def left() -> float:
+        return max(1.0, end - time.monotonic())
+
+    trainings = []
+    for dtype in DTYPES:
+        row = _training(command("train", dtype), environment, left()) | {"training": dtype}
+        trainings.append(row)
+        print(json.dumps(row), flush=True)
+
+    cases: dict[tuple[str, str], Case] = {}
+    for framework in FRAMEWORKS:
+        for dtype in DTYPES:
+            case = Case(command(framework, dtype), environment, left())
+            cases[framework, dtype] = case
+            row = {"case": f"{framework} {dtype}", **case.facts}
+            print(json.dumps(row | ({"error": case.error} if case.error else {})), flush=True)
+    try:
+        for number in range(1, arguments.rounds + 1):
+            if time.monotonic() + arguments.seconds * len(cases) > end:
+                print(json.dumps({"rounds": number - 1, "stopped": "out of time"}), flush=True)
+                break
+            for case in cases.values():
+                case.run(arguments.seconds, left())
+            speeds = {
+                " ".join(key): round(arguments.batch / case.step_s[-1], 1)
+                for key, case in cases.items()
+                if len(case.step_s) == number
+            }
+            print(json.dumps({"round": number, "images_per_second": speeds}), flush=True)
+    finally:
+        for case in cases.values():
+            case.close()
+    _print_table(cases, trainings, arguments)
+    if not all(row.get("passed") for row in trainings) or any(c.error for c in cases.values()):
+        sys.exit(1)
+
+
+def _training(command: list[str], environment: dict[str, str], patience: float) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {patience:.0f} s", "passed": False}
+    if done.returncode:
+        return {"error": done.stderr.strip()[-2000:], "passed": False}
+    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return row
+
+
+def _print_table(
+    cases: dict[tuple[str, str], Case],
+    trainings: list[dict[str, Any]],
+    arguments: argparse.Namespace,
+) -> None:
+    facts: dict[str, Any] = {}
+    for case in reversed(cases.values()):
+        facts |= case.facts
+    versions = ", ".join(
+        f"{name} {facts[name]}" for name in ("keras", "jax", "torch") if name in facts
+    )
+    today = datetime.datetime.now(datetime.UTC).date()
+    print(
+        f"\nResNet-18, {arguments.size} px, batch {arguments.batch}: {facts.get('device')}, "
+        f"{versions}, Python {platform.python_version()}, {today}\n"
+    )
+    print("| case | images/s, median (range) | to torch-compile | memory, MiB |\n|---|---|---|---|")
+    for (framework, dtype), case in cases.items():
+        name = f"{framework}, {dtype}"
+        if case.error or not case.step_s:
+            print(f"| {name} | not measured | | |")
+            continue
+        speeds = [arguments.batch / seconds for seconds in case.step_s]
+        rivals = cases["torch-compile", dtype].step_s
+        ratio = math.nan
+        if len(rivals) == len(speeds):  # round by round
+            ratio = statistics.median(a / b for a, b in zip(rivals, case.step_s, strict=True))
+        print(
+            f"| {name} | {statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) "
+            f"| {ratio:.2f} | {case.peak_mib:,.0f} |"
+        )
+    print()
+    for row in trainings:
+        if "error" in row:
+            print(f"two epochs in {row['training']}: failed: {row['error'].splitlines()[-1]}")
+            continue
+        print(
+            f"two epochs in {row['training']}, {row['size']} px: "
+            f"loss {row['loss'][0]:.3f}, {row['loss'][1]:.3f}; "
+            f"{'all finite' if row['finite'] else 'NOT FINITE'}; features {row['feature_dtype']}, "
+            f"softmax {row['softmax_dtype']}; {'passed' if row['passed'] else 'FAILED'}"
+        )
+    if "recommended_policy" in facts:
+        print(f"recommended_policy(): {facts['recommended_policy']}, {facts['reason']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Training steps that are timed in turn, each in a process that keeps its compiled step.
+
+A machine whose speed drifts treats all of them alike, and each is compiled once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+WARM_UP_STEPS = 3
+
+
+class Step(Protocol):
+    """A training step of one framework, compiled at its first run."""
+
+    def run(self, steps: int) -> float:
+        """Trains for so many steps and returns the seconds that they took."""
+
+    def facts(self) -> dict[str, Any]:
+        """Versions, device, and what else the table needs."""
+
+    def peak_mib(self) -> float:
+        """Highest memory use so far, MiB."""
+
+
+def process_peak_mib() -> float:
+    """Highest resident memory of this process so far, MiB; compilation is included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def answer(make: Any, *arguments: Any) -> None:
+    """What a case's process does: makes a `Step`, then times it for each line of seconds it reads.
+
+    Answers are lines of JSON on standard output. Whatever libraries print goes to standard error.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    start = time.perf_counter()
+    step: Step = make(*arguments)
+    step.run(WARM_UP_STEPS)
+    ready = time.perf_counter() - start
+    seconds = step.run(WARM_UP_STEPS) / WARM_UP_STEPS
+    print(json.dumps({"ready_after_s": round(ready, 1), **step.facts()}), file=answers)
+    for line in sys.stdin:
+        steps = max(WARM_UP_STEPS, round(float(line) / seconds))
+        seconds = step.run(steps) / steps
+        print(json.dumps({"step_s": seconds, "peak_mib": step.peak_mib()}), file=answers)
+
+
+class Case:
+    """A process that runs `answer`.
+
+    Attributes:
+        facts: What its step says about itself; empty if it failed.
+        step_s: Seconds of a step, one value per round.
+        peak_mib: Highest memory use so far, MiB.
+        error: Why it failed, or empty.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], patience: float):
+        """Starts the process and waits until its step is compiled.
+
+        Args:
+            command: What to run.
+            environment: Variables besides those of this process.
+            patience: Seconds after which a process that has not answered is ended.
+        """
+        self.step_s: list[float] = []
+        self.peak_mib = float("nan")
+        self.error = ""
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed below
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self.facts = self._read(patience) or {}
+
+    def run(self, seconds: float, patience: float) -> None:
+        """Times about so many seconds of steps."""
+        if self.error:
+            return
+        print(seconds, file=self._process.stdin, flush=True)
+        if row := self._read(patience):
+            self.step_s.append(row["step_s"])
+            self.peak_mib = row["peak_mib"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def _read(self, patience: float) -> dict[str, Any] | None:
+        timer = threading.Timer(patience, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        timer.cancel()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        if not timer.is_alive() and self._process.wait() < 0:
+            self.error = f"no answer within {patience:.0f} s"
+        else:
+            self._process.wait()
+            self._log.seek(0)
+            self.error = self._log.read().strip()[-2000:] or "the process ended"
+        return None
