@@ -1,7 +1,7 @@
-"""Training on one NVIDIA GPU: a step of ours on JAX beside torch's, and two epochs that stay finite.
+"""Training on one NVIDIA GPU: our step on JAX beside torch's, and two epochs that stay finite.
 
-    KERAS_BACKEND=jax python training/benchmarks/gpu_train_step.py [--size 224|small] [--batch 256]
-                                       [--rounds 5] [--seconds 3] [--minutes 7.5] [--torch-python PYTHON]
+    KERAS_BACKEND=jax python training/benchmarks/gpu_train_step.py [--size 224|small]
+                [--batch 256] [--rounds 5] [--seconds 3] [--minutes 7.5] [--torch-python PYTHON]
 
 Needs keras, jax and safetensors, and torch for its half of the table; no TensorFlow. Without a GPU
 it runs on the CPU, for which `--size small` is meant.
@@ -309,8 +309,8 @@ def _print_table(
         if len(rivals) == len(speeds):  # round by round
             ratio = statistics.median(a / b for a, b in zip(rivals, case.step_s, strict=True))
         print(
-            f"| {name} | {statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) "
-            f"| {ratio:.2f} | {case.peak_mib:,.0f} |"
+            f"| {name} | {statistics.median(speeds):,.0f} "
+            f"({min(speeds):,.0f} to {max(speeds):,.0f}) | {ratio:.2f} | {case.peak_mib:,.0f} |"
         )
     print()
     for row in trainings:
