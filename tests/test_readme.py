@@ -89,9 +89,9 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
         assert packed.read("labels.txt").decode().splitlines() == NAMES
 
 
-def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypatch, capsys):
+def test_from_torchvision_to_a_phone_is_three_lines(resnet18, tmp_path, monkeypatch, capsys):
     program = program_with('weights="resnet18.safetensors"')
-    assert len([line for line in program.splitlines() if line]) == 4
+    assert len([line for line in program.splitlines() if line]) == 3
     monkeypatch.chdir(tmp_path)
     save_weights(resnet18, "resnet18.safetensors")
     exec(program, {})
@@ -118,3 +118,21 @@ def test_the_feature_pyramid_has_a_level_at_each_stride():
     assert names["pyramid"].output_shape == [
         (None, 256 // stride, 320 // stride, 256) for stride in (4, 8, 16, 32)
     ]
+
+
+def test_the_verbs_are_functions(tmp_path, monkeypatch, capsys):
+    import keras_resnet18
+
+    monkeypatch.chdir(tmp_path)
+    exec(program_with("kr.train("), {"kr": keras_resnet18})
+    assert re.search(r"\d+\.\d\d% \(95 % interval .* n = 172\)", capsys.readouterr().out)
+    assert (tmp_path / "saved_models" / "digits" / "model.keras").is_file()
+
+
+def test_readme_imports_from_nowhere_deeper_and_every_block_is_run_by_a_test():
+    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert not any("keras_resnet18." in program for program in programs)
+    run = ("tfds.load(", "pyramid =", "kr.train(", 'weights="imagenet"', "resnet18.safetensors")
+    assert len(programs) == len(run)
+    for words in run:
+        program_with(words)
