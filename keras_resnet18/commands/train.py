@@ -29,7 +29,7 @@ from keras_resnet18.commands.task import (
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.splits import Split, array_split
-from keras_resnet18.device import device_name, dtype_policy, fastest_jit
+from keras_resnet18.device import device_name, dtype_policy, fastest_jit, missing_gpu
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
@@ -152,6 +152,8 @@ def _go_on(run: Run, training: Run, source: AnySource | None, console: Console) 
 def _start(task: Task, console: Console) -> keras.Model:
     """Says what is trained on what, and builds the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
+    if (missing := missing_gpu()) is not None:
+        console.print(missing)
     for note in task.source.notes:
         console.print(note)
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.

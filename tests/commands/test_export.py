@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from keras_resnet18 import export_onnx
+from keras_resnet18 import evaluate, export_onnx, verify
 from keras_resnet18.cli.export import export as export_command
 from keras_resnet18.commands import export as export_module
 from keras_resnet18.commands.export import CHECK_IMAGES, export
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.formats import EXPORTS
-from keras_resnet18.run import load_run
+from keras_resnet18.run import Run, load_run
 from keras_resnet18.verification.compare import Limits
 
 
@@ -196,3 +200,27 @@ def test_a_broken_image_is_named(run, broken_images, tmp_path):
 def test_the_command_line_checks_on_as_many_images(run):
     assert export_command.__defaults__[-1] == CHECK_IMAGES
     assert load_run(run.path).export_folder == run.path / "export"
+
+
+@pytest.fixture
+def moved(run, tmp_path):
+    """A copy of the run, whose images are no longer where they were."""
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "moved")))
+    copy.write_json(copy.environment_file, {**run.environment, "source": str(tmp_path / "gone")})
+    return load_run(copy.path)
+
+
+def test_without_its_images_a_run_offers_the_formats_that_need_none(moved, tmp_path):
+    with pytest.raises(InputError, match=r"tflite-int8 need images; .*tflite-float16.*--data"):
+        export(moved, ["tflite-int8"], tmp_path / "export")
+    said = []
+    export(moved, ["all"], tmp_path / "export", note=said.append)
+    assert any("have moved: give their place with --data" in line for line in said)
+    (report,) = export(moved, ["tflite"], tmp_path / "export")
+    assert report.comparison.accuracy is None and report.comparison.n == 16
+
+
+def test_without_its_images_evaluate_and_verify_name_the_option(moved, exported):
+    for verb in (evaluate, functools.partial(verify, exported / "model.tflite")):
+        with pytest.raises(InputError, match=r"have moved: give their place with --data"):
+            verb(moved)
