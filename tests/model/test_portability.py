@@ -100,7 +100,7 @@ def test_logits_a_training_step_and_pooling_equal_torchs_on_jax_too():
         *(f"{HERE / 'test_pooling.py'}::{name}[{case}]" for name in POOLING for case in CASES),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests],
         cwd=HERE.parents[1],
         env={**os.environ, **JAX},
         capture_output=True,
