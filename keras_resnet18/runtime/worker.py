@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -153,6 +155,50 @@ def peak_mib() -> float | None:
 def classes(predict: Predict, pixels: np.ndarray[Any, Any]) -> list[int]:
     """The most probable class of each image, one after the other, as they are timed."""
     return [int(predict(pixels[i : i + 1]).argmax()) for i in range(len(pixels))]
+
+
+def measure_apart(file: Path, threads: int, seconds: float) -> tuple[str, Round]:
+    """Measures a model file in a process of its own; returns the runtime and the figures.
+
+    Raises:
+        InputError: If the file cannot be run.
+    """
+    figures = _work(file, threads, str(seconds))
+    return figures.pop("runtime"), Round(**figures)
+
+
+def classify_apart(file: Path, threads: int, pixels: Path) -> list[int]:
+    """The most probable class of each image in a .npy file, from a process of its own.
+
+    Raises:
+        InputError: If the file cannot be run.
+    """
+    answers: list[int] = _work(file, threads, str(pixels))
+    return answers
+
+
+def _work(file: Path, threads: int, work: str) -> Any:
+    """What `main` prints in a process of its own."""
+    home = str(Path(__file__).parents[2])  # the package need not be installed
+    done = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "keras_resnet18.runtime.worker"),
+            *(str(file.absolute()), str(threads), work),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))),
+            "KERAS_BACKEND": "tensorflow",
+        },
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        raise InputError(f"{file} cannot be measured: {said[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(file: str, threads: str, work: str) -> None:

@@ -15,13 +15,13 @@ import keras
 import pytest
 from PIL import Image
 
+import keras_resnet18
 from keras_resnet18.cli import app as cli
 from keras_resnet18.cli import measure
-from keras_resnet18.commands import benchmark as module
 from keras_resnet18.commands.benchmark import ROUNDS, SECONDS, benchmark, short_names
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.worker import peak_mib
+from keras_resnet18.runtime import worker
 
 QUICK = {"rounds": 1, "seconds": 0.01}
 
@@ -46,7 +46,7 @@ def worked(monkeypatch):
         figures = {"images": 10, "median_ms": len(asked), "p90_ms": 2 * len(asked)}
         return figures | {"images_per_second": 5, "peak_mib": len(asked), "runtime": "none"}
 
-    monkeypatch.setattr(module, "_work", work)
+    monkeypatch.setattr(worker, "_work", work)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     return asked
 
@@ -76,7 +76,7 @@ def test_top_1_is_the_runs_own(run, exported, one_core):
 
 def test_memory_is_the_files_own_and_not_that_of_who_measures(exported, one_core):
     (result,) = benchmark([exported / "model.tflite"], **QUICK)
-    assert result.size_bytes / 2**20 < result.peak_mib < peak_mib() / 2  # here is TensorFlow
+    assert result.size_bytes / 2**20 < result.peak_mib < worker.peak_mib() / 2  # here is TensorFlow
 
 
 def test_a_tflite_file_is_measured_without_tensorflow(exported, run_python):
@@ -261,20 +261,33 @@ def test_an_unfinished_run_is_said_to_be_one(run, tmp_path):
         ({"plot_file": "notes.txt/speed.png"}, "below the file"),
         ({"plot_file": "speed.pdf"}, r"must end in \.png"),
         ({"json_file": "folder.json"}, "is no file"),
-        ({"rounds": 0}, "1 round or more"),
-        ({"seconds": 0.0}, "more than 0 seconds"),
+        ({"rounds": 0}, "rounds must be 1 or more"),
+        ({"seconds": 0.0}, "seconds must be more than 0"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is_measured(
     exported, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "_work", None)
+    monkeypatch.setattr(worker, "_work", None)
     Path("notes.txt").touch()
     Path("folder.json").mkdir()
     with pytest.raises(InputError, match=message):
         benchmark([exported / "model.tflite"], **arguments)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "folder.json"}
+
+
+def test_a_file_is_measured_by_this_package_installed_or_not(exported, monkeypatch):
+    paths = []
+
+    def run(command, *, env, **options):
+        paths.extend(env["PYTHONPATH"].split(os.pathsep))
+        return subprocess.CompletedProcess(command, 1, "", "stopped")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(InputError, match=r"model\.tflite cannot be measured: stopped"):
+        benchmark([exported / "model.tflite"], **QUICK)
+    assert Path(paths[0]) == Path(keras_resnet18.__file__).parents[1]
 
 
 def test_ctrl_c_ends_it_in_one_line_and_writes_nothing(exported, tmp_path):
