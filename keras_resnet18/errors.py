@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -35,6 +36,17 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
     """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
     if not condition:
         raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
+
+
+def check_utf8(path: Path) -> None:
+    """Raises InputError unless a path is UTF-8: TensorFlow and ONNX Runtime open no other."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            "TensorFlow and ONNX Runtime need a path in UTF-8: rename the folder or the file. "
+            f"Received: {path}"
+        ) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

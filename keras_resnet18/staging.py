@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, check_utf8
 
 _PREFIX = ".writing-"
 _LOCK = ".lock"  # in such a folder; a dead process does not hold it
@@ -48,7 +48,8 @@ def to_json(values: Mapping[str, Any]) -> str:
 
 
 def check_parent(path: Path) -> None:
-    """Raises InputError if `path` lies below a file, so that it could never be written."""
+    """Raises InputError if `path` lies below a file or is not UTF-8, and so cannot be written."""
+    check_utf8(path.absolute())
     ancestor = next(parent for parent in path.absolute().parents if parent.exists())
     if not ancestor.is_dir():
         raise InputError(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.errors import ExportError, InputError, check_utf8
 from keras_resnet18.formats import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
@@ -111,6 +111,7 @@ class SavedModelFolder:
         signatures: Its endpoints, by name.
 
     Raises:
+        InputError: If its path is not UTF-8.
         ExportError: If TensorFlow cannot open it, or it is no classifier of ours.
     """
 
@@ -119,6 +120,7 @@ class SavedModelFolder:
     def __init__(self, path: Path) -> None:
         import tensorflow as tf  # not at the top: a .tflite file is run without it
 
+        check_utf8(path)
         try:
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -191,13 +193,14 @@ class OnnxFile:
         labels: Their names, if it has them.
 
     Raises:
-        InputError: If ONNX Runtime is not installed.
+        InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
         ExportError: If it cannot run the file, or it is no classifier of ours.
     """
 
     runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        check_utf8(path)
         check_onnx_extra(ONNX_MODULES[-1:])
         import onnxruntime
 
