@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from keras_resnet18.errors import InputError
+
 _standard_error = threading.RLock()  # file descriptor 2 is one for all threads
 
 _PACKAGES = (
@@ -70,12 +72,21 @@ def start_keras() -> None:
 
     `~/.keras/keras.json` may set channels first or float16 for every program of a user; the command
     line's networks and files take channels last and float32 pixels. The backend stays the user's.
-    """
-    start_tensorflow()
-    import keras
 
+    Raises:
+        InputError: If the backend is unknown or not installed.
+    """
+    try:
+        start_tensorflow()  # imports Keras too
+        import keras
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            "Keras needs an installed backend: set KERAS_BACKEND=tensorflow (or jax, or torch). "
+            f"Received: {os.environ.get('KERAS_BACKEND', 'keras.json')} ({error})"
+        ) from None
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
     keras.config.set_dtype_policy("float32")
 
 

@@ -16,12 +16,12 @@ def info(
         str | None,
         typer.Argument(
             metavar="RUN|FILE|weights",
-            help="A run, a SavedModel, a .tflite, .onnx or .keras file, or the word weights (a "
-            "run's folder of that name is ./weights).",
+            help="A run; a SavedModel; a .tflite, .onnx or .keras file; or the word weights, for "
+            "the published weights that have a name (a folder of that name is ./weights).",
         ),
     ] = None,
 ) -> None:
-    """Show what this machine has; what a run or a model file is; which weights have a name."""
+    """Show what this machine has, or what a run or a model file is."""
     if what != "weights":
         machine.start_keras()
     from keras_resnet18.commands.info import info
@@ -30,7 +30,10 @@ def info(
 
 
 def demo() -> None:
-    """Train on scikit-learn's digits, export and verify: two to four minutes."""
+    """Train on scikit-learn's digits, export and verify.
+
+    It takes two to four minutes and needs no network.
+    """
     machine.start_keras()
     from keras_resnet18.commands.demo import demo
 

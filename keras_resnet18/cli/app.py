@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from keras_resnet18 import machine
 from keras_resnet18.cli import about, export, measure, predict, train
 from keras_resnet18.errors import InputError
 
@@ -19,6 +23,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print("keras-resnet18", machine.environment()["packages"]["keras-resnet18"])
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program, before any verb."""
+
 
 # in the order of --help
 app.command()(train.train)
@@ -38,19 +61,40 @@ def main() -> None:
     _open_standard_streams()
     # a notebook hands down a backend of its own, which nothing outside of it can import
     os.environ["MPLBACKEND"] = "agg"
-    try:
-        app(prog_name="keras-resnet18")
-    except InputError as error:
-        _fail(str(error))
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print("keras-resnet18: interrupted", file=sys.stderr)
-        _flush()
-        raise
-    except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+    with _interruption_noted() as noted:
+        try:
+            app(prog_name="keras-resnet18")
+        except SystemExit as end:
+            if end.code == _INTERRUPTED:
+                _fail("interrupted", _INTERRUPTED)
+            _flush()
             raise
-        _fail(f"standard output cannot be written: {error.strerror}")
+        except Exception as error:
+            if noted:
+                _fail("interrupted", _INTERRUPTED)
+            if isinstance(error, InputError):
+                _fail(str(error))
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+                _fail(f"standard output cannot be written: {error.strerror}")
+            raise
+
+
+@contextlib.contextmanager
+def _interruption_noted() -> Iterator[list[int]]:
+    """Notes Ctrl-C: TensorFlow may swallow its exception and raise another in its place."""
+    noted: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, as in a shell's background
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open_standard_streams() -> None:
@@ -76,12 +120,12 @@ def _flush() -> None:
         _fail(f"standard output cannot be written: {error.strerror}")
 
 
-def _fail(message: str) -> None:
-    """Prints one line to standard error and ends with status 1."""
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """Prints one line to standard error and ends."""
     with contextlib.suppress(OSError):
         print(f"keras-resnet18: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:  # or Python flushes it once more at its end, with a message of its own
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+    sys.exit(status)

@@ -9,18 +9,23 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import DataOption, RunArgument, console
+from keras_resnet18.cli.options import DataOption, RunArgument, SplitOption, console
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTS
-from keras_resnet18.names import SplitName
 
 
 def export(
     run: RunArgument,
     formats: Annotated[
-        list[str], typer.Option("--format", help=f"{', '.join(EXPORTS)} or all; may be repeated.")
+        list[str],
+        typer.Option(
+            "--format", metavar="NAME", help=f"{', '.join(EXPORTS)} or all; may be repeated."
+        ),
     ] = ["all"],  # noqa: B006  # Typer reads it, nobody changes it
-    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: RUN/export]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to write. [default: RUN/export]"),
+    ] = None,
     data: DataOption = None,
     about: Annotated[
         list[str] | None,
@@ -31,10 +36,13 @@ def export(
         ),
     ] = None,
     check_images: Annotated[
-        int, typer.Option(help="How many test images to compare on, at most.")
+        int, typer.Option(metavar="N", help="Largest number of test images to compare on.")
     ] = 1000,
 ) -> None:
-    """Write files for servers and phones, each compared with the model before it is written."""
+    """Write files for servers and phones, each verified.
+
+    Each file is run with its own runtime and compared with the model before it is written.
+    """
     machine.start_keras()
     from keras_resnet18.commands.export import export
 
@@ -54,15 +62,15 @@ def export(
 def verify(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="An exported .tflite file, .onnx file or SavedModel."),
+        typer.Argument(metavar="FILE", help="A .tflite file, an .onnx file or a SavedModel."),
     ],
     run: RunArgument,
     data: DataOption = None,
-    split: Annotated[SplitName, typer.Option(help="Which split of the images.")] = "test",
+    split: SplitOption = "test",
 ) -> None:
-    """Compare an exported file with the run that it was made from; exit 1 where it differs.
+    """Compare an exported file with the run that it was made from.
 
-    The figures are written beside the file too, as JSON.
+    The figures are also written beside the file, as JSON. Exit status 1 if the answers differ.
     """
     machine.start_keras()
     from keras_resnet18.commands.verify import verify

@@ -9,16 +9,18 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import DataOption, ModelArgument, console
-from keras_resnet18.names import SplitName
+from keras_resnet18.cli.options import DataOption, ModelArgument, SplitOption, console
 
 
 def evaluate(
     model: ModelArgument,
     data: DataOption = None,
-    split: Annotated[SplitName, typer.Option(help="Which split of the images.")] = "test",
+    split: SplitOption = "test",
 ) -> None:
-    """Measure top-1 accuracy on held-out images, with its 95 % interval."""
+    """Measure top-1 accuracy on labelled images.
+
+    Prints it with its 95 % interval, the number of images and the cross-entropy.
+    """
     machine.start_keras()
     from keras_resnet18.commands.evaluate import evaluate
 
@@ -29,24 +31,29 @@ def benchmark(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN|FILE…",
+            metavar="RUN|FILE",
             help="A run, for its model and all its exports; a .tflite, .onnx or .keras file; a "
-            "SavedModel's folder.",
+            "SavedModel.",
         ),
     ],
     data: DataOption = None,
-    rounds: Annotated[int, typer.Option(help="How often each file is measured.")] = 3,
-    seconds: Annotated[float, typer.Option(help="Seconds a measurement, after its warm-up.")] = 2.0,
+    rounds: Annotated[int, typer.Option(metavar="N", help="How often each file is measured.")] = 3,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="Length of a measurement, without its warm-up.")
+    ] = 2.0,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE.json", help="Write every round's figures."),
+        typer.Option("--json", metavar="FILE.json", help="Write the figures of every round."),
     ] = None,
     plot_file: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Plot accuracy against latency."),
     ] = None,
 ) -> None:
-    """Measure latency, memory, size and top-1 of files side by side, on one thread and on all."""
+    """Measure latency, memory, size and top-1 of model files.
+
+    Each file is measured on one thread and on all, in turns, each time in a process of its own.
+    """
     machine.start_keras()
     from keras_resnet18.commands.benchmark import benchmark
 

@@ -8,18 +8,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` left.")]
+from keras_resnet18.names import SplitName
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="RUN|FILE",
-        help="A run's folder, or an exported .tflite file, .onnx file or SavedModel.",
+        help="A run; or a .tflite file, an .onnx file or a SavedModel.",
     ),
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help="Other images than those the run was trained on."),
+    typer.Option(
+        metavar="SOURCE", help="Labelled images. [default: those that the run was trained on]"
+    ),
 ]
+SplitOption = Annotated[SplitName, typer.Option(help="Split of the images.")]
 
 
 def console() -> Console:

@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 def predict(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER…", help="Images.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each.")] = 3,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV in UTF-8 on standard output.")] = False,
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE|FOLDER", help="Image files, and folders of them."),
+    ],
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of classes to name for each image.")
+    ] = 3,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in UTF-8.")] = False,
 ) -> None:
-    """Name the most probable classes of images, a row a file in the order given."""
+    """Name the most probable classes of images.
+
+    Prints a row for each file, in the order given. A file that cannot be read gets a row that says
+    why, and the exit status is 1.
+    """
     machine.start_keras()
     from keras_resnet18.commands.predict import predict
 

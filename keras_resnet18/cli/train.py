@@ -17,32 +17,37 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SOURCE]",
+            metavar="SOURCE",
             help="A folder of images (class/… or train|val|test/class/…), a folder of IDX files, "
             "tfds:NAME, or digits.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write. [default: saved_models/<source>]")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to write. [default: saved_models/<source>]"),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(RECIPES)}, or a .toml file. [default: what suits the images]"
+            metavar="NAME|FILE",
+            help=f"{', '.join(RECIPES)}, or a .toml file. [default: what suits the images]",
         ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="What to fine-tune: published weights (keras-resnet18 info weights), or a "
-            "checkpoint such as resnet18.safetensors. Means --recipe finetune.",
+            help="Weights to fine-tune: published ones (keras-resnet18 info weights), or a "
+            "checkpoint such as resnet18.safetensors. Implies --recipe finetune.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of epochs. [default: the recipe's]")
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help=f"{', '.join(PRECISIONS)}; instead of the recipe's.")
+        str | None,
+        typer.Option(metavar="NAME", help=f"{', '.join(PRECISIONS)}. [default: the recipe's]"),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -54,22 +59,24 @@ def train(
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Replace a run there, which stays until the new one is finished."
-        ),
+        typer.Option("--overwrite", help="Replace the run in --out, once the new one is finished."),
     ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="Go on with an unfinished run, as if it had not been interrupted."
+            metavar="RUN", help="Continue an interrupted run, as if it had never stopped."
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="With --resume: where the images have moved to."),
+        typer.Option(metavar="SOURCE", help="With --resume: the new place of the images."),
     ] = None,
 ) -> None:
-    """Train a classifier on images, and leave a run: model, figures, plots."""
+    """Train a classifier on labelled images.
+
+    Writes a run: a folder with the model, the recipe, the metrics and plots. Ctrl-C saves a
+    checkpoint, which --resume continues.
+    """
     machine.start_keras()
     from keras_resnet18.commands.train import train
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -335,6 +336,45 @@ def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
 # all
 
 
+@pytest.fixture
+def latin1(run, exported, images, tmp_path):
+    """A folder whose name is not UTF-8, with a run, its exports and an image in it."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "run").symlink_to(run.path)
+    for name in ("saved_model", "model.tflite", "model.onnx"):
+        (folder / name).symlink_to(exported / name)
+    shutil.copy(images / "test" / "bee" / "0.png", folder / os.fsdecode(b"\xff.png"))
+    return folder
+
+
+def test_names_that_are_not_utf8_work_where_the_runtime_opens_them(command, latin1, images):
+    for words in (
+        ["predict", latin1 / "model.tflite", latin1],
+        ["info", latin1 / "run"],
+        ["info", latin1 / "model.tflite"],
+        ["evaluate", latin1 / "run"],
+        ["evaluate", latin1 / "model.tflite", "--data", images],
+    ):
+        answer = command(*words)
+        assert (answer.status, answer.err) == (0, ""), words
+
+
+def test_names_that_are_not_utf8_are_refused_where_no_runtime_opens_them(
+    command, run, exported, latin1, images, recipe_file
+):
+    before = sorted(latin1.iterdir())
+    for words in (
+        ["predict", latin1 / "saved_model", latin1],
+        ["info", latin1 / "model.onnx"],
+        ["train", images, "--recipe", recipe_file, "--out", latin1 / "new"],
+        ["export", run.path, "--format", "saved_model", "--out", latin1 / "new"],
+        ["benchmark", exported / "model.tflite", "--json", latin1 / "new.json"],
+    ):
+        assert_refused(command(*words), "path in UTF-8")
+    assert sorted(latin1.iterdir()) == before
+
+
 def test_help_and_the_catalogue_name_everything_and_import_no_framework(run_python):
     program = """
 import sys
@@ -354,7 +394,31 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
     printed = run_python(program, *names)
     for name in names:
         assert f"keras-resnet18 {name}" in printed
+    assert "..." not in printed.partition("Commands:")[2].partition("Usage:")[0]  # none is cut
     assert "resnet18.tv_in1k" in printed
+
+
+def test_the_version_is_printed(command):
+    answer = command("--version")
+    assert (answer.status, answer.out) == (0, f"keras-resnet18 {__version__}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("of TensorFlow"), InputError("no answer")])
+def test_ctrl_c_is_one_line_also_where_tensorflow_makes_another_error_of_it(
+    command, monkeypatch, error
+):
+    def measured(*arguments, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise error from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("keras_resnet18.commands.evaluate.evaluate", measured)
+    answer = command("evaluate", "run")
+    assert (answer.status, answer.err) == (130, "keras-resnet18: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, command):
