@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_resnet18.exporters.onnx import export_onnx
     from keras_resnet18.exporters.saved_model import export_saved_model
     from keras_resnet18.exporters.tflite import export_tflite
+    from keras_resnet18.fit.fused_batch_norm import training_twin
     from keras_resnet18.images import read_image
     from keras_resnet18.model.blocks import conv_block, identity_block
     from keras_resnet18.model.describe import describe
@@ -75,6 +76,7 @@ __all__ = [
     "recommended_policy",
     "save_weights",
     "train",
+    "training_twin",
     "verify",
 ]
 
@@ -112,6 +114,7 @@ _HOMES = {
     "recommended_policy": "device",
     "save_weights": "weights.transfer",
     "train": "commands.train",
+    "training_twin": "fit.fused_batch_norm",
     "verify": "commands.verify",
 }
 
