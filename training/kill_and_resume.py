@@ -48,6 +48,7 @@ def train_or_resume(out: Path, every: float, epochs: int) -> None:
     from keras_resnet18.fit import resume
 
     resume.EVERY = resume.AT_AN_EPOCH = every
+    resume.TIMES_ITS_COST = 0
     if (out / "recipe.toml").is_file():
         kr.train(resume=out)
     else:

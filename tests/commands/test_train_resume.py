@@ -95,6 +95,7 @@ def whole(
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Lets a training save after every step, and do something after one of them."""
+    monkeypatch.setattr(resume, "TIMES_ITS_COST", 0)
     monkeypatch.setattr(resume, "EVERY", 0)
     monkeypatch.setattr(resume, "AT_AN_EPOCH", 0)
 
@@ -165,7 +166,7 @@ from keras_resnet18.commands import train as trainer
 from keras_resnet18.fit import resume
 from keras_resnet18.fit.resume import Checkpoints
 trainer._BUILDERS["resnet18"] = build_tiny
-resume.EVERY = 0
+resume.EVERY = resume.TIMES_ITS_COST = 0
 step = Checkpoints.on_train_batch_end
 def say(self, batch, logs=None):
     step(self, batch, logs)
@@ -297,6 +298,7 @@ def stopped_once(
     folder = tmp_path_factory.mktemp("stopped")
     copy = Path(shutil.copytree(images, folder / "images"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "TIMES_ITS_COST", 0)
         patch.setattr(resume, "EVERY", 0)
         stop_after(patch, "on_train_batch_end", STEPS + 2, kill)
         with pytest.raises(Killed):

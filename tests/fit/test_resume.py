@@ -82,6 +82,7 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
     If a new Keras fails here, `Checkpoints._skip_steps` needs another way to skip.
     """
     monkeypatch.setattr("keras_resnet18.fit.resume.EVERY", 0)
+    monkeypatch.setattr("keras_resnet18.fit.resume.TIMES_ITS_COST", 0)
     whole = build()
     rows = fit(whole, tmp_path / "whole", Stop())[0].rows
     stopped = build()
