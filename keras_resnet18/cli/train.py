@@ -38,12 +38,19 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|PATH",
-            help="Weights to fine-tune: published ones (keras-resnet18 info weights), or a "
-            "checkpoint such as resnet18.safetensors. Implies --recipe finetune.",
+            help="Weights to fine-tune: published ones (keras-resnet18 info weights), a "
+            "checkpoint such as resnet18.safetensors, or a run of yours. "
+            "Implies --recipe finetune.",
         ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Number of epochs. [default: the recipe's]")
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="End after so many minutes, and keep the best epoch so far."
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -81,6 +88,7 @@ def train(
     from keras_resnet18.commands.train import train
 
     changes = [f"epochs={epochs}"] if epochs is not None else []
+    changes += [f"max_minutes={max_minutes}"] if max_minutes is not None else []
     changes += [f"precision={precision}"] if precision is not None else []
     if data is not None and (resume is None or source is not None):
         raise InputError("--data goes with --resume; a new training takes its images as SOURCE")

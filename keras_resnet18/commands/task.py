@@ -18,7 +18,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.machine import environment
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe, load_recipe
-from keras_resnet18.run import DEFAULT_FOLDER, Run
+from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
 from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.endings import is_name
 
@@ -98,7 +98,8 @@ def new_task(
         recipe = load_recipe(recipe)  # before the images are looked at
     source = _opened(source)
     recipe = recipe or load_recipe(default_recipe(source))
-    recipe = (recipe if weights is None else recipe.with_weights(weights)).changed(settings)
+    recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
+    recipe = recipe.changed(settings)
     policy, reason = recipe.precision, "as the recipe says"
     if policy == "auto":
         recommended = recommended_policy()
@@ -232,6 +233,24 @@ def _opened_again(training: Run) -> Source:
         raise InputError(f"{error} Where the images have moved, add --data NEWPLACE") from None
 
 
+def run_of_weights(recipe: Recipe) -> Run | None:
+    """The run whose network is fine-tuned; None for other weights, and without any."""
+    if recipe.finetune is None or not Run(Path(recipe.finetune.weights)).recipe_file.is_file():
+        return None
+    return load_run(recipe.finetune.weights)
+
+
+def _like_its_run(recipe: Recipe) -> Recipe:
+    """The recipe with the network and the input size of the run that it begins with."""
+    run = run_of_weights(recipe)
+    if run is None:
+        return recipe
+    network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
+    height, width = run.preprocess.size
+    size = height if height == width else None
+    return dataclasses.replace(recipe, network=network, image_size=size)
+
+
 def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
     """Preprocessing of published weights, or the default; the recipe's values take precedence."""
     size = (recipe.image_size,) * 2 if recipe.image_size else source.image_size
@@ -242,6 +261,8 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
         )
     if recipe.finetune is None:
         preprocess = Preprocess(size=size, crop_ratio=1.0)
+    elif (run := run_of_weights(recipe)) is not None:
+        preprocess = dataclasses.replace(run.preprocess, size=size)
     elif is_name(recipe.finetune.weights):
         preprocess = dataclasses.replace(
             find_weights(recipe.finetune.weights).preprocess, size=size

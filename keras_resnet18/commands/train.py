@@ -24,6 +24,7 @@ from keras_resnet18.commands.task import (
     default_out,
     new_task,
     old_task,
+    run_of_weights,
     settings_of,
 )
 from keras_resnet18.data.augment import augment
@@ -45,6 +46,7 @@ from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
 from keras_resnet18.weights.endings import is_name
+from keras_resnet18.weights.own import copy_weights
 from keras_resnet18.weights.transfer import load_weights
 
 _FEATURES_BATCH = 64
@@ -84,7 +86,9 @@ def train(
             suits the images.
         out: Folder to write, by default one in `saved_models/` named after the images.
         weights: Weights to fine-tune in place of the recipe's: a name such as `"imagenet"`, or the
-            path of a checkpoint. Without a recipe it means `"finetune"`.
+            path of a checkpoint or of a run, whose network, input size and preprocessing are
+            taken too, and its head where the classes are the same. Without a recipe it means
+            `"finetune"`.
         settings: Changes of the recipe, as `Recipe.changed` takes them, such as
             `["optimizer.learning_rate=0.05"]`.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
@@ -159,14 +163,15 @@ def _start(task: Task, console: Console) -> keras.Model:
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
-        return _build(task.recipe, task.preprocess, len(task.source.classes), console)
+        return _build(task, console)
 
 
-def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Console) -> keras.Model:
+def _build(task: Task, console: Console) -> keras.Model:
+    recipe = task.recipe
     build = functools.partial(
         _BUILDERS[recipe.network.name],
-        input_shape=(*preprocess.size, 3),
-        classes=classes,
+        input_shape=(*task.preprocess.size, 3),
+        classes=len(task.source.classes),
         stem=recipe.network.stem,
         variant=recipe.network.variant,
         dropout=recipe.network.dropout,
@@ -174,7 +179,11 @@ def _build(recipe: Recipe, preprocess: Preprocess, classes: int, console: Consol
     if recipe.finetune is None:
         return build()
     weights = recipe.finetune.weights
-    if is_name(weights):  # the builder, for their normalisation
+    if (run := run_of_weights(recipe)) is not None:
+        model = build()
+        same = run.labels == task.source.classes
+        console.print(f"{weights}: {copy_weights(model, run.model, classes_match=same)}")
+    elif is_name(weights):  # the builder, for their normalisation
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", UserWarning)  # each training says it, not the first
             model = build(weights=weights)
@@ -252,7 +261,23 @@ def _batches(task: Task, console: Console) -> Batches:
         batches = shuffled(known, lambda features, seed: features, first_step=first_step)
         return batches, in_order(held_out, lambda features: features)
 
-    return Batches(size, steps_per_epoch(training.size, size), images, features)
+    weights = _class_weights(task)
+    return Batches(size, steps_per_epoch(training.size, size), weights, images, features)
+
+
+def _class_weights(task: Task) -> Sequence[float] | None:
+    """Inverse of each class's number of training images, 1 on average, where the recipe asks."""
+    if task.recipe.optimizer.class_weights is None:
+        return None
+    labels = task.source.splits["train"].labels
+    if labels is None:
+        raise InputError(
+            "class_weights='balanced' needs a source whose labels are known before its images are "
+            f"read: export it as a folder, or leave it out. Received: {task.source.name}"
+        )
+    counts = np.bincount(labels, minlength=len(task.source.classes))
+    weights: list[float] = (len(labels) / len(counts) / counts).tolist()
+    return weights
 
 
 def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.checkpoint import Arrays
 from keras_resnet18.fit.history import History, Row
 from keras_resnet18.run import save_model
@@ -57,14 +58,18 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
     Args:
         network: The network to keep; what is fitted may be a part of it.
         history: Comes before this callback in the list.
+        average: Gives the weights that were validated.
         path: The file to write.
     """
 
-    def __init__(self, network: keras.Model, history: History, path: Path) -> None:
+    def __init__(
+        self, network: keras.Model, history: History, average: MovingAverage, path: Path
+    ) -> None:
         super().__init__()
         self.weights: Arrays = []
         self._network = network
         self._history = history
+        self._average = average
         self._path = path
         self._write_from = -math.inf
         self._is_written = True
@@ -75,7 +80,7 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if best_row(self._history.rows)["epoch"] == epoch + 1:
-            self.weights, self._is_written = self._network.get_weights(), False
+            self.weights, self._is_written = self._average.weights(), False
         if time.monotonic() >= self._write_from:
             now = self._network.get_weights()
             self.write()

@@ -31,20 +31,26 @@ class Checkpoint:
         epoch: Finished epochs, of all phases.
         step: Finished steps of the epoch that follows them.
         seconds: Time that those steps took.
+        total_seconds: Time that the whole training took so far.
+        updates: How often the moving average of the weights was updated.
         rows: History so far.
         settings: What the training was given; see `commands.resume`.
         values: Values of all variables of network, optimizer and metrics, by position.
         best: Weights of the best epoch so far; empty before the first.
+        average: Moving average of the weights; empty without one.
     """
 
     phase: int
     epoch: int
     step: int
     seconds: float
+    total_seconds: float
+    updates: int
     rows: list[dict[str, Any]]
     settings: dict[str, Any]
     values: Arrays
     best: Arrays
+    average: Arrays
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step:,}"
@@ -61,7 +67,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """
     fields = {field.name: getattr(checkpoint, field.name) for field in _SCALARS}
     arrays: dict[str, Any] = {"fields": np.frombuffer(json.dumps(fields).encode(), np.uint8)}
-    for name in ("values", "best"):
+    for name in _ARRAYS:
         arrays |= {f"{name}{i}": array for i, array in enumerate(getattr(checkpoint, name))}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch{checkpoint.epoch:05}-step{checkpoint.step:08}.npz"
@@ -95,18 +101,19 @@ def load_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | No
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             fields = json.loads(arrays.pop("fields").tobytes())
-            values, best = (
-                [arrays[f"{name}{i}"] for i in range(_count(arrays, name))]
-                for name in ("values", "best")
-            )
-            return Checkpoint(**fields, values=values, best=best)
+            lists: dict[str, Any] = {
+                name: [arrays[f"{name}{i}"] for i in range(_count(arrays, name))]
+                for name in _ARRAYS
+            }
+            return Checkpoint(**fields, **lists)
         except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:
             say(f"the checkpoint {path} is damaged ({error}): the one before it is used")
             path.unlink(missing_ok=True)
     return None
 
 
-_SCALARS = [f for f in dataclasses.fields(Checkpoint) if f.name not in ("values", "best")]
+_ARRAYS = ("values", "best", "average")
+_SCALARS = [field for field in dataclasses.fields(Checkpoint) if field.name not in _ARRAYS]
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 

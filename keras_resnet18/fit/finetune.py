@@ -39,6 +39,8 @@ def head_recipe(recipe: Recipe, finetune: Finetune) -> Recipe:
             weight_decay=0.0,
             warmup_epochs=0,
             label_smoothing=recipe.optimizer.label_smoothing,
+            class_weights=recipe.optimizer.class_weights,
+            ema=recipe.optimizer.ema,
         ),
     )
 

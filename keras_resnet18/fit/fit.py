@@ -12,23 +12,28 @@ from keras_resnet18.device import fastest_jit
 from keras_resnet18.recipe.recipe import Optimizer, Recipe
 
 
-def compile_model(model: keras.Model, recipe: Recipe, *, steps_per_epoch: int) -> None:
+def compile_model(
+    model: keras.Model,
+    recipe: Recipe,
+    *,
+    steps_per_epoch: int,
+    class_weights: Sequence[float] | None = None,
+) -> None:
     """Compiles a classifier, and makes the variables of optimizer and metrics.
 
     Args:
-        model: Its output is probabilities (batch, classes); labels are class numbers (batch,).
+        model: Its output is probabilities (batch, classes). Labels are class numbers (batch,), or
+            distributions over the classes (batch, classes).
         recipe: Optimizer, epochs and label smoothing are used.
         steps_per_epoch: Batches per epoch, for the schedule.
+        class_weights: Weight of each class in the loss; None for 1 each.
     """
     model.compile(
         optimizer=build_optimizer(
             recipe.optimizer, model, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs
         ),
-        loss=smoothed_cross_entropy(recipe.optimizer.label_smoothing),
-        metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-            keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy"),
-        ],
+        loss=weighted_cross_entropy(recipe.optimizer.label_smoothing, class_weights),
+        metrics=[accuracy, cross_entropy],
         jit_compile=fastest_jit(),
     )
     # Keras makes these variables at the first step; a checkpoint is put into them before it.
@@ -84,28 +89,58 @@ def build_optimizer(
         warmup_steps=warmup_steps,
     )
     if recipe.name == "adamw":
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+        optimizer = keras.optimizers.AdamW(
+            schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm
+        )
     else:
         optimizer = keras.optimizers.SGD(
             schedule,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             weight_decay=recipe.weight_decay or None,
+            global_clipnorm=recipe.clip_norm,
         )
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) == 1])
     return optimizer
 
 
-def smoothed_cross_entropy(label_smoothing: float) -> Callable[[Any, Any], Any]:
-    """Cross-entropy between class numbers (batch,) and probabilities (batch, classes).
+def weighted_cross_entropy(
+    label_smoothing: float, class_weights: Sequence[float] | None
+) -> Callable[[Any, Any], Any]:
+    """Loss of each image: cross-entropy with smoothed labels times the weight of its class.
 
-    Keras smooths labels for one-hot targets only.
+    An image of mixed classes has their weights in the same proportions. Keras' own smoothing and
+    `class_weight` take one-hot targets only, and class numbers only.
     """
 
-    def cross_entropy(labels: Any, probabilities: Any) -> Any:
-        one_hot = ops.one_hot(ops.reshape(labels, (-1,)), probabilities.shape[-1])
-        return keras.losses.categorical_crossentropy(
-            one_hot, probabilities, label_smoothing=label_smoothing
+    def loss(labels: Any, probabilities: Any) -> Any:
+        targets = _distribution(labels, probabilities)
+        losses = keras.losses.categorical_crossentropy(
+            targets, probabilities, label_smoothing=label_smoothing
         )
+        if class_weights is not None:
+            losses = losses * ops.sum(targets * ops.convert_to_tensor(class_weights), axis=-1)
+        return losses
 
-    return cross_entropy
+    return loss
+
+
+def accuracy(labels: Any, probabilities: Any) -> Any:
+    """Whether the highest probability is that of the label, or of the largest share of a mix."""
+    targets = _distribution(labels, probabilities)
+    right = ops.argmax(probabilities, axis=-1) == ops.argmax(targets, axis=-1)
+    return ops.cast(right, "float32")
+
+
+def cross_entropy(labels: Any, probabilities: Any) -> Any:
+    """Cross-entropy of each image in nats, without smoothing."""
+    return keras.losses.categorical_crossentropy(
+        _distribution(labels, probabilities), probabilities
+    )
+
+
+def _distribution(labels: Any, probabilities: Any) -> Any:
+    """Targets (batch, classes): class numbers as one-hot rows, distributions as they are."""
+    if len(labels.shape) == 2 and labels.shape[-1] == probabilities.shape[-1]:
+        return ops.cast(labels, probabilities.dtype)
+    return ops.one_hot(ops.reshape(labels, (-1,)), probabilities.shape[-1])

@@ -15,7 +15,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     """Keeps a row for each epoch.
 
     `loss` is what the training minimises; `validation_loss` is the cross-entropy without label
-    smoothing, in nats.
+    smoothing, in nats. A limit in minutes leaves the last row fewer `steps` than an epoch has.
 
     Attributes:
         rows: Rows so far.
@@ -34,6 +34,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         self._write = write
         self.first_step = 0
         self._before = self._start = self._seconds = 0.0
+        self._steps = 0
 
     def resume(self, rows: list[Row], first_step: int, seconds: float) -> None:
         """Goes on with the rows of an earlier process, and with its unfinished epoch."""
@@ -46,6 +47,9 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start, self._before = time.perf_counter() - self._before, 0.0
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps = batch + 1
+
     def on_test_begin(self, logs: Any = None) -> None:
         self._seconds = self.seconds()  # training is over, validation begins
 
@@ -54,12 +58,13 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         self.rows.append(
             {
                 "epoch": epoch + 1,
+                "steps": self._steps,
                 "loss": float(logs["loss"]),
                 "accuracy": float(logs["accuracy"]),
                 "validation_loss": float(logs["val_cross_entropy"]),
                 "validation_accuracy": float(logs["val_accuracy"]),
                 "learning_rate": float(self.model.optimizer.learning_rate),
-                "images_per_second": self.params["steps"] * self.batch_size / self._seconds,
+                "images_per_second": self._steps * self.batch_size / self._seconds,
             }
         )
         self.first_step = 0

@@ -11,10 +11,13 @@ import keras
 from rich.console import Console
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.best import BestModel
 from keras_resnet18.fit.checkpoint import Checkpoint
+from keras_resnet18.fit.ending import EarlyEnd
 from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
 from keras_resnet18.fit.fit import compile_model, fit_model
+from keras_resnet18.fit.fused_batch_norm import training_twin
 from keras_resnet18.fit.history import History, Row
 from keras_resnet18.fit.progress import ProgressLine
 from keras_resnet18.fit.resume import Checkpoints
@@ -34,12 +37,14 @@ class Batches:
     Attributes:
         size: Images per training batch.
         steps_per_epoch: Training batches per epoch.
+        class_weights: Weight of each class in the loss, or None.
         images: `images(first_step)` gives training batches from a step on, and validation batches.
         features: `features(body, first_step)` gives the same of the body's outputs, for the head.
     """
 
     size: int
     steps_per_epoch: int
+    class_weights: Sequence[float] | None
     images: Callable[[int], Pair]
     features: Callable[[keras.Model, int], Pair]
 
@@ -49,7 +54,7 @@ class Phase:
     """One `model.fit`.
 
     Attributes:
-        model: The model that is fitted: the network, or its head.
+        model: The model that is fitted: the network's training twin, or its head.
         recipe: Optimizer and epochs.
         batches: Batches from a step on.
         setting: Context from `compile` to the end of `fit`.
@@ -73,7 +78,7 @@ def phases_of(network: keras.Model, recipe: Recipe, batches: Batches) -> Iterato
         )
         setting = lambda: frozen_batch_norm(network)  # noqa: E731
     if recipe.epochs:
-        yield Phase(network, recipe, batches.images, setting)
+        yield Phase(training_twin(network), recipe, batches.images, setting)
 
 
 def train_network(
@@ -107,22 +112,35 @@ def train_network(
     """
     phases = list(phases_of(network, recipe, batches))
     history = History(batches.size, run.write_history)
-    best = BestModel(network, history, run.model_file)
-    progress = ProgressLine(console, history, epochs=sum(p.recipe.epochs for p in phases))
+    average = MovingAverage(network, history, recipe.optimizer.ema)
+    best = BestModel(network, history, average, run.model_file)
+    ending = EarlyEnd(recipe, history, batches.steps_per_epoch)
+    epochs = sum(phase.recipe.epochs for phase in phases)
+    progress = ProgressLine(console, history, epochs=epochs)
     board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
     checkpoints = Checkpoints(
-        run.checkpoints_folder, network, history, best, settings=settings, stop=stop, start=start
+        run.checkpoints_folder,
+        network,
+        history,
+        best,
+        average,
+        ending,
+        settings=settings,
+        stop=stop,
+        start=start,
     )
-    callbacks = [history, progress, best, board, checkpoints]
+    callbacks = [history, average, progress, best, board, ending, checkpoints]
     if start is not None:
         history.resume(start.rows, start.step, start.seconds)
         best.resume(start.best)
+        ending.resume(start.total_seconds)
     first_epoch = 0
     try:
         for number, phase in enumerate(phases):
             if start is None or number >= start.phase:
                 checkpoints.phase = number
-                _fit(phase, first_epoch, batches.steps_per_epoch, callbacks, checkpoints, stop)
+                ending.first_epoch, ending.waits = first_epoch, phase is phases[-1]
+                _fit(phase, first_epoch, batches, callbacks, checkpoints, ending, stop)
                 with _written(checkpoints):
                     best.write()
             first_epoch += phase.recipe.epochs
@@ -132,31 +150,40 @@ def train_network(
         raise
     finally:
         progress.stop()
+    if (early := ending.in_words(epochs)) is not None:
+        console.print(early)
     return history.rows
 
 
 def _fit(
     phase: Phase,
     first_epoch: int,
-    steps_per_epoch: int,
+    batches: Batches,
     callbacks: Sequence[keras.callbacks.Callback],
     checkpoints: Checkpoints,
+    ending: EarlyEnd,
     stop: Stop,
 ) -> None:
     """One phase, from its first step or from the checkpoint's."""
     last_epoch = first_epoch + phase.recipe.epochs
     with phase.setting():
-        compile_model(phase.model, phase.recipe, steps_per_epoch=steps_per_epoch)
+        compile_model(
+            phase.model,
+            phase.recipe,
+            steps_per_epoch=batches.steps_per_epoch,
+            class_weights=batches.class_weights,
+        )
         epoch, step = checkpoints.restore(phase.model) or (first_epoch, 0)
-        if epoch == last_epoch:  # the process ended between the last checkpoint and the phase's end
+        if epoch == last_epoch or ending.is_due():
+            # the process ended between the last checkpoint and the phase's end, or there is no time
             phase.model.optimizer.finalize_variable_values(phase.model.trainable_weights)
             return
-        data = phase.batches((epoch - first_epoch) * steps_per_epoch + step)
+        data = phase.batches((epoch - first_epoch) * batches.steps_per_epoch + step)
         with stop.held(), _written(checkpoints):
             fit_model(
                 phase.model,
                 *data,
-                steps_per_epoch=steps_per_epoch,
+                steps_per_epoch=batches.steps_per_epoch,
                 epochs=(epoch, last_epoch),
                 callbacks=callbacks,
             )

@@ -12,8 +12,10 @@ import numpy as np
 from keras import ops
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.best import BestModel
 from keras_resnet18.fit.checkpoint import Arrays, Checkpoint, save_checkpoint
+from keras_resnet18.fit.ending import EarlyEnd
 from keras_resnet18.fit.history import History
 from keras_resnet18.fit.signals import Stop
 
@@ -39,6 +41,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         network: The network that is trained; the model that is fitted may be a part of it.
         history: The history callback.
         best: The callback with the best epoch's weights.
+        average: The callback with the moving average of the weights.
+        ending: Knows how long the training has taken.
         settings: What the training was given, for the checkpoints.
         stop: Looked at after each step.
         start: The checkpoint to begin at, or None.
@@ -50,6 +54,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         network: keras.Model,
         history: History,
         best: BestModel,
+        average: MovingAverage,
+        ending: EarlyEnd,
         *,
         settings: dict[str, Any],
         stop: Stop,
@@ -61,6 +67,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._network = network
         self._history = history
         self._best = best
+        self._average = average
+        self._ending = ending
         self._settings = settings
         self._stop = stop
         self._start = start
@@ -93,6 +101,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved_at = time.monotonic()
         if self._start is not None:
+            self._average.resume(self._start.average, self._start.updates)
             self._skip_steps(self._start.step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -110,13 +119,14 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         loss = (logs or {})["loss"]
         if not math.isfinite(loss):
             raise self._diverged(f"a loss of {loss}")
-        last = self._step == self.params["steps"]
+        last = self._step == self.params["steps"] or self.model.stop_training
         if last:
             self._trained_metrics = self._values(self.model.metrics_variables)
         self._save_if_due(AT_AN_EPOCH if last else EVERY)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._stop.signal is not None:
+            self._average.put_back()
             self._save(self._trained_metrics)
             self._stop.obey()
 
@@ -141,10 +151,13 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             epoch=self._epoch,
             step=self._step,
             seconds=seconds,
+            total_seconds=self._ending.seconds(),
+            updates=self._average.updates,
             rows=self._history.rows,
             settings=self._settings,
             values=values,
             best=self._best.weights,
+            average=self._average.values,
         )
         save_checkpoint(checkpoint, self._folder)
         self._saved_at = time.monotonic()

@@ -47,7 +47,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Optimizer, learning rate schedule and label smoothing.
+    """Optimizer, learning rate schedule, and what belongs to the loss.
 
     The learning rate rises linearly from 0 during the warm-up, then falls to 0 along a cosine
     (Loshchilov & Hutter 2017).
@@ -61,6 +61,11 @@ class Optimizer:
             is about 10 λ here.
         warmup_epochs: Length of the warm-up in epochs, such as 0.5.
         label_smoothing: Fraction of each label spread over all classes (Szegedy et al. 2016).
+        class_weights: `"balanced"` weighs each class in the loss by the inverse of its number of
+            training images, 1 on average; None weighs every image alike.
+        clip_norm: Largest norm of the gradient of all weights together; None for no limit.
+        ema: What one step leaves of the moving average of the weights, such as 0.999, at least 0
+            and below 1; the average is validated and kept. 0 keeps the weights themselves.
     """
 
     name: str = "sgd"
@@ -69,6 +74,9 @@ class Optimizer:
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.1
+    class_weights: str | None = None
+    clip_norm: float | None = None
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self, "optimizer.")
@@ -83,6 +91,11 @@ class Optimizer:
             0 <= self.label_smoothing < 1,
             "from 0 up to below 1",
         )
+        if self.class_weights is not None:
+            one_of("optimizer.class_weights", self.class_weights, ("balanced",))
+        if self.clip_norm is not None:
+            within("optimizer.clip_norm", self.clip_norm, self.clip_norm > 0, "over 0")
+        within("optimizer.ema", self.ema, 0 <= self.ema < 1, "from 0 up to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +138,8 @@ class Finetune:
     random head distorts the pretrained features.
 
     Attributes:
-        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint.
+        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint or of
+            a run.
         head_epochs: Epochs of the linear probe.
         head_learning_rate: Highest learning rate of the linear probe (AdamW, cosine, no warm-up).
     """
@@ -159,8 +173,12 @@ class Recipe:
             ratio of published weights, 0.875 for other pretrained weights, 1 from scratch.
         precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
+        patience: Epochs without a better one after which the training ends, in fine-tuning those
+            of all weights; None for no end before the last epoch.
+        max_minutes: Minutes after which the training ends, between two steps, and keeps its best
+            epoch so far; None for no limit. Not reproducible, unlike everything else.
         network: The network to build.
-        optimizer: Optimizer, learning rate schedule and label smoothing.
+        optimizer: Optimizer, learning rate schedule, and what belongs to the loss.
         augment: Random augmentation of training images.
         finetune: Pretrained weights and the linear probe; None for training from scratch.
 
@@ -175,6 +193,8 @@ class Recipe:
     crop_ratio: float | None = None
     precision: str = "auto"
     seed: int = 0
+    patience: int | None = None
+    max_minutes: float | None = None
     network: Network = dataclasses.field(default_factory=Network)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -192,6 +212,10 @@ class Recipe:
         if self.crop_ratio is not None:
             within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
         one_of("precision", self.precision, PRECISIONS)
+        if self.patience is not None:
+            within("patience", self.patience, self.patience >= 1, "1 or more")
+        if self.max_minutes is not None:
+            within("max_minutes", self.max_minutes, self.max_minutes > 0, "over 0")
         within("seed", self.seed, 0 <= self.seed < 2**31, "from 0 to 2147483647")
 
     @classmethod

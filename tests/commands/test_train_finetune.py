@@ -118,6 +118,46 @@ def test_twice_gives_the_same_bits(tuned, two_classes, recipe, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_path, same):
+    """It brings its network, its size, its preprocessing, and its head where the classes fit."""
+    run, said = tuned[0], io.StringIO()
+    again = train(
+        two_classes if same else images,
+        out=tmp_path / "again",
+        weights=str(run.path),
+        settings=["epochs=0", "finetune.head_epochs=1", "finetune.head_learning_rate=1e-9"],
+        console=Console(file=said, width=300),
+    )
+    assert again.preprocess == run.preprocess
+    assert again.recipe.network == run.recipe.network
+    (line,) = (line for line in said.getvalue().splitlines() if line.startswith(str(run.path)))
+    assert ("with its head" in line) == same
+    assert ("its head left out: the classes are others" in line) != same
+    for layer in again.model.layers:
+        if layer.weights and (layer.name != "predictions" or same):
+            for mine, theirs in zip(
+                layer.get_weights(), run.model.get_layer(layer.name).get_weights(), strict=True
+            ):
+                np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path, monkeypatch):
+    run = tuned[0]
+    monkeypatch.setitem(trainer._BUILDERS, "resnet34", build_resnet18)
+    with pytest.raises(
+        InputError, match=r"leave network\.\* as the run has it\. Received: other l"
+    ):
+        train(
+            two_classes,
+            out=tmp_path / "run",
+            weights=str(run.path),
+            settings=["network.name=resnet34"],
+            console=Console(quiet=True),
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_epochs_leave_the_body_as_it_was(two_classes, recipe, pretrained, tmp_path):
     head_alone = dataclasses.replace(recipe, epochs=0)
     tuned = train(two_classes, head_alone, tmp_path / "run", console=Console(quiet=True))

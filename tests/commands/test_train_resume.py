@@ -26,7 +26,7 @@ from keras_resnet18 import from_arrays, load_run, save_weights, train
 from keras_resnet18.commands import task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit import resume
+from keras_resnet18.fit import ending, resume
 from keras_resnet18.fit.resume import Checkpoints
 from keras_resnet18.recipe.recipe import Augment, Finetune, Optimizer, Recipe
 from keras_resnet18.run import Run
@@ -58,9 +58,12 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scratch(quick_recipe: Recipe) -> Recipe:
-    """All that is random: order, augmentation, dropout."""
+    """All that is random: order, augmentation, dropout; and all that goes on from step to step."""
     return dataclasses.replace(
         quick_recipe,
+        optimizer=dataclasses.replace(
+            quick_recipe.optimizer, ema=0.9, clip_norm=1.0, class_weights="balanced"
+        ),
         augment=Augment(shift=1, flip=True),
         network=dataclasses.replace(quick_recipe.network, dropout=0.3),
     )
@@ -75,7 +78,7 @@ def finetune(scratch: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recip
         scratch,
         epochs=2,
         precision="mixed_float16",
-        optimizer=Optimizer(name="adamw", learning_rate=0.002),
+        optimizer=Optimizer(name="adamw", learning_rate=0.002, ema=0.9),
         finetune=Finetune(str(path), head_epochs=2, head_learning_rate=0.01),
     )
 
@@ -163,7 +166,7 @@ from keras_resnet18.machine import start_keras
 start_keras()
 from keras_resnet18 import train
 from keras_resnet18.commands import train as trainer
-from keras_resnet18.fit import resume
+from keras_resnet18.fit import ending, resume
 from keras_resnet18.fit.resume import Checkpoints
 trainer._BUILDERS["resnet18"] = build_tiny
 resume.EVERY = resume.TIMES_ITS_COST = 0
@@ -389,6 +392,54 @@ def test_without_a_checkpoint_it_begins_at_the_first_step(stopped, whole):
     run = train(resume=stopped.path, console=Console(file=said))
     assert "going on at the first step" in said.getvalue()
     assert_same(run, whole["scratch"])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_training_that_was_out_of_patience_stays_ended(
+    images, scratch, stop_at, tmp_path, monkeypatch, count
+):
+    monkeypatch.setattr(ending, "best_row", lambda rows: rows[0])
+    recipe = dataclasses.replace(scratch, epochs=5, patience=1)
+    said = io.StringIO()
+    patient = train(images, recipe, tmp_path / "patient", console=Console(file=said, width=200))
+    assert [row["epoch"] for row in rows(patient)] == ["1", "2"]
+    assert "ended by patience=1 after epoch 2 of 5, at a learning rate of" in said.getvalue()
+    stop_at("on_epoch_end" if count == 2 else "on_test_batch_end", count, kill)
+    with pytest.raises(Killed):
+        train(images, recipe, tmp_path / "run", console=QUIET)
+    assert_same(train(resume=tmp_path / "run", console=QUIET), patient)
+
+
+def test_a_training_out_of_time_ends_between_two_steps_and_keeps_what_it_has(
+    images, scratch, stop_at, tmp_path
+):
+    recipe = dataclasses.replace(scratch, max_minutes=60.0, patience=None)
+
+    def an_hour_passes(checkpoints: Checkpoints) -> None:
+        checkpoints._ending.resume(3600.0)
+
+    stop_at("on_train_batch_end", STEPS + 2, an_hour_passes)
+    said = io.StringIO()
+    run = train(images, recipe, tmp_path / "run", console=Console(file=said, width=200))
+    assert [(row["epoch"], row["steps"]) for row in rows(run)] == [("1", "6"), ("2", "3")]
+    assert "ended by max_minutes=60 in epoch 2 of 3, at a learning rate of" in said.getvalue()
+    assert run.metrics["epochs"] == 2
+    assert run.model_file.is_file()
+
+
+def test_time_of_earlier_processes_counts(images, scratch, stop_at, tmp_path):
+    recipe = dataclasses.replace(scratch, max_minutes=60.0)
+
+    def an_hour_passes(checkpoints: Checkpoints) -> None:
+        checkpoints._ending.resume(3600.0)
+        checkpoints._save(checkpoints._values(checkpoints.model.metrics_variables))
+        raise Killed
+
+    stop_at("on_epoch_end", 1, an_hour_passes)
+    with pytest.raises(Killed):
+        train(images, recipe, tmp_path / "run", console=QUIET)
+    run = train(resume=tmp_path / "run", console=QUIET)
+    assert [row["epoch"] for row in rows(run)] == ["1"]
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(whole):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from keras_resnet18.device import dtype_policy, fastest_jit
-from keras_resnet18.fit.fit import build_optimizer, compile_model, smoothed_cross_entropy
+from keras_resnet18.fit.fit import (
+    accuracy,
+    build_optimizer,
+    compile_model,
+    cross_entropy,
+    weighted_cross_entropy,
+)
 from keras_resnet18.recipe.recipe import Optimizer, Recipe
 
 
@@ -83,7 +89,7 @@ def test_the_loss_is_keras_own_with_class_numbers_for_labels(smoothing):
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(5), 8).astype(np.float32)
     labels = random.integers(0, 5, 8)
-    got = smoothed_cross_entropy(smoothing)(
+    got = weighted_cross_entropy(smoothing, None)(
         keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(probabilities)
     )
     expected = keras.losses.categorical_crossentropy(
@@ -93,6 +99,45 @@ def test_the_loss_is_keras_own_with_class_numbers_for_labels(smoothing):
     if not smoothing:
         right = -np.log(probabilities[np.arange(8), labels])
         np.testing.assert_allclose(got, right, rtol=1e-5)
+
+
+MIXED = np.array([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6]], np.float32)
+PROBABILITIES = np.array([[0.5, 0.4, 0.1], [0.2, 0.7, 0.1]], np.float32)
+
+
+def test_a_mix_of_classes_is_a_distribution_and_right_by_its_largest_share():
+    np.testing.assert_array_equal(accuracy(MIXED, PROBABILITIES), [1, 0])
+    expected = -(MIXED * np.log(PROBABILITIES)).sum(1)
+    np.testing.assert_allclose(cross_entropy(MIXED, PROBABILITIES), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        weighted_cross_entropy(0.0, None)(MIXED, PROBABILITIES), expected, rtol=1e-6
+    )
+
+
+def test_metrics_take_class_numbers_as_keras_own_do():
+    labels = np.array([1, 1])
+    np.testing.assert_array_equal(accuracy(labels, PROBABILITIES), [0, 1])
+    own = keras.losses.sparse_categorical_crossentropy(labels, PROBABILITIES)
+    np.testing.assert_allclose(cross_entropy(labels, PROBABILITIES), own, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 2]), MIXED])
+def test_an_image_weighs_in_the_loss_what_its_classes_do(labels):
+    weights = np.array([0.5, 1.0, 2.0], np.float32)
+    plain = weighted_cross_entropy(0.1, None)(labels, PROBABILITIES)
+    share = np.eye(3)[labels] if labels.ndim == 1 else labels
+    got = weighted_cross_entropy(0.1, weights.tolist())(labels, PROBABILITIES)
+    np.testing.assert_allclose(got, plain * (share @ weights), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_clipped_gradient_has_the_norm_of_all_weights_together(small_network, name):
+    recipe = Optimizer(name=name, clip_norm=0.5)
+    optimizer = build_optimizer(recipe, small_network, steps_per_epoch=2, epochs=2)
+    gradients = [keras.ops.ones(v.shape) for v in small_network.trainable_variables]
+    clipped = optimizer._clip_gradients(gradients)
+    norm = np.sqrt(sum(float(keras.ops.sum(g**2)) for g in clipped))
+    assert norm == pytest.approx(0.5)
 
 
 def test_variables_of_optimizer_and_metrics_exist_before_the_first_step(small_network):

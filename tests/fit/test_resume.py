@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.best import BestModel
 from keras_resnet18.fit.checkpoint import load_checkpoint
+from keras_resnet18.fit.ending import EarlyEnd
 from keras_resnet18.fit.fit import compile_model, fit_model
 from keras_resnet18.fit.history import History
 from keras_resnet18.fit.resume import Checkpoints
@@ -47,20 +49,22 @@ def batches(first_step=0):
 
 def fit(model, folder, stop, start=None, first_step=0):
     history = History(4, lambda rows: None)
-    best = BestModel(model, history, Path(folder) / "model.keras")
+    average = MovingAverage(model, history, 0.5)
+    best = BestModel(model, history, average, Path(folder) / "model.keras")
+    ending = EarlyEnd(Recipe(), history, STEPS)
     checkpoints = Checkpoints(
-        Path(folder), model, history, best, settings={}, stop=stop, start=start
+        Path(folder), model, history, best, average, ending, settings={}, stop=stop, start=start
     )
     if start is not None:
         history.resume(start.rows, start.step, start.seconds)
         assert checkpoints.restore(model) == (start.epoch, start.step)
     training, taken = batches(first_step)
     validation = batches()[0].take(1)
-    callbacks = [history, best, checkpoints]
+    callbacks = [history, average, best, ending, checkpoints]
     fit_model(
         model, training, validation, steps_per_epoch=STEPS, epochs=(0, 1), callbacks=callbacks
     )
-    return history, taken
+    return history, taken, best
 
 
 class Interrupt(Stop):
@@ -84,7 +88,8 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.fit.resume.EVERY", 0)
     monkeypatch.setattr("keras_resnet18.fit.resume.TIMES_ITS_COST", 0)
     whole = build()
-    rows = fit(whole, tmp_path / "whole", Stop())[0].rows
+    history, _, best = fit(whole, tmp_path / "whole", Stop())
+    rows, kept = history.rows, best.weights
     stopped = build()
     try:
         fit(stopped, tmp_path / "stopped", Interrupt(2))
@@ -92,11 +97,13 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
         start = load_checkpoint(tmp_path / "stopped", print)
     assert start is not None and (start.epoch, start.step) == (0, 2)
     resumed = build()
-    history, taken = fit(resumed, tmp_path / "stopped", Stop(), start, first_step=2)
+    history, taken, best = fit(resumed, tmp_path / "stopped", Stop(), start, first_step=2)
     assert taken[0] == 2
     assert int(resumed.optimizer.iterations.numpy()) == STEPS
-    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = [*resumed.get_weights(), *best.weights], [*whole.get_weights(), *kept]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert not np.array_equal(best.weights[0], resumed.get_weights()[0])  # the average is kept
     for ours, theirs in zip(history.rows, rows, strict=True):
         del ours["images_per_second"], theirs["images_per_second"]
         assert ours == theirs
