@@ -17,17 +17,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import Case, answer, process_peak_mib
+from in_turn import Case, answer, compare, process_peak_mib, table
 
 FRAMEWORKS = ("jax", "torch-eager", "torch-compile")
 DTYPES = ("float16", "bfloat16")
@@ -226,38 +224,22 @@ def _compare(arguments: argparse.Namespace) -> None:
         settings = ["--size", str(arguments.size), "--batch", str(arguments.batch)]
         return [python, __file__, "--case", f"{framework} {dtype}", *settings]
 
-    def left() -> float:
-        return max(1.0, end - time.monotonic())
-
     trainings = []
     for dtype in DTYPES:
-        row = _training(command("train", dtype), environment, left()) | {"training": dtype}
+        row = _training(command("train", dtype), environment, end - time.monotonic()) | {
+            "training": dtype
+        }
         trainings.append(row)
         print(json.dumps(row), flush=True)
 
-    cases: dict[tuple[str, str], Case] = {}
-    for framework in FRAMEWORKS:
-        for dtype in DTYPES:
-            case = Case(command(framework, dtype), environment, left())
-            cases[framework, dtype] = case
-            row = {"case": f"{framework} {dtype}", **case.facts}
-            print(json.dumps(row | ({"error": case.error} if case.error else {})), flush=True)
-    try:
-        for number in range(1, arguments.rounds + 1):
-            if time.monotonic() + arguments.seconds * len(cases) > end:
-                print(json.dumps({"rounds": number - 1, "stopped": "out of time"}), flush=True)
-                break
-            for case in cases.values():
-                case.run(arguments.seconds, left())
-            speeds = {
-                " ".join(key): round(arguments.batch / case.step_s[-1], 1)
-                for key, case in cases.items()
-                if len(case.step_s) == number
-            }
-            print(json.dumps({"round": number, "images_per_second": speeds}), flush=True)
-    finally:
-        for case in cases.values():
-            case.close()
+    cases = compare(
+        {f"{name}, {dtype}": command(name, dtype) for name in FRAMEWORKS for dtype in DTYPES},
+        environment,
+        batch=arguments.batch,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        minutes=(end - time.monotonic()) / 60,
+    )
     _print_table(cases, trainings, arguments)
     if not all(row.get("passed") for row in trainings) or any(c.error for c in cases.values()):
         sys.exit(1)
@@ -282,7 +264,7 @@ def _training(command: list[str], environment: dict[str, str], patience: float) 
 
 
 def _print_table(
-    cases: dict[tuple[str, str], Case],
+    cases: dict[str, Case],
     trainings: list[dict[str, Any]],
     arguments: argparse.Namespace,
 ) -> None:
@@ -297,21 +279,8 @@ def _print_table(
         f"\nResNet-18, {arguments.size} px, batch {arguments.batch}: {facts.get('device')}, "
         f"{versions}, Python {platform.python_version()}, {today}\n"
     )
-    print("| case | images/s, median (range) | to torch-compile | memory, MiB |\n|---|---|---|---|")
-    for (framework, dtype), case in cases.items():
-        name = f"{framework}, {dtype}"
-        if case.error or not case.step_s:
-            print(f"| {name} | not measured | | |")
-            continue
-        speeds = [arguments.batch / seconds for seconds in case.step_s]
-        rivals = cases["torch-compile", dtype].step_s
-        ratio = math.nan
-        if len(rivals) == len(speeds):  # round by round
-            ratio = statistics.median(a / b for a, b in zip(rivals, case.step_s, strict=True))
-        print(
-            f"| {name} | {statistics.median(speeds):,.0f} "
-            f"({min(speeds):,.0f} to {max(speeds):,.0f}) | {ratio:.2f} | {case.peak_mib:,.0f} |"
-        )
+    rival = {"to torch.compile": lambda name: f"torch-compile, {name.partition(', ')[2]}"}
+    print(table(cases, rival, arguments.batch))
     print()
     for row in trainings:
         if "error" in row:

@@ -6,14 +6,16 @@ A machine whose speed drifts treats all of them alike, and each is compiled once
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 WARM_UP_STEPS = 3
@@ -118,3 +120,88 @@ class Case:
             self._log.seek(0)
             self.error = self._log.read().strip()[-2000:] or "the process ended"
         return None
+
+
+def compare(
+    commands: Mapping[str, Sequence[str]],
+    environment: Mapping[str, str],
+    *,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    minutes: float,
+) -> dict[str, Case]:
+    """Starts a process for each command, times them in turn, and ends them.
+
+    Each fact and each round is printed as a line of JSON, as soon as it is known.
+
+    Args:
+        commands: The cases' names, and what to run for each.
+        environment: Variables besides those of this process.
+        batch: Images per step.
+        rounds: How often each case is timed.
+        seconds: How long a case is timed in a round, about.
+        minutes: No round begins that would end after these.
+    """
+    end = time.monotonic() + 60 * minutes
+
+    def left() -> float:
+        return max(1.0, end - time.monotonic())
+
+    cases: dict[str, Case] = {}
+    try:
+        for name, command in commands.items():
+            case = cases[name] = Case(command, environment, left())
+            row = {"case": name, **case.facts}
+            print(json.dumps(row | ({"error": case.error} if case.error else {})), flush=True)
+        for number in range(1, rounds + 1):
+            if seconds * len(cases) > left():
+                print(json.dumps({"rounds": number - 1, "stopped": "out of time"}), flush=True)
+                break
+            for case in cases.values():
+                case.run(seconds, left())
+            speeds = {
+                name: round(batch / case.step_s[-1], 2)
+                for name, case in cases.items()
+                if len(case.step_s) == number
+            }
+            print(json.dumps({"round": number, "images_per_second": speeds}), flush=True)
+    finally:
+        for case in cases.values():
+            case.close()
+    return cases
+
+
+def table(cases: Mapping[str, Case], rivals: Mapping[str, Callable[[str], str]], batch: int) -> str:
+    """Speeds, ratios round by round, and memory, as Markdown.
+
+    Args:
+        cases: What `compare` returned.
+        rivals: Columns of ratios: a title, and the name of the rival of each case.
+        batch: Images per step.
+    """
+    titles = ["case", "images/s, median (range)", *rivals, "memory, MiB"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, case in cases.items():
+        if case.error or not case.step_s:
+            lines.append(f"| {name} | not measured |{' |' * (len(rivals) + 1)}")
+            continue
+        ratios = [_ratio(case, cases.get(rival(name))) for rival in rivals.values()]
+        cells = [name, _median([batch / s for s in case.step_s]), *ratios]
+        lines.append(f"| {' | '.join(cells)} | {case.peak_mib:,.0f} |")
+    return "\n".join(lines)
+
+
+def _ratio(case: Case, rival: Case | None) -> str:
+    if rival is None or len(rival.step_s) != len(case.step_s):
+        return ""
+    pairs = zip(rival.step_s, case.step_s, strict=True)
+    return "1" if rival is case else _median([theirs / ours for theirs, ours in pairs])
+
+
+def _median(values: Sequence[float]) -> str:
+    """`1.13 (1.12 to 1.15)`, with three digits or more."""
+    middle = statistics.median(values)
+    digits = max(0, 2 - math.floor(math.log10(middle)))
+    low, high = min(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"

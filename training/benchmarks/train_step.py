@@ -1,116 +1,115 @@
-"""How fast a training step is: ours beside the plain Keras way and torch's.
+"""Speed of a training step on a CPU: ours, the stock model, the plain Keras way, and torch.
 
-    python training/benchmarks/train_step.py [--size 224] [--batch 32] [--rounds 3]
-                                             [--torch-python PATH]
+    python training/benchmarks/train_step.py [--size 224] [--batch 32] [--rounds 3] [--seconds 15]
+                        [--dtypes float32 bfloat16] [--torch-python PYTHON]
 
-Each case is a process of its own, and the cases run in turn, so that a machine whose speed drifts
-treats them alike. Printed are the median images per second of each and the ratio to the plain Keras
-way, round by round. All three train the same network, 1,000 classes, with SGD and momentum, on one
-batch that lies in memory. torch is no dependency of this project: name a Python that has it, or the
-case is left out.
+Each case is a process of its own that keeps its compiled step, and the cases run in turn. All train
+ResNet-18 with 1,000 classes on one batch of pixels that lies in memory, by SGD with Nesterov
+momentum; ours and torch's with weight decay and label smoothing too. Of each dtype a table is
+printed: images per second, ratios round by round, and the highest memory of the process.
+
+torch is no dependency of this project: name a Python that has it, or its cases fail and are left
+out. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` lets all of them compute as on a CPU without
+AVX512. On a machine that others use, `chrt -r 5` keeps them away.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
 import os
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from in_turn import answer, compare, process_peak_mib, table
 
 from keras_resnet18.machine import environment, prepare_tensorflow
 
-WARM_UP_STEPS = 3
-SECONDS = 20.0
+CASES = {
+    "ours": "ours: `train`'s, with the training twin",
+    "stock": "the same with the stock model",
+    "plain": "Keras as its guides show it",
+    "torch-eager": "torch, eager",
+    "torch-compile": "torch, `torch.compile`",
+}
 
 
-def ours(size: int, batch: int) -> float:
-    """`compile_model` as `train` calls it, under the recommended policy, with oneDNN."""
-    prepare_tensorflow()
-    from keras_resnet18 import build_resnet18, recommended_policy
-    from keras_resnet18.device import dtype_policy
-    from keras_resnet18.fit.fit import compile_model
-    from keras_resnet18.recipe.recipe import Recipe
+class KerasStep:
+    """`model.fit` of ResNet-18 on TensorFlow.
 
-    with dtype_policy(recommended_policy()):
-        model = build_resnet18(input_shape=(size, size, 3))
-    compile_model(model, Recipe(epochs=100), steps_per_epoch=100)
-    return _keras_speed(model, size, batch)
+    Args:
+        case: `"ours"` is what `train` fits; `"stock"` is that without the twin; `"plain"` has the
+            defaults of `compile` and of the environment.
+        dtype: `"float32"`, or `"bfloat16"` for the mixed policy.
+        size: Height and width, pixels.
+        batch: Images per step.
+    """
 
+    def __init__(self, case: str, dtype: str, size: int, batch: int) -> None:
+        if case != "plain":
+            prepare_tensorflow()
+        import keras
+        import numpy as np
+        import tensorflow as tf
 
-def plain_keras(size: int, batch: int) -> float:
-    """What the Keras guides show: the defaults of `compile` and of the environment."""
-    import keras
+        from keras_resnet18 import build_resnet18, training_twin
+        from keras_resnet18.fit.fit import compile_model
+        from keras_resnet18.recipe.recipe import Recipe
 
-    from keras_resnet18 import build_resnet18
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy(dtype if dtype == "float32" else f"mixed_{dtype}")
+        self.model = build_resnet18(input_shape=(size, size, 3))
+        if case == "plain":
+            optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True)
+            loss = "sparse_categorical_crossentropy"
+            self.model.compile(optimizer, loss, metrics=["accuracy"])
+        else:
+            if case == "ours":
+                self.model = training_twin(self.model)
+            # the rate stays low here, in the warm-up of a long training
+            compile_model(self.model, Recipe(epochs=90), steps_per_epoch=10_000)
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (batch, size, size, 3), np.uint8)
+        labels = random.integers(0, 1000, batch)
+        self.batches = tf.data.Dataset.from_tensors((images, labels)).cache().repeat()
 
-    model = build_resnet18(input_shape=(size, size, 3))
-    model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return _keras_speed(model, size, batch)
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps, as one epoch."""
+        import keras
 
+        clock: dict[str, float] = {}
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: clock.update(start=time.perf_counter()),
+            on_epoch_end=lambda epoch, logs: clock.update(end=time.perf_counter()),
+        )
+        self.model.fit(self.batches, steps_per_epoch=steps, verbose=0, callbacks=[callback])
+        return clock["end"] - clock["start"]
 
-def torch(size: int, batch: int) -> float:
-    """The same network in torch, channels last, eager, the fastest that it offers on a CPU."""
-    import torch
-    from torch_resnet18 import ResNet18  # in this folder
+    def facts(self) -> dict[str, Any]:
+        """Versions, and the settings that change a step."""
+        import keras
+        import tensorflow as tf
 
-    torch.manual_seed(0)
-    model = ResNet18().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 1000, (batch,))
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
+        return {
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        }
 
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    for _ in range(WARM_UP_STEPS):
-        step()
-    start, steps = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS:
-        step()
-        steps += 1
-    return steps * batch / (time.perf_counter() - start)
-
-
-def _keras_speed(model, size: int, batch: int) -> float:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    class Clock(keras.callbacks.Callback):
-        """Counts the steps after the warm-up, and ends the training when the time is over."""
-
-        def on_train_batch_end(self, step: int, logs=None) -> None:
-            if step + 1 == WARM_UP_STEPS:
-                self.start = time.perf_counter()
-            elif step + 1 > WARM_UP_STEPS and time.perf_counter() - self.start > SECONDS:
-                seconds = time.perf_counter() - self.start
-                self.speed = (step + 1 - WARM_UP_STEPS) * batch / seconds
-                self.model.stop_training = True
-
-    rng = np.random.default_rng(0)
-    images = tf.constant(rng.integers(0, 256, (batch, size, size, 3)), tf.uint8)
-    labels = tf.constant(rng.integers(0, 1000, batch))
-    data = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    clock = Clock()
-    model.fit(data, steps_per_epoch=10_000, epochs=1, verbose=0, callbacks=[clock])
-    return clock.speed
+    def peak_mib(self) -> float:
+        """Of the process."""
+        return process_peak_mib()
 
 
-CASES = {"plain_keras": plain_keras, "ours": ours, "torch": torch}
+def make_step(case: str, dtype: str, size: int, batch: int) -> Any:
+    """The step of a case."""
+    if not case.startswith("torch"):
+        return KerasStep(case, dtype, size, batch)
+    from torch_step import TorchStep
+
+    return TorchStep("cpu", dtype, compiled=case == "torch-compile", size=size, batch=batch)
 
 
 def main() -> None:
@@ -118,48 +117,47 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each case in each round")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
+    parser.add_argument("--dtypes", nargs="+", default=[], choices=["float32", "bfloat16"])
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(CASES[arguments.case](arguments.size, arguments.batch)))
+        answer(make_step, *arguments.case, arguments.size, arguments.batch)
         return
 
     facts = environment()
-    print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
-    print(f"{arguments.size} px, batch {arguments.batch}, images/s:")
-    pythons = dict.fromkeys(CASES, sys.executable) | {"torch": arguments.torch_python}
-    has_torch = subprocess.run(
-        [pythons["torch"], "-c", "import torch"], capture_output=True, check=False
-    )
-    if has_torch.returncode:
-        del pythons["torch"]
-        print(f"torch is left out: {arguments.torch_python} does not have it")
-    speeds: dict[str, list[float]] = {case: [] for case in pythons}
-    for number in range(1, arguments.rounds + 1):
-        for case, python in pythons.items():
-            speeds[case].append(_run(python, case, arguments))
-        row = "  ".join(f"{case} {values[-1]:.2f}" for case, values in speeds.items())
-        print(f"round {number}: {row}", flush=True)
-    for case, values in speeds.items():
-        ratios = [value / plain for value, plain in zip(values, speeds["plain_keras"], strict=True)]
-        print(
-            f"{case:12} median {statistics.median(values):6.2f}  "
-            f"to plain Keras {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
+    flags = facts["cpu_flags"]
+    fast_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    isa = {name: os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")}
+    print(f"{facts['cpu']}, {' '.join(flags)}, {facts['threads']} threads")
+    print(", ".join(f"{name}={value}" for name, value in isa.items() if value))
+    for dtype in arguments.dtypes or ["float32", *(["bfloat16"] if fast_bfloat16 else [])]:
+        commands = {CASES[case]: _command(case, dtype, arguments) for case in CASES}
+        cases = compare(
+            commands,
+            # torch's Python need not have this package
+            {"PYTHONPATH": str(Path(__file__).parents[2])},
+            batch=arguments.batch,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            minutes=arguments.minutes,
         )
+        today = datetime.datetime.now(datetime.UTC).date()
+        print(f"\n{dtype}, {arguments.size} px, batch {arguments.batch}, {today}\n")
+        rivals = {
+            "to plain Keras": lambda name: CASES["plain"],
+            "to torch, eager": lambda name: CASES["torch-eager"],
+            "to torch.compile": lambda name: CASES["torch-compile"],
+        }
+        print(table(cases, rivals, arguments.batch), "\n", flush=True)
 
 
-def _run(python: str, case: str, arguments: argparse.Namespace) -> float:
+def _command(case: str, dtype: str, arguments: argparse.Namespace) -> list[str]:
+    python = arguments.torch_python if case.startswith("torch") else sys.executable
     size, batch = str(arguments.size), str(arguments.batch)
-    command = [python, __file__, "--case", case, "--size", size, "--batch", batch]
-    package = str(Path(__file__).parents[2])  # torch's Python need not have it installed
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": package}, capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"the case {case} failed:\n{done.stderr}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+    return [python, __file__, "--case", case, dtype, "--size", size, "--batch", batch]
 
 
 if __name__ == "__main__":
