@@ -28,6 +28,7 @@ from keras_resnet18.commands.task import (
     settings_of,
 )
 from keras_resnet18.data.augment import augment
+from keras_resnet18.data.mix import mix
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.splits import Split, array_split
 from keras_resnet18.device import device_name, dtype_policy, fastest_jit, missing_gpu
@@ -249,10 +250,14 @@ def _batches(task: Task, console: Console) -> Batches:
     size = min(recipe.batch_size, training.size)
     shuffled = functools.partial(train_batches, batch_size=size, seed=recipe.seed)
     in_order = functools.partial(eval_batches, batch_size=size)
-    vary = functools.partial(augment, size=preprocess.size, **dataclasses.asdict(recipe.augment))
+    variation = dataclasses.asdict(recipe.augment)
+    mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
+    vary = functools.partial(augment, size=preprocess.size, **variation)
+    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
 
     def images(first_step: int) -> Pair:
-        batches = shuffled(training, vary, first_step=first_step)
+        mix_or_not = mixed if any(mixing.values()) else None
+        batches = shuffled(training, vary, first_step=first_step, mix=mix_or_not)
         return batches, in_order(validation, preprocess.resize_and_crop)
 
     def features(body: keras.Model, first_step: int) -> Pair:

@@ -33,6 +33,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     first_step: int = 0,
+    mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> tf.data.Dataset:
     """Makes an endless dataset in which batch g is a pure function of (seed, g).
 
@@ -46,10 +47,12 @@ def train_batches(
         batch_size: Images in a batch; a smaller split gives batches of all its images.
         seed: Of order and transforms, 0 to 2**31 - 1.
         first_step: The number of the first batch. Sources that can jump do not make those before.
+        mix: From (images, labels, seed) of a batch to those that are trained on; the seed is an
+            int64 tensor of shape (2,), another one for every batch.
 
     Returns:
         Endless dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of
-        shape (batch,).
+        shape (batch,), or what `mix` made of them.
     """
     steps = steps_per_epoch(split.size, batch_size)
     batch_size = min(batch_size, split.size)
@@ -67,7 +70,11 @@ def train_batches(
 
     examples = tf.data.Dataset.range(first_epoch, 2**40).flat_map(one_epoch)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return _batches(examples, example, batch_size, drop_remainder=True).apply(endless)
+    batches = _batches(examples, example, batch_size, drop_remainder=True)
+    if mix is not None:
+        numbered = batches.enumerate(first_step)  # no image has its seeds
+        batches = numbered.map(lambda g, batch: mix(*batch, tf.stack([2**31 + seed, g])))
+    return batches.prefetch(_PREFETCHED_BATCHES).apply(endless)
 
 
 def eval_batches(
@@ -100,7 +107,8 @@ def eval_batches(
     elements = split.elements(order, 0)
     if limit is not None:
         elements = elements.take(limit)
-    return _batches(elements, example, batch_size, drop_remainder=False)
+    batches = _batches(elements, example, batch_size, drop_remainder=False)
+    return batches.prefetch(_PREFETCHED_BATCHES)
 
 
 def sample_batches(
@@ -129,6 +137,5 @@ def _batches(
     return (
         elements.map(example, num_parallel_calls=cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=drop_remainder)
-        .prefetch(_PREFETCHED_BATCHES)
         .with_options(options)
     )

@@ -108,12 +108,23 @@ class Augment:
         shift: Largest shift in pixels, in each direction.
         flip: Whether half of the images are mirrored left to right.
         erase: Probability, 0 to 1, of erasing a random rectangle.
+        trivial_augment: Whether each image gets one random change of random strength
+            (TrivialAugment, Müller & Hutter 2021), such as a rotation or another contrast.
+        jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
+        mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
+            (Zhang et al. 2018), such as 0.2; 0 is off.
+        cutmix: The same for rectangles of another image (Yun et al. 2019), such as 1.0. With
+            `mixup` too, half of the batches are of each kind.
     """
 
     resized_crop: tuple[float, float] | None = None
     shift: int = 0
     flip: bool = False
     erase: float = 0.0
+    trivial_augment: bool = False
+    jitter: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self, "augment.")
@@ -127,6 +138,9 @@ class Augment:
             )
         within("augment.shift", self.shift, self.shift >= 0, "0 or more")
         within("augment.erase", self.erase, 0 <= self.erase <= 1, "from 0 to 1")
+        within("augment.jitter", self.jitter, 0 <= self.jitter <= 1, "from 0 to 1")
+        within("augment.mixup", self.mixup, self.mixup >= 0, "0 or more")
+        within("augment.cutmix", self.cutmix, self.cutmix >= 0, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ def scratch(quick_recipe: Recipe) -> Recipe:
         optimizer=dataclasses.replace(
             quick_recipe.optimizer, ema=0.9, clip_norm=1.0, class_weights="balanced"
         ),
-        augment=Augment(shift=1, flip=True),
+        augment=Augment(shift=1, flip=True, mixup=0.2, cutmix=1.0, jitter=0.2),
         network=dataclasses.replace(quick_recipe.network, dropout=0.3),
     )
 

@@ -11,12 +11,21 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet18.data.augment import augment
+from keras_resnet18.data.mix import mix
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import Split, from_arrays, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
 
+NOTHING: dict[str, Any] = {
+    "resized_crop": None,
+    "shift": 0,
+    "flip": False,
+    "erase": 0.0,
+    "trivial_augment": False,
+    "jitter": 0.0,
+}
 RESIZED = Preprocess(size=(8, 8), crop_ratio=1.0).resize_and_crop
 
 
@@ -81,9 +90,29 @@ def split(request: pytest.FixtureRequest, make_folder: Callable[..., Path]) -> S
     return open_source(make_folder(*names)).splits["train"]
 
 
-def test_a_batch_is_the_same_from_the_start_and_directly(split: Split) -> None:
+VARIED: dict[str, Any] = {
+    "noise": {"transform": varied},
+    **{
+        name: {"transform": partial(augment, size=(8, 8), **(NOTHING | {name: value}))}
+        for name, value in {
+            "resized_crop": (0.3, 1.0),
+            "shift": 2,
+            "flip": True,
+            "erase": 0.5,
+            "trivial_augment": True,
+            "jitter": 0.4,
+        }.items()
+    },
+    "mixup": {"transform": varied, "mix": partial(mix, classes=10, mixup=0.5, cutmix=0.0)},
+    "cutmix": {"transform": varied, "mix": partial(mix, classes=10, mixup=0.0, cutmix=0.5)},
+    "both": {"transform": varied, "mix": partial(mix, classes=10, mixup=0.5, cutmix=0.5)},
+}
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_a_batch_is_the_same_from_the_start_and_directly(split: Split, variation: str) -> None:
     steps = steps_per_epoch(split.size, 16)
-    make = partial(train_batches, split, varied, batch_size=16, seed=7)
+    make = partial(train_batches, split, **VARIED[variation], batch_size=16, seed=7)
     run = list(make().take(2 * steps + 2).as_numpy_iterator())  # two epochs and a bit
     for step in (1, steps, 2 * steps + 1):
         images, labels = next(iter(make(first_step=step)))
@@ -109,7 +138,11 @@ def test_an_image_is_varied_otherwise_in_every_epoch() -> None:
 
 
 def test_the_training_data_is_endless_uint8_and_of_known_shape(split: Split) -> None:
-    cropped = partial(augment, size=(9, 7), resized_crop=(0.5, 1.0), shift=1, flip=True, erase=0.5)
+    cropped = partial(
+        augment,
+        size=(9, 7),
+        **(NOTHING | {"resized_crop": (0.5, 1.0), "shift": 1, "flip": True, "erase": 0.5}),
+    )
     batches = train_batches(split, cropped, batch_size=16, seed=0)
     assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
     images, labels = batches.element_spec

@@ -35,8 +35,10 @@ def test_a_recipe_without_a_default_left_survives_toml():
         precision="mixed_bfloat16",
         seed=5,
         network=Network("plain34", "small", dropout=0.2),
-        optimizer=Optimizer("adamw", 1e-3, 0.8, 0.05, 0.5, 0.0),
-        augment=Augment((0.25, 1.0), 4, True, 0.3),
+        patience=3,
+        max_minutes=90.5,
+        optimizer=Optimizer("adamw", 1e-3, 0.8, 0.05, 0.5, 0.0, "balanced", 1.5, 0.999),
+        augment=Augment((0.25, 1.0), 4, True, 0.3, True, 0.4, 0.2, 1.0),
         finetune=Finetune("b.pth", 3, 0.1),
     )
     of_variant_d = dataclasses.replace(recipe, network=Network("plain34", "imagenet", "d", 0.2))
@@ -44,6 +46,8 @@ def test_a_recipe_without_a_default_left_survives_toml():
     for parts, default in (
         ((recipe, recipe), Recipe()),
         ((recipe.network, of_variant_d.network), Network()),
+        ((recipe.optimizer,), Optimizer()),
+        ((recipe.augment,), Augment()),
         ((recipe.finetune,), Finetune()),
     ):
         for field in dataclasses.fields(default):
