@@ -80,8 +80,13 @@ class Run:
         return self.path / "model.keras"
 
     @property
+    def predictions_file(self) -> Path:
+        """A row for each test image with its class and the predicted one, as CSV."""
+        return self.path / "predictions.csv"
+
+    @property
     def metrics_file(self) -> Path:
-        """Accuracy and loss on the validation and the test images, as JSON."""
+        """Figures on the validation and the test images, over all and of each class, as JSON."""
         return self.path / "metrics.json"
 
     @property
@@ -135,7 +140,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds: accuracy, loss and n of validation and test."""
+        """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test."""
         return self._read_json(self.metrics_file)
 
     @property
@@ -172,6 +177,7 @@ class Run:
             self.model_file,
             self.curves_file,
             self.confusion_file,
+            self.predictions_file,
             self.metrics_file,
         )
 

@@ -42,7 +42,7 @@ ROOMS = {
     "figures": set(),
     "exporters": {*BASE, "runtime", "tflite_file", "verification"},
     "commands": {*BASE, *USES, *MAKERS, "tflite_file"},
-    "cli": {"commands", "formats", "machine", "names", "verification"},
+    "cli": {"commands", "evaluation", "formats", "machine", "names", "verification"},
     "__main__": {"cli"},
     "__init__": {*BASE, *USES, *MAKERS, "commands"},
 }

@@ -23,6 +23,7 @@ FILES = {
     "preprocess.json",
     "recipe.toml",
     "metrics.json",
+    "predictions.csv",
     "history.csv",
     "environment.json",
     "curves.png",
@@ -46,7 +47,7 @@ def test_metrics_tell_validation_and_test_apart(run, images):
     metrics = json.loads(run.metrics_file.read_text())
     assert set(metrics) == {"validation", "test", "best_epoch", "epochs"}
     for kind, n in (("validation", 9), ("test", 12)):
-        assert set(metrics[kind]) == {"accuracy", "interval", "loss", "n"}
+        assert {"accuracy", "interval", "loss", "n", "per_class"} <= set(metrics[kind])
         low, high = metrics[kind]["interval"]
         assert low <= metrics[kind]["accuracy"] <= high
         assert metrics[kind]["n"] == n

@@ -16,15 +16,29 @@ def evaluate(
     model: ModelArgument,
     data: DataOption = None,
     split: SplitOption = "test",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Write metrics.json and predictions.csv there."
+        ),
+    ] = None,
 ) -> None:
-    """Measure top-1 accuracy on labelled images.
+    """Measure accuracy, overall and of each class.
 
-    Prints it with its 95 % interval, the number of images and the cross-entropy.
+    Prints top-1 with its 95 % interval, top-5 from six classes on, balanced accuracy and the
+    cross-entropy, and each class's recall, precision and F1.
     """
     machine.start_keras()
     from keras_resnet18.commands.evaluate import evaluate
+    from keras_resnet18.evaluation.table import print_classes
 
-    console().print(f"{split} accuracy {evaluate(model, data=data, split=split)}")
+    out = console()
+    found = evaluate(model, data=data, split=split, out=folder)
+    out.print(f"{split} accuracy {found}", *found.notes(), sep="\n")
+    all_in = "metrics.json with --out" if folder is None else str(folder / "metrics.json")
+    print_classes(out, found.per_class, all_in)
+    if folder is not None:
+        out.print(folder)
 
 
 def benchmark(

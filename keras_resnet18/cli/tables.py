@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from keras_resnet18.commands.benchmark import Result
@@ -16,8 +14,10 @@ if TYPE_CHECKING:
 
 def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
     """A row for each exported file, and where the files are."""
+    from keras_resnet18.evaluation.table import percent, plain_table
+
     headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
-    table = _table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
+    table = plain_table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
     paths, warnings = [], []
     try:
         for report in reports:
@@ -27,10 +27,10 @@ def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
                 f"{report.size_bytes / 1e6:.3g}",
                 f"{report.latency_ms:.3g}",
                 f"{found.n:,}",
-                _percent(found.agreement),
+                percent(found.agreement),
                 f"{found.max_difference:.1e}",
-                _percent(found.accuracy),
-                _percent(found.model_accuracy),
+                percent(found.accuracy),
+                percent(found.model_accuracy),
             )
             paths.append(report.path)
             warnings += [] if found.warning is None else [f"{report.format}: {found.warning}"]
@@ -43,8 +43,10 @@ def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
 
 def print_benchmark(console: Console, results: Iterable[Result]) -> None:
     """A row for each file and number of threads."""
+    from keras_resnet18.evaluation.table import percent, plain_table
+
     headings = ("threads", "median\nms", "p90\nms", "images\nper s", "peak\nMiB", "MB", "top-1")
-    table = _table("file", *headings)
+    table = plain_table("file", *headings)
     for result in results:
         table.add_row(
             result.name,
@@ -54,22 +56,10 @@ def print_benchmark(console: Console, results: Iterable[Result]) -> None:
             _three_digits(result.images_per_second),
             "not known" if result.peak_mib is None else f"{result.peak_mib:,.0f}",
             _three_digits(result.size_bytes / 1e6),
-            _percent(result.accuracy),
+            percent(result.accuracy),
         )
     console.print(table, soft_wrap=False)
 
 
-def _table(*headings: str) -> Table:
-    table = Table(*headings)
-    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"

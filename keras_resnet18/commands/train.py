@@ -34,6 +34,8 @@ from keras_resnet18.data.splits import Split, array_split
 from keras_resnet18.device import device_name, dtype_policy, fastest_jit, missing_gpu
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
+from keras_resnet18.evaluation.predictions import write_predictions
+from keras_resnet18.evaluation.table import print_classes
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
 from keras_resnet18.fit.best import best_in_words, best_row
 from keras_resnet18.fit.checkpoint import Checkpoint, load_checkpoint
@@ -229,10 +231,15 @@ def _train(
                 stop=stop,
                 console=console,
             )
+            evaluate = functools.partial(
+                measure, preprocess=task.preprocess, classes=task.source.classes
+            )
             evaluations = {
-                name: measure(model.predict_on_batch, task.source.splits[name], task.preprocess)
+                name: evaluate(model.predict_on_batch, task.source.splits[name])
                 for name in ("validation", "test")
             }
+            with staged(training.predictions_file) as new:
+                write_predictions(evaluations["test"], new)
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
             kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
             training.write_json(training.metrics_file, {**figures, **kept})
@@ -319,5 +326,8 @@ def _finished(path: Path, results: Results | None, console: Console) -> Run:
         console.print(best_in_words(rows))
         for name, evaluation in evaluations.items():
             console.print(f"{name:10} accuracy {evaluation}")
+        for note in evaluations["test"].notes():
+            console.print(f"{'':10} {note}")
+        print_classes(console, evaluations["test"].per_class, str(run.metrics_file))
     console.print(f"everything lies in {run.path}")
     return run

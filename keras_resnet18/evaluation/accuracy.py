@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,22 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Split
+from keras_resnet18.data.splits import Split, listed
 from keras_resnet18.evaluation.interval import in_words, interval
+from keras_resnet18.evaluation.per_class import (
+    ClassFigures,
+    balanced_accuracy,
+    majority,
+    per_class,
+    to_rows,
+)
 from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.exported import Predict
 
 _BATCH_SIZE = 64
 _SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain mistake costs 16, not infinity
+_TOP_5_FROM = 6  # classes; of five, every image is right among five
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,32 +36,74 @@ class Evaluation:
     """A classifier's answers on n labelled images.
 
     Attributes:
-        accuracy: Part of the images whose most probable class is right (top-1), 0 to 1.
+        accuracy: Fraction of the images whose most probable class is right (top-1), 0 to 1.
         interval: 95 % confidence interval of the accuracy (Wilson 1927).
         loss: Mean cross-entropy in nats, without label smoothing.
-        n: How many images.
+        n: Number of images.
+        top5: Fraction of the images whose class is among the five most probable; None for fewer
+            than six classes.
         labels: Their classes, (n,).
         predictions: Their most probable classes, (n,).
+        probabilities: Probabilities of these, float32 (n,), 0 to 1.
+        classes: Names of all classes.
+        names: The images' names, or their numbers from 0 where they have none.
     """
 
     accuracy: float
     interval: tuple[float, float]
     loss: float
     n: int
+    top5: float | None
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def per_class(self) -> tuple[ClassFigures, ...]:
+        """Number of images, precision, recall with its interval and F1 of each class."""
+        return per_class(self.labels, self.predictions, self.classes)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes with images, 0 to 1."""
+        return balanced_accuracy(self.per_class)
+
+    @property
+    def never_tested(self) -> tuple[str, ...]:
+        """Classes without an image."""
+        return tuple(one.name for one in self.per_class if not one.n)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
+        always, share = majority(self.per_class)
         return {
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "loss": self.loss,
             "n": self.n,
+            "top5": self.top5,
+            "balanced_accuracy": self.balanced_accuracy,
+            "majority_class": always,
+            "majority_accuracy": share,
+            "never_tested": list(self.never_tested),
+            "per_class": to_rows(self.per_class),
         }
 
     def __str__(self) -> str:
         return f"{in_words(self.accuracy, self.interval, self.n)}, loss {self.loss:.4f}"
+
+    def notes(self) -> list[str]:
+        """Lines that qualify the accuracy: top-5, balance, the majority class, missing classes."""
+        top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
+        lines = [f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"]
+        always, share = majority(self.per_class)
+        if self.interval[0] <= share:
+            lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
+        if self.never_tested:
+            lines.append(f"classes without an image: {listed(self.never_tested)}")
+        return lines
 
 
 @contextlib.contextmanager
@@ -64,28 +115,37 @@ def broken_images_named() -> Iterator[None]:
         raise broken_image(error) or error from None
 
 
-def measure(predict: Predict, split: Split, preprocess: Preprocess) -> Evaluation:
+def measure(
+    predict: Predict, split: Split, preprocess: Preprocess, classes: Sequence[str]
+) -> Evaluation:
     """Runs a classifier over all images of a split, each once.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
     batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
-    labels, predictions, losses = [], [], []
+    labels, predictions, highest, losses, among_five = [], [], [], [], 0
     with broken_images_named():
         for images, targets in batches:
             probabilities, truth = predict(images.numpy()), targets.numpy()
             right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+            best = (-probabilities).argsort(1, kind="stable")[:, :5]
+            among_five += int((best == truth[:, np.newaxis]).sum())
             labels.append(truth)
-            predictions.append(probabilities.argmax(1))
+            predictions.append(best[:, 0])
+            highest.append(probabilities.max(1))
             losses.append(-np.log(right))
     truth, predicted = np.concatenate(labels), np.concatenate(predictions)
-    hits = int((truth == predicted).sum())
+    hits, n = int((truth == predicted).sum()), len(truth)
     return Evaluation(
-        accuracy=hits / len(truth),
-        interval=interval(hits, len(truth)),
+        accuracy=hits / n,
+        interval=interval(hits, n),
         loss=float(np.concatenate(losses).mean()),
-        n=len(truth),
+        n=n,
+        top5=among_five / n if len(classes) >= _TOP_5_FROM else None,
         labels=truth,
         predictions=predicted,
+        probabilities=np.concatenate(highest),
+        classes=tuple(classes),
+        names=tuple(map(str, range(n))) if split.names is None else split.names,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import shutil
@@ -161,6 +162,28 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
             assert f"n = {n}" in answer.out
             assert (answer.status, answer.err) == (0, "")
     assert command("evaluate", run.path, "--data", images).out.startswith("test accuracy")
+
+
+def test_evaluate_prints_each_class_and_writes_what_it_found(command, run, images, tmp_path):
+    folder = tmp_path / "found"
+    answer = command("evaluate", run.path, "--out", folder)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.splitlines()[-1] == str(folder)
+    rows = [line.split("|")[0].strip() for line in answer.out.splitlines() if "|" in line]
+    assert rows == ["class", "ant", "bee", "蝉"]
+    assert widest(answer.out) <= 80
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    test = run.metrics["test"] | {"loss": pytest.approx(run.metrics["test"]["loss"], rel=1e-4)}
+    about = {"model": str(run.path), "data": str(images), "split": "test"}
+    assert figures == about | test
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    right = [row for row in rows if row["true class"] == row["predicted class"]]
+    assert len(right) == round(12 * figures["accuracy"])
+    assert all((images / row["path"]).is_file() for row in rows)
+    assert command("evaluate", run.path, "--out", folder).status == 0  # its own files
+    assert_refused(command("evaluate", run.path, "--out", run.path), "is not replaced")
 
 
 def test_evaluate_refuses_what_it_cannot_measure(command, run, broken_images):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
+from sklearn.metrics import top_k_accuracy_score
 
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import measure
+from keras_resnet18.evaluation.per_class import to_rows
+from keras_resnet18.evaluation.predictions import is_predictions, write_predictions
 from keras_resnet18.preprocess import Preprocess
 
+CLASSES = ("even", "odd")
 AS_STORED = Preprocess(size=(8, 8), crop_ratio=1.0)
 
 
@@ -41,14 +47,14 @@ class Classifier:
 
 def test_every_image_is_seen_once_in_order_the_last_batch_too(numbered):
     predict = Classifier(130)
-    result = measure(predict, numbered, AS_STORED)
+    result = measure(predict, numbered, AS_STORED, CLASSES)
     assert predict.seen == list(range(130))
     assert result.n == 130
     assert result.labels.tolist() == [i % 2 for i in range(130)]
 
 
 def test_accuracy_and_loss_are_means_over_images(numbered):
-    result = measure(Classifier(100), numbered, AS_STORED)
+    result = measure(Classifier(100), numbered, AS_STORED, CLASSES)
     assert result.accuracy == 100 / 130
     assert (result.predictions == result.labels).sum() == 100
     loss = -(100 * math.log(0.8) + 30 * math.log(0.2)) / 130
@@ -61,24 +67,32 @@ def test_the_interval_is_wilsons(numbered, hits):
     part = hits / n
     middle = (part + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(part * (1 - part) / n + z**2 / (4 * n**2))
-    low, high = measure(Classifier(hits), numbered, AS_STORED).interval
+    low, high = measure(Classifier(hits), numbered, AS_STORED, CLASSES).interval
     assert low == pytest.approx(middle - half, abs=1e-6)
     assert high == pytest.approx(middle + half, abs=1e-6)
 
 
 def test_a_certain_mistake_has_a_finite_loss(numbered):
-    wrong = measure(lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, AS_STORED)
+    wrong = measure(
+        lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, AS_STORED, CLASSES
+    )
     assert wrong.accuracy == 0
     assert wrong.loss == pytest.approx(-math.log(1e-7), rel=1e-4)
 
 
 def test_figures_are_ready_for_json_and_for_people(numbered):
-    result = measure(Classifier(65), numbered, AS_STORED)
+    result = measure(Classifier(65), numbered, AS_STORED, CLASSES)
     assert json.loads(json.dumps(result.to_dict())) == {
         "accuracy": 0.5,
         "interval": list(result.interval),
         "loss": pytest.approx(result.loss),
         "n": 130,
+        "top5": None,
+        "balanced_accuracy": 0.5,
+        "majority_class": "even",
+        "majority_accuracy": 0.5,
+        "never_tested": [],
+        "per_class": to_rows(result.per_class),
     }
     assert str(result).startswith("50.00% (95 % interval 41.")
     assert "n = 130" in str(result)
@@ -87,4 +101,40 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
 def test_a_broken_image_is_named(broken_images):
     split = open_source(broken_images).splits["test"]
     with pytest.raises(InputError, match=r"whole JPEG.*Received: .*test/bee/0\.png"):
-        measure(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED)
+        measure(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED, CLASSES)
+
+
+@pytest.mark.parametrize(("hits", "said"), [(65, True), (130, False)])
+def test_an_accuracy_that_is_not_clearly_above_the_majority_class_is_said_to_be_none(
+    numbered, hits, said
+):
+    notes = measure(Classifier(hits), numbered, AS_STORED, CLASSES).notes()
+    line = "always 'even' has 50.0%: the accuracy is not clearly above it"
+    assert (line in notes) == said
+
+
+def test_top_5_is_sklearns_from_six_classes_on(numbered):
+    random = np.random.default_rng(0).dirichlet(np.ones(6), 130).astype(np.float32)
+    result = measure(lambda pixels: random[pixels[:, 0, 0, 0]], numbered, AS_STORED, "abcdef")
+    expected = top_k_accuracy_score(result.labels, random, k=5, labels=range(6))
+    assert result.top5 == expected
+    assert result.notes()[0].startswith(f"top-5 accuracy {expected:.2%}, balanced accuracy ")
+    assert result.never_tested == ("c", "d", "e", "f")
+    assert result.notes()[-1] == "classes without an image: 'c', 'd', 'e' and 1 more"
+
+
+def test_predictions_are_a_row_an_image_with_names_that_are_not_utf8(numbered, tmp_path):
+    name = os.fsdecode(b"caf\xe9/0.png")
+    result = dataclasses.replace(
+        measure(Classifier(1), numbered, AS_STORED, ("a,b", "蝉")),
+        names=(name, *map(str, range(1, 130))),
+    )
+    write_predictions(result, tmp_path / "predictions.csv")
+    lines = (tmp_path / "predictions.csv").read_bytes().splitlines()
+    assert lines[:3] == [
+        b"path,true class,predicted class,probability",
+        b'caf\xe9/0.png,"a,b","a,b",0.800000',
+        '1,蝉,"a,b",0.800000'.encode(),
+    ]
+    assert len(lines) == 131
+    assert is_predictions(tmp_path / "predictions.csv")

@@ -105,7 +105,7 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
     classifier = open_classifier(exported / "model.tflite")
     assert classifier.source == str(images)
     split = open_source(images).splits["test"]
-    result = measure(classifier.predict, split, classifier.preprocess)
+    result = measure(classifier.predict, split, classifier.preprocess, classifier.labels)
     assert result.accuracy == run.metrics["test"]["accuracy"]
 
 
