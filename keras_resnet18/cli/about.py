@@ -15,13 +15,13 @@ def info(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN|FILE|weights",
-            help="A run; a SavedModel; a .tflite, .onnx or .keras file; or the word weights, for "
-            "the published weights that have a name (a folder of that name is ./weights).",
+            metavar="RUN|FOLDER|FILE|weights",
+            help="A run; a folder of runs; a SavedModel; a .tflite, .onnx or .keras file; or the "
+            "word weights, for the named published weights (a folder of that name is ./weights).",
         ),
     ] = None,
 ) -> None:
-    """Show what this machine has, or what a run or a model file is."""
+    """Show this machine, a folder of runs, a run or a model file."""
     if what != "weights":
         machine.start_keras()
     from keras_resnet18.commands.info import info
