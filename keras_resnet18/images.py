@@ -1,4 +1,4 @@
-"""Bytes → upright RGB uint8: the only decoder of the house, so the same file is the same pixels."""
+"""Image files as upright RGB uint8: the decoder, and resizing and cropping without TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"})
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+
+MAX_PIXELS = 89_478_485  # of an image: where Pillow begins to warn; 268 MB once it is decoded
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-_EXPECTED = "an image must be"  # how every refusal of this module begins
+_EXPECTED = "an image must be"  # the beginning of every refusal of an image
 
 
 def is_image_name(name: str | os.PathLike[str]) -> bool:
     """Whether a file of this name should hold an image that `decode_image` reads."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return os.fspath(name).lower().endswith(IMAGE_SUFFIXES)
 
 
 def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint8]:
@@ -41,10 +43,10 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
         uint8 array of shape (height, width, 3), 0 to 255.
 
     Raises:
-        InputError: If `data` is of another format, broken, cut short or absurdly large.
+        InputError: If `data` is of another format, damaged, cut short or of over MAX_PIXELS.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(io.BytesIO(data)) as image:
             image.load()
             return np.array(_as_rgb(_upright(image)))
     except Exception as error:  # broken bytes make Pillow raise nearly anything, and only they vary
@@ -58,22 +60,19 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         uint8 array of shape (height, width, 3), 0 to 255.
 
     Raises:
-        InputError: If the file cannot be read or is no whole image; the message has its path.
+        InputError: If the file cannot be read or is not a whole image; the message has its path.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{_EXPECTED} a file that can be read. Received: {os.fspath(path)!r} "
-            f"({error.strerror}). Check its path."
-        ) from error
+        raise InputError(_unreadable(os.fspath(path), error.strerror)) from error
     return decode_image(data, name=os.fspath(path))
 
 
 def has_image_header(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like an image that `read_image` reads; cheap, decodes no pixels."""
     try:
-        with Image.open(path, formats=_FORMATS):
+        with _opened(path):
             return True
     except Exception:  # as in decode_image
         return False
@@ -147,8 +146,15 @@ def _kernel(distance: npt.NDArray[np.float64], interpolation: str) -> npt.NDArra
     return np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
+def _opened(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
+    image = Image.open(file, formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width:,} × {image.height:,} pixels, over {MAX_PIXELS:,}")
+    return image
+
+
 def broken_image(error: Exception) -> InputError | None:
-    """Finds the decoder's one-line message in what TensorFlow made of it.
+    """The one-line message about an image that could not be read, found in TensorFlow's error.
 
     An exception inside `tf.data` reaches the training loop as an `OpError` whose text is a Python
     traceback in a graph's error report.
@@ -157,10 +163,24 @@ def broken_image(error: Exception) -> InputError | None:
         error: What iterating over a dataset, or `Model.fit`, raised.
 
     Returns:
-        The `InputError` that the decoder raised, or None if something else went wrong.
+        The `InputError` that the decoder raised, or one for a file that is not there any more or a
+        JPEG that is damaged inside; None if something else went wrong.
     """
-    found = re.search(rf"InputError: ({_EXPECTED}.*)", str(error))
-    return InputError(found[1]) if found else None
+    text = str(error)
+    if decoder := re.search(rf"InputError: ({_EXPECTED}.*)", text):
+        return InputError(decoder[1])
+    if unread := re.search(r"::\w*Map\w*: (.*); (.*)\n.*ReadFile", text):
+        return InputError(_unreadable(unread[1], unread[2]))
+    if "jpeg::Uncompress failed" in text:
+        return InputError(
+            f"{_EXPECTED} whole. Received: a JPEG with damaged data. `keras-resnet18 check` names "
+            "it: replace or delete it."
+        )
+    return None
+
+
+def _unreadable(path: str, reason: str | None) -> str:
+    return f"{_EXPECTED} a file that can be read. Received: {path!r} ({reason}). Check its path."
 
 
 def _refusal(name: str, error: Exception) -> str:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_resnet18.data.splits import decode_op
+from keras_resnet18.data.stored import decode_op
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import (
     IMAGE_SUFFIXES,
@@ -163,7 +163,7 @@ def test_a_decompression_bomb_is_an_input_error() -> None:
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    with pytest.raises(InputError, match="decompression bomb"):
+    with pytest.raises(InputError, match=r"60,000 × 60,000 pixels, over|decompression bomb"):
         decode_image(bomb)
 
 

@@ -213,12 +213,7 @@ def default_recipe(source: Source) -> str:
 def _opened(source: AnySource) -> Source:
     if isinstance(source, Source):
         return source
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(
-            "images must be a path, a name, or what from_arrays makes of arrays. "
-            f"Received: {type(source).__name__}"
-        )
-    return open_source(source if isinstance(source, str) else Path(source))
+    return open_source(source)
 
 
 def _opened_again(training: Run) -> Source:

@@ -259,7 +259,7 @@ def _batches(task: Task, console: Console) -> Batches:
     in_order = functools.partial(eval_batches, batch_size=size)
     variation = dataclasses.asdict(recipe.augment)
     mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
-    vary = functools.partial(augment, size=preprocess.size, **variation)
+    vary = functools.partial(augment, preprocess=preprocess, **variation)
     mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
 
     def images(first_step: int) -> Pair:
@@ -270,7 +270,7 @@ def _batches(task: Task, console: Console) -> Batches:
     def features(body: keras.Model, first_step: int) -> Pair:
         known = _features(body, training, preprocess, console)
         held_out = _features(body, validation, preprocess, console)
-        batches = shuffled(known, lambda features, seed: features, first_step=first_step)
+        batches = shuffled(known, lambda features, seed: features.whole(), first_step=first_step)
         return batches, in_order(held_out, lambda features: features)
 
     weights = _class_weights(task)

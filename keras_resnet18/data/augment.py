@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 
 import tensorflow as tf
 
+from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.data.trivial_augment import trivial_augment as changed
 from keras_resnet18.preprocess import IMAGENET_MEAN, Preprocess
 
@@ -17,10 +18,10 @@ _ERASE_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
 def augment(
-    image: tf.Tensor,
+    image: StoredImage,
     seed: tf.Tensor,
     *,
-    size: tuple[int, int],
+    preprocess: Preprocess,
     resized_crop: tuple[float, float] | None,
     shift: int,
     flip: bool,
@@ -30,65 +31,87 @@ def augment(
 ) -> tf.Tensor:
     """Makes a random training image.
 
-    Each kind of randomness has a seed of its own, so turning one off changes none of the others.
+    Each kind of randomness has its own seed, so that turning one off changes none of the others.
 
     Args:
-        image: uint8, shape (height, width, 3).
+        image: The image.
         seed: Two whole numbers, shape (2,). The same seed gives the same image.
-        size: (height, width) of the result.
-        resized_crop: Least and greatest part of the area, over 0 and up to 1, of a random window
-            with an aspect of 3/4 to 4/3 that is resized to `size` (Szegedy et al. 2015). None
-            resizes the image until it covers `size` and keeps the middle.
-        shift: Moves by up to so many pixels each way, with black behind (He et al. 2015 use 4 for
-            CIFAR); 0 is off.
-        flip: Whether to mirror left and right, half of the time.
+        preprocess: Size, fit and interpolation of the result; its crop ratio is for evaluation.
+        resized_crop: Smallest and largest fraction of the area, over 0 and up to 1, of a random
+            window that is resized to the size (Szegedy et al. 2015). Its width and height differ
+            from the proportions of the size by up to 4 to 3; with `fit="squash"` from those of the
+            image, and with `fit="pad"` it may hold bars. None fits the whole image, as in
+            evaluation with a crop ratio of 1.
+        shift: Largest distance in pixels to move the image by in each direction, with black behind
+            (He et al. 2015 use 4 for CIFAR); 0 is off.
+        flip: Whether to mirror left and right half of the time.
         erase: Probability, 0 to 1, of covering a rectangle of 2 to 33 % of the image with
             ImageNet's mean colour (Zhong et al. 2017); 0 is off.
         trivial_augment: Whether to apply TrivialAugment, before shift and erasure.
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1; 0 is off.
 
     Returns:
-        uint8, shape (*size, 3).
+        uint8, shape (*preprocess.size, 3).
     """
     seeds = tf.unstack(tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 6))
     if resized_crop is not None:
-        image = _random_resized_crop(image, seeds[0], size, resized_crop)
+        pixels = _random_resized_crop(image, seeds[0], preprocess, resized_crop)
     else:
-        image = Preprocess(size=size, crop_ratio=1.0).resize_and_crop(image)
-    image = tf.ensure_shape(image, (*size, 3))
+        whole = dataclasses.replace(preprocess, crop_ratio=1.0)
+        pixels = whole.resize_and_crop(image.whole())
+    pixels = tf.ensure_shape(pixels, (*preprocess.size, 3))
     if flip:
-        image = _random_flip(image, seeds[1])
+        pixels = _random_flip(pixels, seeds[1])
     if trivial_augment:
-        image = changed(image, seeds[4])
+        pixels = changed(pixels, seeds[4])
     if jitter:
-        image = _random_jitter(image, seeds[5], jitter)
+        pixels = _random_jitter(pixels, seeds[5], jitter)
     if shift:
-        image = _random_shift(image, seeds[2], shift)
+        pixels = _random_shift(pixels, seeds[2], shift)
     if erase:
-        image = _random_erase(image, seeds[3], erase)
-    return image
+        pixels = _random_erase(pixels, seeds[3], erase)
+    return pixels
 
 
 def _random_resized_crop(
-    image: tf.Tensor, seed: tf.Tensor, size: tuple[int, int], areas: tuple[float, float]
+    image: StoredImage, seed: tf.Tensor, preprocess: Preprocess, areas: tuple[float, float]
 ) -> tf.Tensor:
-    """The first of ten random windows that fits, else the greatest allowed one in the middle.
+    """The first of ten random windows that fits, else the largest allowed one in the middle.
 
-    torchvision's `RandomResizedCrop`, with its ten tries drawn at once.
+    torchvision's `RandomResizedCrop` with its ten tries drawn at once.
     """
-    whole = tf.cast(tf.shape(image)[:2], tf.float32)
+    real = tf.cast(image.size, tf.float32)
+    target = tf.constant(preprocess.size, tf.float32)
+    bars = tf.zeros(2)
+    if preprocess.fit == "pad":
+        bars = tf.floor((target * tf.reduce_max(real / target) - real) / 2)
+    canvas = real + 2 * bars
+    shape = target if preprocess.fit == "crop" else canvas
+    aspects = tuple(aspect * shape[1] / shape[0] for aspect in _CROP_ASPECTS)
     random = tf.random.stateless_uniform((4, _CROP_TRIES), seed)
-    tries = _windows(tf.reduce_prod(whole) * _between(areas, random[0]), _CROP_ASPECTS, random[1])
-    widest = tf.round(whole[::-1] * (1 / _CROP_ASPECTS[0], _CROP_ASPECTS[1]))
-    windows = tf.concat([tries, tf.minimum(whole, widest)[:, tf.newaxis]], 1)
+    tries = _windows(tf.reduce_prod(canvas) * _between(areas, random[0]), aspects, random[1])
+    widest = tf.round(canvas[::-1] * tf.stack([1 / aspects[0], aspects[1]]))
+    windows = tf.concat([tries, tf.minimum(canvas, widest)[:, tf.newaxis]], 1)
     places = tf.concat([random[2:], [[0.5], [0.5]]], 1)
-    fits = tf.reduce_all((windows >= 1) & (windows <= whole[:, tf.newaxis]), 0)
+    fits = tf.reduce_all((windows >= 1) & (windows <= canvas[:, tf.newaxis]), 0)
     first = tf.argmax(fits)
-    window = windows[:, first]
-    start = tf.floor(places[:, first] * (whole - window + 1))
-    cut = tf.slice(image, _whole(start, 0), _whole(window, 3))
-    resized = tf.image.resize(cut, size, antialias=True)
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
+    extent = windows[:, first]
+    # the middle of a window lies on the image, not on a bar
+    least = tf.maximum(bars - extent / 2, 0)
+    begin = tf.floor(least + places[:, first] * (canvas - extent - 2 * least + 1)) - bars
+    start, end = tf.maximum(begin, 0), tf.minimum(begin + extent, real)
+    full = size = tf.constant(preprocess.size)
+    if preprocess.fit == "pad":
+        size = tf.cast(tf.maximum(tf.round((end - start) * target / extent), 1), tf.int32)
+    whole = tf.cast((start, end - start), tf.int32)
+    resized = image.window(whole[0], whole[1], size, preprocess.interpolation)
+    pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
+    if preprocess.fit == "pad":
+        before = tf.cast(tf.round((start - begin) * target / extent), tf.int32)
+        before = tf.minimum(before, full - size)
+        bands = tf.stack([before, full - size - before], 1)
+        pixels = tf.pad(pixels, tf.concat([bands, [[0, 0]]], 0))
+    return pixels
 
 
 def _random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -121,7 +144,7 @@ def _random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.T
 
     def erased() -> tf.Tensor:
         area = height * width * _between(_ERASE_AREAS, random[0])
-        # the longest of them stick out a little where the area is greatest, and are cut there
+        # the longest rectangles of the largest areas would stick out
         window = tf.minimum(_windows(area, _ERASE_ASPECTS, random[1]), (height, width))
         start = tf.floor(random[2:4] * ((height + 1, width + 1) - window))
         top, left = tf.unstack(tf.cast(start, tf.int32))
@@ -138,14 +161,10 @@ def _random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.T
 
 def _windows(area: tf.Tensor, aspects: tuple[float, float], random: tf.Tensor) -> tf.Tensor:
     """Heights and widths of an area, stacked; aspects, width / height, are log-uniform."""
-    root = tf.exp(_between((math.log(aspects[0]) / 2, math.log(aspects[1]) / 2), random))
+    root = tf.exp(_between((tf.math.log(aspects[0]) / 2, tf.math.log(aspects[1]) / 2), random))
     side = tf.sqrt(area)
     return tf.round(tf.stack([side / root, side * root]))
 
 
 def _between(limits: tuple[float, float], random: tf.Tensor) -> tf.Tensor:
     return limits[0] + (limits[1] - limits[0]) * random
-
-
-def _whole(place: tf.Tensor, channel: int) -> tf.Tensor:
-    return tf.concat([tf.cast(place, tf.int32), [channel]], 0)

@@ -1,4 +1,4 @@
-"""A `Split` as batches: endless and random for training, finite and in order for evaluation."""
+"""Batches of a split: endless and random for training, finite and in order for evaluation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from keras_resnet18.data.splits import Order, Split
+from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.machine import cpu_count
 
 _PREFETCHED_BATCHES = 2
 
 
 def steps_per_epoch(split_size: int, batch_size: int) -> int:
-    """How many batches make an epoch.
+    """Number of batches in an epoch.
 
-    Only whole batches count. The few images left over differ from epoch to epoch, and a last
-    batch of one image would poison BatchNorm's statistics. A split that is smaller than a batch
-    is one batch.
+    Only whole batches count: the few images left over differ from epoch to epoch, and a last batch
+    of one image would spoil BatchNorm's statistics. A split smaller than a batch is one batch.
 
     Args:
         split_size: Number of training images, 1 or more.
@@ -28,27 +28,28 @@ def steps_per_epoch(split_size: int, batch_size: int) -> int:
 
 def train_batches(
     split: Split,
-    transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    transform: Callable[[StoredImage, tf.Tensor], tf.Tensor],
     *,
     batch_size: int,
     seed: int,
     first_step: int = 0,
     mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> tf.data.Dataset:
-    """Makes an endless dataset in which batch g is a pure function of (seed, g).
+    """Endless dataset in which batch g is a pure function of (seed, g).
 
     Batches are counted over the whole training; `steps_per_epoch` of them are an epoch, in which
     no image comes twice.
 
     Args:
         split: The images.
-        transform: From (image, seed) to an image of one size for all; the seed is an int64 tensor
-            of shape (2,), another one for every image of every epoch.
-        batch_size: Images in a batch; a smaller split gives batches of all its images.
+        transform: From (`StoredImage`, seed) to an image of one size for all, such as `augment`;
+            the seed is an int64 tensor of shape (2,), different for every image of every epoch.
+        batch_size: Images in a batch; a smaller split gives batches of all of its images.
         seed: Of order and transforms, 0 to 2**31 - 1.
-        first_step: The number of the first batch. Sources that can jump do not make those before.
+        first_step: Number of the first batch; where images can be had in any order, those before
+            it are not read.
         mix: From (images, labels, seed) of a batch to those that are trained on; the seed is an
-            int64 tensor of shape (2,), another one for every batch.
+            int64 tensor of shape (2,), different for every batch.
 
     Returns:
         Endless dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of
@@ -65,7 +66,7 @@ def train_batches(
         return elements.enumerate(epoch * images + start)
 
     def example(position: tf.Tensor, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = split.fetch(element)
+        image, label = split.stored(element)
         return transform(image, tf.stack([tf.constant(seed, tf.int64), position])), label
 
     examples = tf.data.Dataset.range(first_epoch, 2**40).flat_map(one_epoch)
@@ -85,7 +86,7 @@ def eval_batches(
     order: Order | None = None,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Makes a finite dataset of each image once, in the split's own order.
+    """Finite dataset of each image once, in the split's own order.
 
     Args:
         split: The images.
@@ -93,7 +94,7 @@ def eval_batches(
             `Preprocess.resize_and_crop`.
         batch_size: Images in a batch; the last one has what is left.
         order: A shuffle, for a sample of all classes; None for the split's own order.
-        limit: How many images to take at the most.
+        limit: The highest number of images to take; None for all.
 
     Returns:
         Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape

@@ -1,20 +1,23 @@
-"""From what a person names to a `Source`: digits, arrays, IDX files, a folder or TFDS."""
+"""`open_source` and `from_arrays`: labelled images by name, by path or from memory."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import math
-import zlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.folder import open_folder
-from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
+from keras_resnet18.data.hash_split import carve
+from keras_resnet18.data.idx import has_idx, read_idx_folder
+from keras_resnet18.data.manifest import MANIFESTS, open_manifest
+from keras_resnet18.data.splits import Order, Source, Split, indexed_split, on_cpu
+from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.data.tfds_stream import open_tfds
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SPLITS, SplitName
@@ -22,34 +25,53 @@ from keras_resnet18.names import SPLITS, SplitName
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
 
-def open_source(spec: str | Path, *, split_seed: int = 0) -> Source:
+def open_source(spec: str | os.PathLike[str], *, split_seed: int = 0) -> Source:
     """Opens labelled images by name or path.
 
     Args:
         spec: `"digits"`, scikit-learn's 1,797 digits of 8 by 8 pixels; `"tfds:NAME"`, or
-            `"tfds:NAME/CONFIG:VERSION"`; a folder with MNIST's IDX files; or a folder of
-            images, `class/…` or `train/class/…` beside `val/` and `test/`.
+            `"tfds:NAME/CONFIG:VERSION"`; or the path of a folder of images (`class/…`, or
+            `train/class/…` beside `val/` and `test/`), of a folder of MNIST's IDX files, or of a
+            .csv or .tsv file with the columns path and label, and split and group if wanted. A
+            `Path` is always a path.
         split_seed: Of the hash that carves the splits that a source lacks. TFDS carves by percent
             and does not use it.
 
     Raises:
         InputError: If there is no such source, or it cannot be used.
     """
-    name = str(spec)
-    if spec == "digits":
+    check_spec(spec)
+    name = os.fspath(spec)
+    if isinstance(spec, str) and spec == "digits":
         return dataclasses.replace(_digits(split_seed), spec=name)
-    if name.startswith("tfds:"):
+    if isinstance(spec, str) and spec.startswith("tfds:"):
         return dataclasses.replace(open_tfds(name), spec=name)
     path = Path(name).expanduser()
-    if path.is_dir():
-        is_idx = _find_idx(path, "train", "images") is not None
-        source = (_open_idx if is_idx else open_folder)(path, name, split_seed)
-        return dataclasses.replace(source, spec=str(path.resolve()))
-    what = "a file" if path.is_file() else "no such folder"
-    raise InputError(
-        'data must be a folder of images or of IDX files, "tfds:NAME" or "digits". '
-        f"Received: {name!r} ({what}). Check the spelling, or unpack an archive first."
-    )
+    if path.is_dir() and has_idx(path):
+        train, test = read_idx_folder(path, name)
+        source = from_arrays(*train, test=test, name=name, split_seed=split_seed)
+    elif path.is_dir():
+        source = open_folder(path, name, split_seed)
+    elif path.is_file() and path.suffix.lower() in MANIFESTS:
+        source = open_manifest(path, name, split_seed)
+    else:
+        what = "a file" if path.is_file() else "not there"
+        raise InputError(
+            "images must be a folder of images or of IDX files, a .csv or .tsv file, "
+            f'"tfds:NAME" or "digits". Received: {name!r}, which is {what}. Check the spelling, or '
+            "unpack an archive first."
+        )
+    return dataclasses.replace(source, spec=str(path.resolve()))
+
+
+def check_spec(spec: Any) -> None:
+    """Raises InputError unless `spec` could name or locate images."""
+    if not isinstance(spec, str | os.PathLike):
+        raise InputError(
+            'images must be a path, "tfds:NAME", "digits" or a Source; arrays, lists and datasets '
+            "become one by from_arrays(images, labels). "
+            f"Received: {type(spec).__module__}.{type(spec).__qualname__}."
+        )
 
 
 def from_arrays(
@@ -62,15 +84,15 @@ def from_arrays(
     name: str = "arrays",
     split_seed: int = 0,
 ) -> Source:
-    """Makes a source of arrays.
+    """Makes a `Source` of arrays in memory.
 
     Args:
         images: uint8, shape (n, height, width), (n, height, width, 1) or (n, height, width, 3).
         labels: Whole numbers from 0, shape (n,).
-        classes: Names; by default `"0"`, `"1"`, … up to the highest label.
-        validation: Images and labels of their own; by default a tenth of `images`, chosen by a
-            hash of the index.
-        test: Likewise.
+        classes: Their names; by default `"0"`, `"1"`, … up to the highest label.
+        validation: Images and labels for validation; by default about a tenth of `images`, chosen
+            by a hash of the index.
+        test: Images and labels for the test; by default about another tenth.
         name: What to call the source.
         split_seed: Of the hash.
 
@@ -100,7 +122,8 @@ def from_arrays(
     wanted = [kind for kind in SPLITS if kind not in given]
     size = len(given["train"][1])
     rows = {kind: np.arange(len(targets)) for kind, (_, targets) in given.items()}
-    rows |= carve([str(i) for i in range(size)], wanted, split_seed)
+    labels_of_train = given["train"][1].tolist()
+    rows |= carve([str(i) for i in range(size)], labels_of_train, wanted, split_seed)
     stored = {kind: on_cpu(pixels) for kind, (pixels, _) in given.items()}
 
     def split(kind: SplitName) -> Split:
@@ -111,7 +134,7 @@ def from_arrays(
         name=name, classes=names, splits={kind: split(kind) for kind in SPLITS}, image_size=sizes[0]
     ).with_notes_on(
         dict.fromkeys(given, "as given")
-        | dict.fromkeys(wanted, f"10 % of {size:,} by hash")
+        | dict.fromkeys(wanted, f"about 10 % of {size:,} by hash")
         | {"train": "the rest" if wanted else "as given"}
     )
 
@@ -146,18 +169,18 @@ def _checked(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Arrays:
 
 
 def _split(pixels: tf.Tensor, targets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Split:
-    """Some rows of arrays, which splits share so that no pixel lies in memory twice."""
+    """A split of some rows of arrays, which splits share so that no pixel is stored twice."""
     kept = on_cpu(rows)
     height, width = pixels.shape[1:3]
 
-    def fetch_image(index: tf.Tensor) -> tf.Tensor:
-        return tf.broadcast_to(pixels[kept[index]], (height, width, 3))
+    def image(index: tf.Tensor) -> StoredImage:
+        return decoded_image(tf.broadcast_to(pixels[kept[index]], (height, width, 3)))
 
     def content() -> Iterator[bytes]:
         values = pixels.numpy()
         return (values[row].tobytes() for row in rows)
 
-    return indexed_split(targets[rows], fetch_image, content=content)
+    return indexed_split(targets[rows], image, content=content)
 
 
 def _digits(split_seed: int) -> Source:
@@ -166,51 +189,3 @@ def _digits(split_seed: int) -> Source:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # published as 0 to 16
     return from_arrays(pixels, digits.target, name="digits", split_seed=split_seed)
-
-
-def _find_idx(folder: Path, prefix: str, content: str) -> Path | None:
-    rank = {"images": 3, "labels": 1}[content]
-    for dot in "-.":  # LeCun's files have a dash, many unpacked copies a dot
-        for suffix in ("", ".gz"):
-            path = folder / f"{prefix}-{content}{dot}idx{rank}-ubyte{suffix}"
-            if path.is_file():
-                return path
-    return None
-
-
-def _open_idx(folder: Path, name: str, split_seed: int) -> Source:
-    def read(prefix: str) -> _Arrays:
-        arrays = []
-        for content in ("images", "labels"):
-            path = _find_idx(folder, prefix, content)
-            if path is None:
-                raise InputError(
-                    f"IDX images need labels and the other way round. Received: {name!r} without "
-                    f"{prefix}-{content}-…-ubyte. Add the file."
-                )
-            arrays.append(_read_idx(path, rank=3 if content == "images" else 1))
-        return _checked(*arrays)
-
-    has_test = any(_find_idx(folder, "t10k", content) for content in ("images", "labels"))
-    test = read("t10k") if has_test else None
-    return from_arrays(*read("train"), test=test, name=name, split_seed=split_seed)
-
-
-def _read_idx(path: Path, rank: int) -> npt.NDArray[np.uint8]:
-    """Reads an IDX file of bytes: magic 0x0008 and the rank, big-endian uint32 sizes, values."""
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"IDX files must be readable. Received: {str(path)!r} ({error}). Get it again."
-        ) from error
-    begin = 4 + 4 * rank
-    shape = tuple(int.from_bytes(data[i : i + 4]) for i in range(4, begin, 4))
-    if data[:4] != bytes((0, 0, 8, rank)) or len(data) != begin + math.prod(shape):
-        raise InputError(
-            f"an IDX file must hold 0000080{rank}, its sizes, and as many bytes as they say. "
-            f"Received: {str(path)!r} with {data[:4].hex()}, {shape} and "
-            f"{len(data):,} bytes in all. Get it again."
-        )
-    return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)

@@ -1,28 +1,25 @@
-"""What all sources become: class names and three splits that do not overlap."""
+"""`Source`: labelled images in three splits, each a `Split` that `tf.data` reads."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SPLITS, SplitName
-
-_CARVED: tuple[SplitName, ...] = (
-    "test",
-    "validation",
-)  # each takes a tenth of the hash, in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """One shuffle of a split: every (seed, epoch) has its own, the same on every machine.
+    """A shuffle of a split: every (seed, epoch) has its own, the same on every machine.
 
     Attributes:
         seed: Of the whole training, 0 to 2**31 - 1.
@@ -41,18 +38,18 @@ class Split:
         size: How many there are.
         elements: `elements(order, start)` is a finite dataset of one element for each image,
             without the first `start` (an int or an int64 scalar tensor). With an `Order` it is
-            shuffled, with None it is as listed. An element is cheap; `fetch` makes it an image.
-        fetch: From an element to (image, label): uint8 of shape (height, width, 3), upright RGB,
-            and an int64 scalar. Can be traced into a graph.
+            shuffled, with None it is in the split's own order. An element is cheap to make.
+        stored: From an element to (`StoredImage`, label), the label an int64 scalar; for use in a
+            graph.
         labels: int64 of shape (size,) in the order of `elements(None, 0)`, or None where only
             reading all images would tell.
-        names: The images' POSIX paths below the folder, in the same order, or None.
+        names: The images' POSIX paths relative to the folder, in the same order, or None.
         content: Gives what tells these images from others: names and sizes of files, or pixels.
     """
 
     size: int
     elements: Callable[[Order | None, Any], tf.data.Dataset]
-    fetch: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
+    stored: Callable[[Any], tuple[StoredImage, tf.Tensor]]
     labels: npt.NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     content: Callable[[], Iterable[bytes]] = tuple
@@ -63,6 +60,11 @@ class Split:
         for content in self.content():
             digest.update(content)
         return digest.hexdigest()
+
+    def fetch(self, element: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """From an element to the whole image, uint8 (height, width, 3), and its label."""
+        image, label = self.stored(element)
+        return image.whole(), label
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,8 +80,8 @@ class Source:
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
 
     Raises:
-        InputError: For fewer than two classes, a name that is no line of text, an empty split, or a
-            class that nothing trains.
+        InputError: For fewer than two classes, a name that is not one line of text, an empty split,
+            or a class without training images.
     """
 
     name: str
@@ -95,11 +97,11 @@ class Source:
                 "a classifier needs two classes or more. "
                 f"Received: {self.name!r} with {listed(self.classes) or 'none'}. Add another class."
             )
-        unprintable = [name for name in self.classes if not name or not name.isprintable()]
-        if unprintable:  # labels.txt has a line for each
+        unwritable = [name for name in self.classes if not _is_line(name)]
+        if unwritable:  # labels.txt has a line for each
             raise InputError(
-                "class names must be printable, in UTF-8. "
-                f"Received: {self.name!r} with {listed(unprintable)}. Rename them."
+                "class names must be one line of text in UTF-8, without control characters. "
+                f"Received: {self.name!r} with {listed(unwritable)}. Rename them."
             )
         empty = [kind for kind in SPLITS if not self.splits[kind].size]
         if empty:
@@ -118,7 +120,7 @@ class Source:
             )
 
     def absent_from(self, kind: SplitName) -> list[str]:
-        """The classes without an image in a split; none where its labels are not known."""
+        """Names the classes without an image in a split; none where labels are not known."""
         labels = self.splits[kind].labels
         if labels is None:
             return []
@@ -143,7 +145,7 @@ class Source:
 
 def indexed_split(
     labels: npt.NDArray[np.int64],
-    fetch_image: Callable[[tf.Tensor], tf.Tensor],
+    image: Callable[[tf.Tensor], StoredImage],
     names: tuple[str, ...] | None = None,
     content: Callable[[], Iterable[bytes]] = tuple,
 ) -> Split:
@@ -151,7 +153,7 @@ def indexed_split(
 
     Args:
         labels: Shape (size,).
-        fetch_image: From an int64 scalar tensor to a uint8 tensor of shape (height, width, 3).
+        image: From an int64 scalar tensor to the image of that index.
         names: The images' names, if they have any.
         content: See `Split`.
     """
@@ -164,61 +166,32 @@ def indexed_split(
             indices = tf.random.experimental.index_shuffle(indices, seed, max_index=size - 1)
         return tf.data.Dataset.from_tensor_slices(indices)
 
-    def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return fetch_image(index), targets[index]
+    def stored(index: tf.Tensor) -> tuple[StoredImage, tf.Tensor]:
+        return image(index), targets[index]
 
-    return Split(size, elements, fetch, labels, names, content)
-
-
-def decode_op(decode: Any, argument: tf.Tensor) -> tf.Tensor:
-    """Runs a Python decoder inside `tf.data`.
-
-    Args:
-        decode: From a NumPy value to a uint8 array of shape (height, width, 3).
-        argument: The tensor whose value `decode` gets.
-
-    Returns:
-        uint8 tensor of shape (height, width, 3), height and width unknown until it runs.
-    """
-    image = tf.numpy_function(decode, [argument], tf.uint8)
-    return tf.ensure_shape(image, (None, None, 3))
+    return Split(size, elements, stored, labels, names, content)
 
 
 def array_split(values: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Split:
     """A split of arrays, one value for each label, such as features instead of images."""
-    stored = on_cpu(values)
-    return indexed_split(labels, lambda index: stored[index])
+    held = on_cpu(values)
+    return indexed_split(labels, lambda index: decoded_image(held[index]))
 
 
-def on_cpu(values: npt.NDArray[Any]) -> tf.Tensor:
-    """A constant where `tf.data` works, also when there is a GPU."""
+def on_cpu(values: Any) -> tf.Tensor:
+    """A constant in the memory of the CPU, where `tf.data` works, even if there is a GPU."""
     with tf.device("CPU"):
         return tf.constant(values)
 
 
-def carve(
-    keys: Sequence[str], wanted: Collection[SplitName], split_seed: int
-) -> dict[SplitName, npt.NDArray[np.int64]]:
-    """Deals images out by a hash of their keys, so that new images move none of the old ones.
-
-    Args:
-        keys: A name for each image that never changes.
-        wanted: The splits to carve, a tenth of the images each; `"train"` keeps the rest.
-        split_seed: Another seed deals differently.
-
-    Returns:
-        For `"train"` and each of `wanted` the indices of its images, rising.
-    """
-    dealt: dict[SplitName, list[int]] = {"train": [], **{kind: [] for kind in wanted}}
-    for index, key in enumerate(keys):
-        text = f"{split_seed}/{key}".encode("utf-8", "surrogateescape")
-        tenth = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) % 10
-        kind = _CARVED[tenth] if tenth < len(_CARVED) else "train"
-        dealt[kind if kind in dealt else "train"].append(index)
-    return {kind: np.array(indices, np.int64) for kind, indices in dealt.items()}
+def _is_line(name: str) -> bool:
+    """Whether a name is one line of text: any script, but no control character or surrogate."""
+    return name.splitlines() == [name] and not any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in name
+    )
 
 
 def listed(names: Collection[str], most: int = 3) -> str:
-    """The first few of some names, for a sentence: `'a', 'b', 'c' and 4 more`."""
+    """Names the first few, for a sentence: `'a', 'b', 'c' and 4 more`."""
     shown = ", ".join(repr(name) for name in list(names)[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

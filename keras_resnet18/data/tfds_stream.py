@@ -1,4 +1,4 @@
-"""A TensorFlow Dataset: record files that are read from beginning to end and cannot jump."""
+"""TensorFlow Datasets as a source: record files, which are read from beginning to end."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.splits import Order, Source, Split, decode_op, listed
+from keras_resnet18.data.headers import Header, header_of
+from keras_resnet18.data.splits import Order, Source, Split, listed
+from keras_resnet18.data.stored import StoredImage, decode_op, decoded_image, encoded_image
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import decode_image
 from keras_resnet18.names import SPLITS, SplitName
 
-# Examples are shuffled within blocks of so many encoded bytes: all of MNIST or CIFAR, or a few
-# thousand photos of a set whose files TFDS has shuffled once and for all.
+# Encoded bytes in a block, within which examples are shuffled: all of MNIST or CIFAR, or a few
+# thousand photos of a set that TFDS has shuffled once and for all.
 _BLOCK_BYTES = 256 * 2**20
 
 
 def open_tfds(spec: str) -> Source:
     """Opens a single-label image dataset of TensorFlow Datasets, downloading it if need be.
 
-    Its own splits are used; a missing one is the last tenth of `train` that is left.
+    Its own labelled splits are used; a missing one is the last tenth of `train` that is left.
 
     Args:
         spec: `"tfds:NAME"` or `"tfds:NAME/CONFIG:VERSION"`, in the default data folder, which
             the environment variable TFDS_DATA_DIR moves.
 
     Raises:
-        InputError: If the dataset is unknown, cannot be fetched, or is none of labelled images.
+        InputError: If the dataset is unknown, cannot be fetched, or is not one of labelled images.
     """
     builder = _prepared_builder(spec)
     image, label = _features(builder, spec)
-    ranges = _split_ranges(builder, spec)
+    given = {name: _is_labelled(builder, name) for name in builder.info.splits}
+    ranges = _split_ranges({name for name, labelled in given.items() if labelled}, spec)
+    unlabelled = [name for name, labelled in given.items() if not labelled]
     height, width, _ = image.shape
     image_size = None if height is None or width is None else (height, width)
     return Source(
@@ -40,6 +44,9 @@ def open_tfds(spec: str) -> Source:
         classes=tuple(label.names),
         splits={kind: _split(builder, ranges[kind], spec, image_size) for kind in SPLITS},
         image_size=image_size,
+        notes=(f"not used, because there are no labels in it: {listed(unlabelled)}",)
+        if unlabelled
+        else (),
     ).with_notes_on(ranges)
 
 
@@ -86,13 +93,21 @@ def _features(builder: Any, spec: str) -> tuple[Any, Any]:
     )
 
 
-def _split_ranges(builder: Any, spec: str) -> dict[SplitName, str]:
+def _is_labelled(builder: Any, split: str) -> bool:
+    """Whether a split has labels: test sets without them say −1."""
+    import tensorflow_datasets as tfds
+
+    label = tfds.decode.PartialDecoding({"label": True})
+    first = builder.as_dataset(split=f"{split}[:1]", decoders=label)
+    return all(int(example["label"]) >= 0 for example in first)
+
+
+def _split_ranges(given: set[str], spec: str) -> dict[SplitName, str]:
     """For each split what TFDS should read, in its own notation."""
-    given = set(builder.info.splits)
     if "train" not in given:
         raise InputError(
-            f"a TFDS dataset must have a split 'train'. Received: {spec!r} with {listed(given)}. "
-            "Choose another dataset."
+            "a TFDS dataset must have a labelled split 'train'. "
+            f"Received: {spec!r} with {listed(sorted(given))}. Choose another dataset."
         )
     validation = next((name for name in ("validation", "val") if name in given), None)
     test = "test" if "test" in given else None
@@ -135,12 +150,20 @@ def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int
     def decode(data: bytes) -> npt.NDArray[np.uint8]:
         return decode_image(data, name=f"an image of {spec}")
 
-    def fetch(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = decode_op(decode, example["image"])
-        return tf.ensure_shape(image, (*(image_size or (None, None)), 3)), example["label"]
+    def is_plain(data: bytes) -> np.bool_:
+        return np.bool_(header_of(data) is Header.PLAIN_JPEG)
+
+    def stored(example: dict[str, tf.Tensor]) -> tuple[StoredImage, tf.Tensor]:
+        data = example["image"]
+        if image_size is None:
+            plain = tf.ensure_shape(tf.numpy_function(is_plain, [data], tf.bool), ())
+            image = encoded_image(data, plain, decode, data)
+        else:
+            image = decoded_image(tf.ensure_shape(decode_op(decode, data), (*image_size, 3)))
+        return image, example["label"]
 
     content = [f"{builder.info.full_name} {split_range}".encode()]
-    return Split(size, elements, fetch, content=lambda: content)
+    return Split(size, elements, stored, content=lambda: content)
 
 
 def _shuffled(stream: tf.data.Dataset, order: Order, per_block: int) -> tf.data.Dataset:

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Source, listed
+from keras_resnet18.data.walk import walk
 from keras_resnet18.device import fastest_jit
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
-from keras_resnet18.images import is_image_name, read_image
+from keras_resnet18.images import read_image
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_names, open_exported
@@ -106,28 +107,21 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
 
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files themselves, and for a folder the images in it, sorted, in the order given.
+    """The files themselves, and for a folder the images that training would find, sorted.
 
     Raises:
         InputError: For a folder without images.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        images = _images_in(path) if path.is_dir() else [path]
+        images = [path / name for name in walk(path).images] if path.is_dir() else [path]
         if not images:
-            raise InputError(f"a folder to predict needs images in it. Received: {path}")
+            raise InputError(
+                "a folder to predict needs JPEG, PNG, BMP, GIF or WebP images in it. "
+                f"Received: {path}"
+            )
         files += images
     return files
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Hidden files and folders are left out, as in training: macOS leaves `._1.jpg` beside 1.jpg"""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_image_name(path.name)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def _from_run(run: Run) -> Classifier:

@@ -14,6 +14,7 @@ from keras_resnet18.data.augment import augment
 from keras_resnet18.data.mix import mix
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import Split, from_arrays, open_source
+from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
@@ -29,13 +30,13 @@ NOTHING: dict[str, Any] = {
 RESIZED = Preprocess(size=(8, 8), crop_ratio=1.0).resize_and_crop
 
 
-def varied(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def varied(image: StoredImage, seed: tf.Tensor) -> tf.Tensor:
     noise = tf.random.stateless_uniform((8, 8, 3), seed, maxval=256, dtype=tf.int32)
-    return image[:8, :8] + tf.cast(noise, tf.uint8)
+    return image.whole()[:8, :8] + tf.cast(noise, tf.uint8)
 
 
-def as_is(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return image
+def as_is(image: StoredImage, seed: tf.Tensor) -> tf.Tensor:
+    return image.whole()
 
 
 def numbered(count: int) -> Split:
@@ -93,7 +94,11 @@ def split(request: pytest.FixtureRequest, make_folder: Callable[..., Path]) -> S
 VARIED: dict[str, Any] = {
     "noise": {"transform": varied},
     **{
-        name: {"transform": partial(augment, size=(8, 8), **(NOTHING | {name: value}))}
+        name: {
+            "transform": partial(
+                augment, preprocess=Preprocess((8, 8)), **(NOTHING | {name: value})
+            )
+        }
         for name, value in {
             "resized_crop": (0.3, 1.0),
             "shift": 2,
@@ -129,7 +134,7 @@ def test_batches_do_not_depend_on_tensorflows_global_seed(split: Split) -> None:
 
 
 def test_an_image_is_varied_otherwise_in_every_epoch() -> None:
-    def seeds_only(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def seeds_only(image: StoredImage, seed: tf.Tensor) -> tf.Tensor:
         return tf.reshape(seed, (1, 1, 2))
 
     batches = train_batches(numbered(50), seeds_only, batch_size=8, seed=9).take(12)
@@ -140,7 +145,7 @@ def test_an_image_is_varied_otherwise_in_every_epoch() -> None:
 def test_the_training_data_is_endless_uint8_and_of_known_shape(split: Split) -> None:
     cropped = partial(
         augment,
-        size=(9, 7),
+        preprocess=Preprocess((9, 7)),
         **(NOTHING | {"resized_crop": (0.5, 1.0), "shift": 1, "flip": True, "erase": 0.5}),
     )
     batches = train_batches(split, cropped, batch_size=16, seed=0)
@@ -159,10 +164,10 @@ def test_starting_late_does_not_read_the_images_before() -> None:
         fetched.append(int(value))
         return value
 
-    def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return inner.fetch(tf.ensure_shape(tf.numpy_function(note, [index], tf.int64), ()))
+    def stored(index: tf.Tensor) -> tuple[StoredImage, tf.Tensor]:
+        return inner.stored(tf.ensure_shape(tf.numpy_function(note, [index], tf.int64), ()))
 
-    split = Split(inner.size, inner.elements, fetch)
+    split = Split(inner.size, inner.elements, stored)
     next(iter(train_batches(split, as_is, batch_size=5, seed=0, first_step=10**9)))
     assert len(fetched) < 40  # the batch and what is prefetched
 

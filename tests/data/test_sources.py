@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_resnet18 import train
 from keras_resnet18.data.sources import Source, Split, from_arrays, open_source
 from keras_resnet18.errors import InputError
 
@@ -119,10 +121,42 @@ def test_classes_must_be_different_and_enough() -> None:
     assert from_arrays(IMAGES, LABELS, classes=["a", "b", "c"]).classes == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", ""])
+@pytest.mark.parametrize(
+    "name", ["two\nlines", "", "tab\there", "\u2028", "a\x85b", "\udcff", "\x00"]
+)
 def test_classes_of_arrays_must_be_lines_of_text(name: str) -> None:
-    with pytest.raises(InputError, match="class names must be printable"):
+    with pytest.raises(InputError, match="class names must be one line of text"):
         from_arrays(IMAGES, LABELS, classes=["a", "b", name])
+
+
+@pytest.mark.parametrize(
+    "name", ["می\u200cخواهم", "全角\u3000空白", "née", "🐈\u200d⬛", "a\u00a0b"]
+)
+def test_classes_may_be_named_in_any_orthography(name: str, make_folder: MakeFolder) -> None:
+    assert from_arrays(IMAGES, LABELS, classes=["a", "b", name]).classes[2] == name
+    assert name in open_source(make_folder(*numbered(name, 5), *numbered("x", 5))).classes
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        tf.data.Dataset.range(3),
+        (IMAGES, LABELS),
+        [IMAGES, LABELS],
+        {"train": []},
+        IMAGES,
+        None,
+        3,
+    ],
+    ids=lambda images: type(images).__name__,
+)
+def test_what_is_neither_path_nor_name_is_told_of_from_arrays(images: object) -> None:
+    for use in (open_source, train):
+        with pytest.raises(
+            InputError, match=r"from_arrays\(images, labels\). Received: "
+        ) as caught:
+            use(images)  # type: ignore[operator]
+        assert "\n" not in str(caught.value)
 
 
 def test_arrays_are_not_taken_for_what_they_are_named_after(tmp_path: Path) -> None:
@@ -210,7 +244,7 @@ def test_a_folder_of_classes_is_dealt_out(make_folder: MakeFolder) -> None:
         assert list(split.names) == sorted(split.names)
         assert [name[:3] for name in split.names] == [source.classes[i][:3] for i in split.labels]
     assert 84 <= source.splits["train"].size <= 108
-    assert "10 % of" in source.notes[0] and f"({source.splits['test'].size} images)" in notes(
+    assert "about 10 % of" in source.notes[0] and f"({source.splits['test'].size} images)" in notes(
         source
     )
 
@@ -260,7 +294,7 @@ def test_the_missing_split_is_carved_from_train(
     assert set(source.splits[kind].names or ()) == {f"{own}/a/x.png", f"{own}/b/x.png"}
     assert 4 <= source.splits[carved].size <= 22
     assert source.splits["train"].size + source.splits[carved].size == 120
-    assert f"{carved}: 10 % of train/ by hash" in notes(source)
+    assert f"{carved}: about 10 % of train/ by hash" in notes(source)
     assert f"{kind}: {own}/ (2 images)" in notes(source)
 
 
@@ -288,18 +322,7 @@ def test_a_class_that_training_lacks_is_an_input_error(make_folder: MakeFolder, 
         open_source(folder)
 
 
-def test_a_class_whose_only_image_went_to_another_split_is_named(make_folder: MakeFolder) -> None:
-    folder = make_folder(*numbered("a", 40), *numbered("b", 40), "rare/1.png")
-    for seed in range(100):
-        try:
-            open_source(folder, split_seed=seed)
-        except InputError as error:
-            assert "none of 'rare'" in str(error)
-            return
-    pytest.fail("the rare image should leave train for one seed in five")
-
-
-def test_what_is_no_image_is_counted_and_said(make_folder: MakeFolder) -> None:
+def test_what_is_not_an_image_is_counted_and_said(make_folder: MakeFolder) -> None:
     folder = make_folder(
         *numbered("a", 40), *numbered("b", 40), ".git/x.png", "__MACOSX/a/x.png", "beside.png",
         "a/.ipynb_checkpoints/x.png", "a/.hidden.png",
@@ -311,15 +334,16 @@ def test_what_is_no_image_is_counted_and_said(make_folder: MakeFolder) -> None:
     source = open_source(folder)
     assert source.classes == ("a", "b") and len(homes(source)) == 80
     assert source.notes[1:5] == (
-        "ignored 2 files that are no images: 'README', 'b/notes.txt'",
+        "ignored 2 files that are not images (1 without ending and 1 .txt): "
+        "'README', 'b/notes.txt'",
         "ignored 5 files and folders that are hidden or the system's: "
         "'.git', '__MACOSX', 'a/.hidden.png' and 2 more",
         "ignored 1 images that lie in no class folder",
-        "no class, because there are no images in it: 'empty'",
+        "not a class, because there are no images in it: 'empty'",
     )
 
 
-def test_an_empty_class_in_train_is_no_class(make_folder: MakeFolder) -> None:
+def test_an_empty_class_in_train_is_not_a_class(make_folder: MakeFolder) -> None:
     folder = make_folder(*numbered("train/a", 40), *numbered("train/b", 40))
     (folder / "train/aa").mkdir()
     (folder / "val").mkdir()
@@ -332,7 +356,7 @@ def test_unlabelled_test_images_are_not_the_test_split(make_folder: MakeFolder) 
     train = [*numbered("train/a", 60), *numbered("train/b", 60)]
     source = open_source(make_folder(*train, *numbered("test", 5)))
     assert "ignored 5 images that lie in no class folder" in notes(source)
-    assert "test: 10 % of train/ by hash" in notes(source)
+    assert "test: about 10 % of train/ by hash" in notes(source)
 
 
 def test_names_in_any_language_work_however_they_are_composed(make_folder: MakeFolder) -> None:
@@ -348,11 +372,11 @@ def test_names_in_any_language_work_however_they_are_composed(make_folder: MakeF
 
 
 def test_a_class_name_of_two_lines_is_an_input_error(make_folder: MakeFolder) -> None:
-    with pytest.raises(InputError, match=r"printable.*'a\\nb'"):
+    with pytest.raises(InputError, match=r"one line of text.*'a\\nb'"):
         open_source(make_folder("a\nb/1.png", "c/1.png"))
 
 
-def test_files_that_are_no_images_are_found_at_once_and_named(make_folder: MakeFolder) -> None:
+def test_files_that_are_not_images_are_found_at_once_and_named(make_folder: MakeFolder) -> None:
     folder = make_folder(*numbered("a", 40), *numbered("b", 40))
     (folder / "a/text.jpg").write_text("no image")
     (folder / "b/empty.png").touch()
@@ -382,7 +406,9 @@ def test_unusable_folders_are_an_input_error_of_one_line(
 
 
 def test_an_unknown_spec_says_what_is_possible(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"folder.*tfds:NAME.*digits.*'digitz' .no such folder"):
+    with pytest.raises(
+        InputError, match=r"folder.*tfds:NAME.*digits.*'digitz', which is not there"
+    ):
         open_source("digitz")
     (tmp_path / "one.png").touch()
     with pytest.raises(InputError, match="a file"):

@@ -13,6 +13,7 @@ from keras_resnet18.data import tfds_stream
 from keras_resnet18.data.pipeline import eval_batches, train_batches
 from keras_resnet18.data.sources import Source, open_source
 from keras_resnet18.data.splits import Order, Split
+from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import broken_image
 
@@ -28,7 +29,16 @@ class TinyGreys(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name=name)
-        for name in ("train", "train_test", "train_val", "all", "test", "no_label", "any_size")
+        for name in (
+            "train",
+            "train_test",
+            "train_val",
+            "all",
+            "test",
+            "no_label",
+            "any_size",
+            "blind",
+        )
     ]
 
     def _info(self) -> Any:
@@ -45,14 +55,18 @@ class TinyGreys(tfds.core.GeneratorBasedBuilder):
             "all": ("train", "validation", "test"),
             "no_label": ("train",),
             "any_size": ("train",),
+            "blind": ("train", "validation", "test"),
         }.get(self.builder_config.name, self.builder_config.name.split("_"))
-        return {split: self._generate_examples(*sizes[split]) for split in splits}
+        return {split: self._generate_examples(*sizes[split], split) for split in splits}
 
-    def _generate_examples(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    def _generate_examples(
+        self, start: int, stop: int, split: str
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        blind = self.builder_config.name == "blind" and split == "test"
         for grey in range(start, stop):
             image = np.full((6, 5, 3), grey, np.uint8)
-            label = {} if self.builder_config.name == "no_label" else {"label": grey % 2}
-            yield grey, {"image": image, **label}
+            label = {"label": -1 if blind else grey % 2}
+            yield grey, {"image": image} | ({} if self.builder_config.name == "no_label" else label)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,6 +119,13 @@ def test_the_notes_say_what_was_carved() -> None:
     )
 
 
+def test_a_test_set_without_labels_is_not_used() -> None:
+    source = opened("blind")
+    assert [split.size for split in source.splits.values()] == [90, 10, 10]
+    assert "not used, because there are no labels in it: 'test'" in source.notes
+    assert "test: train[90%:] (10 images)" in source.notes[0]
+
+
 def test_images_of_any_size_have_no_common_size() -> None:
     source = opened("any_size")
     assert source.image_size is None and len(greys(source.splits["test"])) == 10
@@ -138,9 +159,9 @@ def test_the_order_does_not_depend_on_tensorflows_global_seed() -> None:
 def test_a_training_batch_is_the_same_from_the_start_and_directly() -> None:
     split = opened("all").splits["train"]
 
-    def mark(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def mark(image: StoredImage, seed: tf.Tensor) -> tf.Tensor:
         noise = tf.random.stateless_uniform((6, 5, 3), seed, maxval=256, dtype=tf.int32)
-        return image + tf.cast(noise, tf.uint8)
+        return image.whole() + tf.cast(noise, tf.uint8)
 
     run = list(train_batches(split, mark, batch_size=16, seed=3).take(15).as_numpy_iterator())
     for step in (0, 5, 6, 13):

@@ -1,0 +1,130 @@
+"""Image files with class names as a `Source`: what a folder and a manifest have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet18.data.hash_split import carve
+from keras_resnet18.data.headers import Header, read_headers
+from keras_resnet18.data.splits import Source, Split, indexed_split, listed, on_cpu
+from keras_resnet18.data.stored import StoredImage, encoded_image
+from keras_resnet18.errors import InputError
+from keras_resnet18.images import read_image
+from keras_resnet18.names import SPLITS, SplitName
+
+# How people name splits, in folders and in manifests.
+SPLIT_NAMES: dict[str, SplitName] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """A labelled image file.
+
+    Attributes:
+        path: Relative to the source's folder, as the file system spells it.
+        class_name: In Unicode's composed form: macOS decomposes é, Linux does not.
+        key: What its split is hashed from: files of one key stay together.
+    """
+
+    path: str
+    class_name: str
+    key: str
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def open_files(
+    root: Path,
+    name: str,
+    given: Mapping[SplitName, Sequence[ImageFile]],
+    *,
+    origins: Mapping[SplitName, str],
+    notes: tuple[str, ...],
+    split_seed: int,
+) -> Source:
+    """Makes a source of image files; the headers of all are read, the pixels are not.
+
+    Classes are the sorted class names of the training images, the same list for all splits. A split
+    that is not given is carved out of the training images by a hash of their keys.
+
+    Args:
+        root: The folder that paths are relative to.
+        name: What to call the source.
+        given: The images of each split, `"train"` among them.
+        origins: Where the images of each given split come from, for the notes.
+        notes: Other notes.
+        split_seed: Of the hash.
+
+    Raises:
+        InputError: If a class has no training images, or a file is not an image.
+    """
+    classes = sorted({image.class_name for image in given["train"]})
+    for kind in given:
+        unknown = sorted({image.class_name for image in given[kind]} - set(classes))
+        if unknown:
+            raise InputError(
+                f"every class needs training images. Received: {listed(unknown)}, which only the "
+                f"{kind} images have. Add training images of it, or remove it."
+            )
+    everything = [image.path for images in given.values() for image in images]
+    headers = dict(zip(everything, read_headers([root / p for p in everything]), strict=True))
+    broken = [path for path, header in headers.items() if header is Header.BROKEN]
+    if broken:
+        raise InputError(
+            "image files must hold JPEG, PNG, BMP, GIF or WebP. "
+            f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
+            "Replace or delete them."
+        )
+    training = given["train"]
+    wanted = [kind for kind in SPLITS if kind not in given]
+    keys, labels = zip(*((image.key, image.class_name) for image in training), strict=True)
+    dealt = carve(keys, labels, wanted, split_seed)
+    parts = {**given, **{kind: [training[i] for i in rows] for kind, rows in dealt.items()}}
+    plain = {path for path, header in headers.items() if header is Header.PLAIN_JPEG}
+    return Source(
+        name=name,
+        classes=tuple(classes),
+        splits={kind: _split(root, parts[kind], classes, plain) for kind in SPLITS},
+        notes=notes,
+    ).with_notes_on(
+        dict.fromkeys(wanted, f"about 10 % of {origins['train']} by hash") | dict(origins)
+    )
+
+
+def _split(
+    root: Path, images: Sequence[ImageFile], classes: Sequence[str], plain: set[str]
+) -> Split:
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    labels = np.array([index_of[image.class_name] for image in images], np.int64)
+    names = tuple(image.path for image in images)
+    paths = on_cpu([os.fsencode(root / name) for name in names])
+    is_plain = on_cpu([name in plain for name in names])
+
+    def read(path: bytes) -> np.ndarray:
+        return read_image(os.fsdecode(path))
+
+    def image(index: tf.Tensor) -> StoredImage:
+        data = tf.cond(is_plain[index], lambda: tf.io.read_file(paths[index]), lambda: "")
+        return encoded_image(data, is_plain[index], read, paths[index])
+
+    def content() -> Iterator[bytes]:
+        for name in names:
+            yield os.fsencode(f"{name} {(root / name).stat().st_size}\n")
+
+    return indexed_split(labels, image, names, content)

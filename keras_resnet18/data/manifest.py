@@ -1,0 +1,92 @@
+"""Manifest as a source: a .csv or .tsv file with a row for each image."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files
+from keras_resnet18.data.splits import Source, listed
+from keras_resnet18.errors import InputError
+from keras_resnet18.names import SplitName
+
+MANIFESTS = {".csv": ",", ".tsv": "\t"}  # endings and what they separate columns by
+
+_COLUMNS = ("path", "label", "split", "group")
+
+
+def open_manifest(path: Path, name: str, split_seed: int) -> Source:
+    """Reads a table of image files with their classes.
+
+    The first row names the columns: `path`, relative to the table's folder, and `label`; if wanted,
+    `split` (train, validation or test) and `group`. Images of one group, such as a patient or a
+    scene, always share a split. Other columns are ignored.
+
+    Args:
+        path: A .csv or .tsv file in UTF-8.
+        name: What to call the source.
+        split_seed: Of the hash that carves the splits that the table does not name.
+
+    Raises:
+        InputError: If a column, a value or a file is missing, a path comes twice, a group is in two
+            splits, or a file is not an image.
+    """
+    rows = _rows(path, name)
+    given: dict[SplitName, list[ImageFile]] = {}
+    group_splits: dict[str, str] = {}
+    for number, row in rows:
+        word = row.get("split", "train")
+        if word.lower() not in SPLIT_NAMES:
+            raise _refusal("every row needs a split: train, validation or test", name, number, word)
+        split = SPLIT_NAMES[word.lower()]
+        group = row.get("group") or row["path"]
+        if group_splits.setdefault(group, split) != split:
+            raise _refusal("a path or a group must be in one split alone", name, number, group)
+        image = ImageFile(row["path"], composed(row["label"]), composed(group))
+        given.setdefault(split, []).append(image)
+    paths = [row["path"] for _, row in rows]
+    if twice := [p for p, count in Counter(paths).items() if count > 1]:
+        raise InputError(
+            f"a manifest names each path once. Received: {name!r} with more than one row for "
+            f"{listed(twice)}. Remove the others."
+        )
+    missing = [p for p in paths if not (path.parent / p).is_file()]
+    if missing:
+        raise InputError(
+            f"paths in a manifest are relative to its folder, {str(path.parent)!r}. Received: "
+            f"{name!r} with {len(missing):,} of {len(paths):,} that are not there: "
+            f"{listed(missing)}. Correct the paths."
+        )
+    if "train" not in given:
+        raise InputError(f"a manifest needs training images. Received: {name!r} without any.")
+    origins: dict[SplitName, str] = dict.fromkeys(given, f"rows of {path.name}")
+    return open_files(path.parent, name, given, origins=origins, notes=(), split_seed=split_seed)
+
+
+def _rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with their line numbers, known columns alone, names in lower case."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=MANIFESTS[path.suffix.lower()], strict=True)
+            columns = {c: c.strip().lower() for c in reader.fieldnames or ()}
+            if not {"path", "label"} <= set(columns.values()):
+                raise InputError(
+                    "a manifest needs a first row with the columns path and label. "
+                    f"Received: {name!r} with {listed(list(columns), 9) or 'none'}. Add it."
+                )
+            rows = []
+            for row in reader:
+                values = {columns[c]: (v or "").strip() for c, v in row.items() if c in columns}
+                if not values["path"] or not values["label"]:
+                    raise _refusal("every row needs a path and a label", name, reader.line_num, "")
+                rows.append((reader.line_num, values))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"a manifest must be a table in UTF-8. Received: {name!r} ({error}). Save it again."
+        ) from None
+    return rows
+
+
+def _refusal(expected: str, name: str, line: int, received: str) -> InputError:
+    return InputError(f"{expected}. Received: {name!r}, line {line}, {received!r}. Correct it.")
