@@ -30,7 +30,8 @@ from keras_resnet18.commands.task import (
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.mix import mix
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from keras_resnet18.data.splits import Split, array_split
+from keras_resnet18.data.sources import check_spec
+from keras_resnet18.data.splits import Source, Split, array_split
 from keras_resnet18.device import device_name, dtype_policy, fastest_jit, missing_gpu
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
@@ -116,6 +117,8 @@ def train(
         return _resume(Path(resume), source, console)
     if source is None:
         raise InputError("train needs images, or the run to go on with. Received: neither")
+    if not isinstance(source, Source):
+        check_spec(source)
     path = Path(out) if out is not None else default_out(source)
     check_outside(path, source)
     check_out(path, overwrite=overwrite)
