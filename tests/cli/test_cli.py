@@ -110,11 +110,11 @@ def text_as_jpg(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (None, "no such folder"),
+        (None, "which is not there"),
         (no_classes, "one folder for each class"),
         (one_class, "two classes or more"),
         (text_as_jpg, "bee/text.jpg"),
-        (Path.touch, "(a file)"),
+        (Path.touch, "which is a file"),
     ],
 )
 def test_images_that_cannot_be_used_leave_nothing(command, tmp_path, make, message):

@@ -121,7 +121,7 @@ def test_any_damage_to_a_jpeg_is_seen_by_both_decoders_alike() -> None:
     draw = random.Random(0)
     data = jpeg(PHOTO.resize((60, 40)), quality=60)
     outcomes = {"same": 0, "refused": 0}
-    for _ in range(600):
+    for _ in range(100):
         damaged = bytearray(data)
         damaged[draw.randrange(len(data))] = draw.randrange(256)
         plain = header_of(bytes(damaged)) is Header.PLAIN_JPEG
@@ -136,7 +136,7 @@ def test_any_damage_to_a_jpeg_is_seen_by_both_decoders_alike() -> None:
         else:
             outcomes["same"] += 1
             np.testing.assert_array_equal(viewed(bytes(damaged), plain, whole), pixels)
-    assert min(outcomes.values()) > 50
+    assert min(outcomes.values()) > 8
 
 
 @pytest.mark.parametrize("times", [1, 2, 4, 8])

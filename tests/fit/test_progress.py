@@ -40,6 +40,7 @@ def test_rows_are_written_after_every_epoch():
         "epoch",
         "loss",
         "accuracy",
+        "steps",
         "validation_loss",
         "validation_accuracy",
         "learning_rate",
