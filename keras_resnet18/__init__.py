@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keras_resnet18.commands.export import export
     from keras_resnet18.commands.info import info
     from keras_resnet18.commands.predict import predict
+    from keras_resnet18.commands.report import report
     from keras_resnet18.commands.train import train
     from keras_resnet18.commands.verify import verify
     from keras_resnet18.data.sources import from_arrays, open_source
@@ -74,6 +75,7 @@ __all__ = [
     "preprocess_input",
     "read_image",
     "recommended_policy",
+    "report",
     "save_weights",
     "train",
     "training_twin",
@@ -112,6 +114,7 @@ _HOMES = {
     "preprocess_input": "preprocess",
     "read_image": "images",
     "recommended_policy": "device",
+    "report": "commands.report",
     "save_weights": "weights.transfer",
     "train": "commands.train",
     "training_twin": "fit.fused_batch_norm",

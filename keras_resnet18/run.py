@@ -85,6 +85,16 @@ class Run:
         return self.path / "predictions.csv"
 
     @property
+    def report_file(self) -> Path:
+        """What it learned and how well, a page for a browser."""
+        return self.path / "report.html"
+
+    @property
+    def card_file(self) -> Path:
+        """A model card with Hugging Face's metadata."""
+        return self.path / "README.md"
+
+    @property
     def metrics_file(self) -> Path:
         """Figures on the validation and the test images, over all and of each class, as JSON."""
         return self.path / "metrics.json"
@@ -144,6 +154,18 @@ class Run:
         return self._read_json(self.metrics_file)
 
     @property
+    def history(self) -> list[dict[str, float]]:
+        """Rows of `history.csv`, one for each epoch."""
+        rows = csv.DictReader(self._read(self.history_file).splitlines())
+        try:
+            return [{key: float(value) for key, value in row.items()} for row in rows]
+        except (TypeError, ValueError):
+            raise InputError(
+                "history.csv must be the table that `train` wrote: copy it from a backup, or train "
+                f"again. Received: {self.history_file}, which is damaged"
+            ) from None
+
+    @property
     def environment(self) -> dict[str, Any]:
         """What `environment.json` holds: source, versions, device, precision."""
         return self._read_json(self.environment_file)
@@ -178,6 +200,7 @@ class Run:
             self.curves_file,
             self.confusion_file,
             self.predictions_file,
+            self.report_file,
             self.metrics_file,
         )
 

@@ -24,6 +24,8 @@ FILES = {
     "recipe.toml",
     "metrics.json",
     "predictions.csv",
+    "report.html",
+    "README.md",
     "history.csv",
     "environment.json",
     "curves.png",

@@ -1,4 +1,4 @@
-"""keras-resnet18 info and demo."""
+"""keras-resnet18 info, report and demo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import console
+from keras_resnet18.cli.options import DataOption, RunArgument, console
 
 
 def info(
@@ -29,6 +29,17 @@ def info(
     console().print(info(what))
 
 
+def report(run: RunArgument, data: DataOption = None) -> None:
+    """Write a page on a run: figures, mistakes, calibration.
+
+    report.html opens in a browser without a network. A model card, README.md, is written beside it.
+    """
+    machine.start_keras()
+    from keras_resnet18.commands.report import report
+
+    console().print(report(run, data=data))
+
+
 def demo() -> None:
     """Train on scikit-learn's digits, export and verify.
 
@@ -40,7 +51,4 @@ def demo() -> None:
     out = console()
     run, reports = demo(out)
     tables.print_exports(out, reports)
-    out.print(
-        f"look at {run.curves_file} and {run.confusion_file}, or try\n"
-        f"  keras-resnet18 info {run.path}"
-    )
+    out.print(f"look at {run.report_file}, or try\n  keras-resnet18 info {run.path}")

@@ -50,6 +50,7 @@ app.command()(predict.predict)
 app.command()(export.export)
 app.command()(export.verify)
 app.command()(measure.benchmark)
+app.command()(about.report)
 app.command()(about.info)
 app.command()(about.demo)
 

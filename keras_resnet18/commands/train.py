@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from keras_resnet18.commands.report import write_report
 from keras_resnet18.commands.task import (
     AnySource,
     Task,
@@ -130,7 +131,7 @@ def train(
     return _finished(path, results, console)
 
 
-Results = tuple[list[Row], Mapping[str, Evaluation]]
+Results = tuple[list[Row], Mapping[str, Evaluation], Split, keras.Model]
 
 
 def _resume(path: Path, source: AnySource | None, console: Console) -> Run:
@@ -251,7 +252,7 @@ def _train(
             console.print(run.unfinished_in_words(training))
         raise
     _plot(training, rows, evaluations["test"], console)
-    return rows, evaluations
+    return rows, evaluations, task.source.splits["test"], model
 
 
 def _batches(task: Task, console: Console) -> Batches:
@@ -325,12 +326,21 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
 def _finished(path: Path, results: Results | None, console: Console) -> Run:
     run = load_run(path)
     if results is not None:
-        rows, evaluations = results
+        rows, evaluations, images, model = results
         console.print(best_in_words(rows))
         for name, evaluation in evaluations.items():
             console.print(f"{name:10} accuracy {evaluation}")
         for note in evaluations["test"].notes():
             console.print(f"{'':10} {note}")
         print_classes(console, evaluations["test"].per_class, str(run.metrics_file))
+        _report(run, images, model, console)
     console.print(f"everything lies in {run.path}")
     return run
+
+
+def _report(run: Run, images: Split, model: keras.Model, console: Console) -> None:
+    """Writes the page and the model card; a fault is said, and costs nothing else."""
+    try:
+        console.print(f"a page to look at: {write_report(run, images, model)}")
+    except Exception as error:
+        console.print(f"the page could not be made ({type(error).__name__}: {error})")

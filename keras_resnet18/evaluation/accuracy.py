@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -97,13 +97,23 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Lines that qualify the accuracy: top-5, balance, the majority class, missing classes."""
         top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
-        lines = [f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"]
-        always, share = majority(self.per_class)
-        if self.interval[0] <= share:
-            lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
-        if self.never_tested:
-            lines.append(f"classes without an image: {listed(self.never_tested)}")
-        return lines
+        balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
+        return [balanced, *notes(self.to_dict())]
+
+
+def notes(figures: Mapping[str, Any]) -> list[str]:
+    """Lines that qualify the accuracy: the majority class, classes that were never tested.
+
+    Args:
+        figures: `Evaluation.to_dict()`.
+    """
+    lines = []
+    always, share = figures["majority_class"], figures["majority_accuracy"]
+    if figures["interval"][0] <= share:
+        lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
+    if figures["never_tested"]:
+        lines.append(f"classes without an image: {listed(figures['never_tested'])}")
+    return lines
 
 
 @contextlib.contextmanager

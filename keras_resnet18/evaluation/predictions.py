@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation
 
 HEADER = ("path", "true class", "predicted class", "probability")
+
+
+class Predictions(NamedTuple):
+    """Rows of predictions.csv, as `Evaluation` has them too: names, classes, probabilities."""
+
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
 
 
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
@@ -29,6 +44,32 @@ def write_predictions(evaluation: Evaluation, path: Path) -> None:
         for name, truth, predicted, probability in rows:
             classes = (evaluation.classes[i] for i in (truth, predicted))
             writer.writerow([name, *classes, f"{probability:.6f}"])
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+    """Reads what `write_predictions` wrote.
+
+    Raises:
+        InputError: If it is damaged, or names a class that is not in `classes`.
+    """
+    numbers = {name: i for i, name in enumerate(classes)}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            header, *rows = csv.reader(file)
+        names, labels, predictions, probabilities = zip(*rows, strict=True)
+        if tuple(header) != HEADER:
+            raise ValueError(f"the header {','.join(header)}")
+        return Predictions(
+            names,
+            np.array([numbers[name] for name in labels]),
+            np.array([numbers[name] for name in predictions]),
+            np.array(probabilities, np.float32),
+        )
+    except (ValueError, KeyError, csv.Error) as error:
+        raise InputError(
+            f"{path.name} must be the table that `train` wrote: remove it, and `report` measures "
+            f"again. Received: {path} with {error}"
+        ) from None
 
 
 def is_predictions(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
@@ -26,24 +29,81 @@ def plot_curves(
     Epochs of the classifier alone, with which a fine-tuning begins, lie on a grey ground.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) < 30 else ""
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for label, key in (("training", name), ("validation", f"validation_{name}")):
-            axes.plot(epochs, [row[key] for row in rows], marker=marker, ms=4, label=label)
-        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
-        if head_epochs:
-            axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
-        axes.set_xlabel("epoch")
-        axes.set_title(name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-    # BatchNorm's first statistics may make the validation loss huge for an epoch or two
-    finite = [row["loss"] for row in rows if np.isfinite(row["loss"])]
-    figure.axes[0].set_ylim(0, 1.5 * max(finite, default=1))
-    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+        _draw_curve(axes, rows, name, best_epoch, head_epochs)
     figure.axes[1].legend()
     figure.savefig(path, dpi=120)
+
+
+def curve_svg(
+    rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, *, head_epochs: int = 0
+) -> bytes:
+    """One of the plots of `plot_curves` as SVG, narrow enough for a phone.
+
+    Args:
+        rows: Rows of the history.
+        name: `"loss"` or `"accuracy"`.
+        best_epoch: The epoch that was kept.
+        head_epochs: Epochs of the classifier alone.
+    """
+    figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _draw_curve(axes, rows, name, best_epoch, head_epochs)
+    axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
+    """Accuracy against the probability of the predicted class, as SVG.
+
+    Args:
+        curves: Mean probability, accuracy and number of images of each bin, by the curve's name.
+    """
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="calibrated")
+    for i, (name, (probability, accuracy, n)) in enumerate(curves.items()):
+        filled = n > 0
+        x, y, size = probability[filled], accuracy[filled], n[filled] / n.sum()
+        axes.plot(x, y, color=f"C{i}", lw=1)
+        axes.scatter(x, y, s=12 + 200 * size, color=f"C{i}", alpha=0.8, label=name)
+    axes.set_xlabel("probability of the predicted class")
+    axes.set_ylabel("fraction of right answers")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _draw_curve(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, head_epochs: int
+) -> None:
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else ""
+    for label, key in (("training", name), ("validation", f"validation_{name}")):
+        axes.plot(epochs, [row[key] for row in rows], marker=marker, ms=4, label=label)
+    axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+    if head_epochs:
+        axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
+    axes.set_xlabel("epoch")
+    axes.set_title(name)
+    axes.set_xlim(0.5, len(rows) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        # BatchNorm's first statistics may make the validation loss huge for an epoch or two
+        finite = [row["loss"] for row in rows if np.isfinite(row["loss"])]
+        axes.set_ylim(0, 1.5 * max(finite, default=1))
 
 
 def plot_confusion(

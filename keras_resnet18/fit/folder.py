@@ -104,8 +104,8 @@ def finish(run: Run, training: Run) -> None:
     if training.recipe_file.exists():  # the first to move: until then this is repeated after a kill
         _remove_exports(run)
         _remove_events(run)
-        for plot in (run.curves_file, run.confusion_file):  # the new run's may have failed
-            plot.unlink(missing_ok=True)
+        for file in (run.curves_file, run.confusion_file, run.report_file):
+            file.unlink(missing_ok=True)  # the new run's may have failed
         training.recipe_file.replace(run.recipe_file)
     for events in training.tensorboard_folder.rglob("events.out.tfevents.*"):
         moved = run.path / events.relative_to(training.path)

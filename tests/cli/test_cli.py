@@ -413,7 +413,17 @@ heavy = {"tensorflow", "keras", "numpy", "PIL", "sklearn", "matplotlib", "ai_edg
 heavy |= {"huggingface_hub"}
 assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set(sys.modules)
 """
-    names = ("train", "evaluate", "predict", "export", "verify", "benchmark", "demo", "info")
+    names = (
+        "train",
+        "evaluate",
+        "predict",
+        "export",
+        "verify",
+        "benchmark",
+        "report",
+        "demo",
+        "info",
+    )
     printed = run_python(program, *names)
     for name in names:
         assert f"keras-resnet18 {name}" in printed

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import top_k_accuracy_score
 
 from keras_resnet18.data.sources import from_arrays, open_source
@@ -63,13 +64,9 @@ def test_accuracy_and_loss_are_means_over_images(numbered):
 
 @pytest.mark.parametrize("hits", [0, 100, 130])
 def test_the_interval_is_wilsons(numbered, hits):
-    n, z = 130, 1.959964
-    part = hits / n
-    middle = (part + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(part * (1 - part) / n + z**2 / (4 * n**2))
-    low, high = measure(Classifier(hits), numbered, AS_STORED, CLASSES).interval
-    assert low == pytest.approx(middle - half, abs=1e-6)
-    assert high == pytest.approx(middle + half, abs=1e-6)
+    expected = binomtest(hits, 130).proportion_ci(0.95, method="wilson")
+    found = measure(Classifier(hits), numbered, AS_STORED, CLASSES).interval
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_a_certain_mistake_has_a_finite_loss(numbered):

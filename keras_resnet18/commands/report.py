@@ -1,0 +1,213 @@
+"""`report`: what a run learned and how well, as a page and as a model card."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from keras_resnet18.commands.card import write_card
+from keras_resnet18.data.splits import Split
+from keras_resnet18.errors import InputError
+from keras_resnet18.evaluation.accuracy import measure, notes
+from keras_resnet18.evaluation.activation import activation_maps
+from keras_resnet18.evaluation.calibration import reliability
+from keras_resnet18.evaluation.mistakes import confusions, hardest_mistakes, images_at
+from keras_resnet18.evaluation.predictions import Predictions, read_predictions, write_predictions
+from keras_resnet18.figures.page import Mistake, Report, page
+from keras_resnet18.figures.plots import curve_svg, reliability_svg
+from keras_resnet18.run import Run, load_run
+from keras_resnet18.runtime.classifier import open_classifier, open_images
+from keras_resnet18.staging import staged
+
+_MISTAKES, _CONFUSIONS = 12, 15  # that the page shows
+
+
+def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Path:
+    """Writes `report.html`, one file for a browser without a network, and a model card.
+
+    The page shows the accuracy with its interval, the hardest mistakes with class activation maps,
+    the classes, confused pairs, calibration, curves, and how the run was made. `README.md`, the
+    model card, has Hugging Face's metadata; a README.md of somebody else's is not replaced.
+
+    Args:
+        run: A run, or the path of its folder.
+        data: The source of the run's test images, where they have moved.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        InputError: If the run is damaged, or its images are not found or are others.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    images = None  # of arrays nothing is left
+    if data is not None or run.source is not None:
+        images = open_images(run.labels, run.source, data).splits["test"]
+        _check_same(run, images, data)
+    return write_report(run, images)
+
+
+def write_report(run: Run, images: Split | None, model: Any = None) -> Path:
+    """Writes the page and the card of a run.
+
+    Args:
+        run: The run.
+        images: Its test images; None leaves the images of mistakes out.
+        model: The network, where it is open already.
+    """
+    figures, found = _answers(run, images)
+    if "per_class" not in figures:
+        raise InputError(
+            "a report needs figures of each class: train again. "
+            f"Received: {run.metrics_file} without them"
+        )
+    wrong = int((found.labels != found.predictions).sum())
+    mistakes = [] if images is None else _mistakes(run, found, images, model)
+    matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.labels)))
+    confused = confusions(found, _CONFUSIONS)
+    calibration, facts = _calibration(found)
+    contents = Report(
+        name=run.path.absolute().name,
+        figures=figures,
+        notes=notes(figures),
+        mistakes=mistakes,
+        mistakes_note=_about_mistakes(wrong, len(found.labels), mistakes, images is None),
+        matrix=matrix,
+        confused=[(run.labels[a], run.labels[b], n) for a, b, n in confused],
+        curves=_curves(run),
+        calibration=calibration,
+        calibration_facts=facts,
+        made=_made(run),
+        command=_command(run),
+        recipe=run.recipe.to_toml(),
+        version=_environment(run, "packages", {}).get("keras-resnet18", "of an unknown version"),
+    )
+    run.write_text(run.report_file, page(contents))
+    write_card(run, figures)
+    return run.report_file
+
+
+def _check_same(run: Run, images: Split, data: str | None) -> None:
+    """Raises InputError unless these are the images that the run was tested on."""
+    tested = _environment(run, "images", {}).get("test", {})
+    if tested.get("n") != images.size or tested.get("sha256") != images.fingerprint():
+        raise InputError(
+            f"a report shows the {tested.get('n', '?'):,} images that the run was tested on: give "
+            f"their place with --data. Received: {data or run.source} with {images.size:,} others"
+        )
+
+
+def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predictions]:
+    """Figures and predictions of the test images, measured again where the run lacks them."""
+    if run.predictions_file.is_file():
+        return run.metrics["test"], read_predictions(run.predictions_file, run.labels)
+    if images is None:
+        raise InputError(
+            f"a report needs {run.predictions_file.name} or the images. Received: {run.path} "
+            "without the one, trained on arrays: give the images with --data, or train again"
+        )
+    classifier = open_classifier(run)
+    found = measure(classifier.predict, images, classifier.preprocess, classifier.labels)
+    with staged(run.predictions_file) as new:
+        write_predictions(found, new)
+    return found.to_dict(), read_predictions(run.predictions_file, run.labels)
+
+
+def _mistakes(run: Run, found: Predictions, images: Split, model: Any) -> list[Mistake]:
+    wrong = hardest_mistakes(found, _MISTAKES)
+    if not wrong:
+        return []
+    pixels = images_at(images, run.preprocess, wrong)
+    maps = activation_maps(model or run.model, np.stack(pixels), found.predictions[wrong])
+    return [
+        Mistake(
+            path=f"test image {i}" if found.names[i] == str(i) else found.names[i],
+            true=run.labels[found.labels[i]],
+            predicted=run.labels[found.predictions[i]],
+            probability=float(found.probabilities[i]),
+            image=image,
+            activation=None if maps is None else maps[position],
+        )
+        for position, (i, image) in enumerate(zip(wrong, pixels, strict=True))
+    ]
+
+
+def _about_mistakes(wrong: int, n: int, mistakes: Sequence[Mistake], no_images: bool) -> str:
+    if not wrong:
+        return f"None: all {n:,} test images were given their class."
+    if no_images:
+        return f"{wrong:,} of {n:,} test images. The run was trained on arrays, which it lacks."
+    shown = f"the {len(mistakes)} most certain ones of {wrong:,}" if wrong > 1 else "one"
+    text = f"Of {n:,} test images, {shown}, cropped as the network got them."
+    if mistakes[0].activation is None:
+        return text
+    return f"{text} Beside each image, bright, what spoke for the answer (class activation map)."
+
+
+def _curves(run: Run) -> dict[str, bytes]:
+    rows, finetune = run.history, run.recipe.finetune
+    if not rows:
+        return {}
+    head_epochs, best = finetune.head_epochs if finetune else 0, run.metrics["best_epoch"]
+    last = rows[-1]
+    return {
+        f"{name} over {len(rows)} epochs; at the end {last[name]:.3g} on training images and "
+        f"{last[f'validation_{name}']:.3g} on validation images": curve_svg(
+            rows, name, best, head_epochs=head_epochs
+        )
+        for name in ("loss", "accuracy")
+    }
+
+
+def _calibration(found: Predictions) -> tuple[dict[str, bytes], dict[str, str]]:
+    now = reliability(found.probabilities, found.labels == found.predictions)
+    plot = reliability_svg({"test images": (now.probability, now.accuracy, now.n)})
+    alt = "Fraction of right answers against the probability of the predicted class, in ten bins"
+    return {alt: plot}, {"calibration error (ECE)": f"{now.ece:.1%} on the test images"}
+
+
+def _made(run: Run) -> dict[str, str]:
+    images, packages = _environment(run, "images", {}), _environment(run, "packages", {})
+    sizes = ", ".join(f"{kind} {split['n']:,}" for kind, split in images.items())
+    network = run.recipe.network
+    metrics = run.metrics
+    date = datetime.fromtimestamp(run.metrics_file.stat().st_mtime)
+    return {
+        "images": f"{run.source or 'arrays'} ({sizes})",
+        "network": f"{network.name}, stem {network.stem}, input "
+        + "×".join(map(str, run.preprocess.size)),
+        "recipe": run.recipe.name,
+        "epochs": f"{metrics['epochs']}, of which epoch {metrics['best_epoch']} is kept",
+        "training time": _time(run, images.get("train", {}).get("n", 0)),
+        "finished": f"{date:%Y-%m-%d}",
+        "precision": _environment(run, "precision", "unknown"),
+        "device": _environment(run, "device", "unknown"),
+        "python": _environment(run, "python", "unknown"),
+        **packages,
+    }
+
+
+def _time(run: Run, size: int) -> str:
+    """Time of the training steps alone, from the speed of each epoch."""
+    batch = max(1, min(run.recipe.batch_size, size))
+    images = max(1, size // batch) * batch
+    seconds = sum(images / row["images_per_second"] for row in run.history)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _command(run: Run) -> str:
+    """The command that trains this run again; its recipe lies in the run."""
+    source = shlex.quote(run.source) if run.source else "IMAGES"
+    recipe = shlex.quote(str(run.recipe_file.absolute()))
+    return f"keras-resnet18 train {source} --recipe {recipe} --out again"
+
+
+def _environment(run: Run, key: str, default: Any) -> Any:
+    return run.environment.get(key, default)
