@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from small import CLASSES, build_tiny, draw_images
 
 from keras_resnet18.machine import prepare_tensorflow
@@ -66,6 +68,27 @@ def converters_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """`once(name, make)`: what `make(folder)` returns, made once for all processes of the suite.
+
+    It goes from process to process by pickle, its files in the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    root.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        folder, result = root / name, root / f"{name}.pickle"
+        with FileLock(root / f"{name}.lock"):
+            if not result.exists():
+                folder.mkdir()
+                result.write_bytes(pickle.dumps(make(folder)))
+            return pickle.loads(result.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Real handwritten digits: 1,797 uint8 RGB images of 32×32, and what they show (int64)."""
     from sklearn.datasets import load_digits
@@ -99,13 +122,16 @@ def resnet18d() -> Any:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(once: Any) -> Path:
     """A folder of images of 16×16 that a network learns in seconds: 49 to train, 9 and 12."""
-    folder = tmp_path_factory.mktemp("images")
-    draw_images(folder / "train", {"ant": 17, "bee": 16, "蝉": 16})
-    draw_images(folder / "val", dict.fromkeys(CLASSES, 3))
-    draw_images(folder / "test", dict.fromkeys(CLASSES, 4))
-    return folder
+
+    def draw(folder: Path) -> Path:
+        draw_images(folder / "train", {"ant": 17, "bee": 16, "蝉": 16})
+        draw_images(folder / "val", dict.fromkeys(CLASSES, 3))
+        draw_images(folder / "test", dict.fromkeys(CLASSES, 4))
+        return folder
+
+    return Path(once("images", draw))
 
 
 @pytest.fixture
@@ -136,18 +162,19 @@ def quick_recipe() -> Any:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    images: Path, quick_recipe: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Any, str]:
+def trained(images: Path, quick_recipe: Any, once: Any) -> tuple[Any, str]:
     """A finished run of `quick_recipe` on `images`, and what its training printed. Shared."""
     from rich.console import Console
 
-    from keras_resnet18 import train
+    from keras_resnet18 import load_run, train
 
-    printed = io.StringIO()
-    out = tmp_path_factory.mktemp("runs") / "insects"
-    run = train(str(images), quick_recipe, out, console=Console(file=printed, width=200))
-    return run, printed.getvalue()
+    def make(folder: Path) -> tuple[Path, str]:
+        printed, out = io.StringIO(), folder / "insects"
+        train(str(images), quick_recipe, out, console=Console(file=printed, width=200))
+        return out, printed.getvalue()
+
+    out, printed = once("trained", make)
+    return load_run(out), printed
 
 
 @pytest.fixture(scope="session")
@@ -165,20 +192,24 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def export_reports(run: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def export_reports(run: Any, once: Any) -> list[Any]:
     """The reports of all exports of a copy of the run, compared on 10 images. Shared."""
     from keras_resnet18 import load_run
     from keras_resnet18.commands import export as export_run
     from keras_resnet18.exporters import tflite
     from keras_resnet18.formats import EXPORTS
 
-    copy = shutil.copytree(run.path, tmp_path_factory.mktemp("exported") / "insects")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (tflite, export_run):  # the run has 49 training images
-            patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
-        # the other two kinds of .tflite file have their tests in tests/export
-        formats = [name for name in EXPORTS if name not in ("tflite-float16", "tflite-dynamic")]
-        return list(export_run.export(load_run(copy), formats, check_images=10))
+    def make(folder: Path) -> list[Any]:
+        copy = shutil.copytree(run.path, folder / "insects")
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (tflite, export_run):  # the run has 49 training images
+                patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
+            # the other two kinds of .tflite file have their tests in tests/export
+            formats = [name for name in EXPORTS if name not in ("tflite-float16", "tflite-dynamic")]
+            return list(export_run.export(load_run(copy), formats, check_images=10))
+
+    reports: list[Any] = once("export_reports", make)
+    return reports
 
 
 @pytest.fixture(scope="session")

@@ -60,12 +60,18 @@ def labels() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def classifier(training: Images) -> keras.Model:
+def classifier(training: Images, once: Any) -> keras.Model:
     """A ResNet-18 that is right on about 98 % of held-out digits, made in seconds.
 
     Its BatchNorm statistics and its last layer are fitted to the training digits; the convolutions
     keep their random start. It is shared: look, do not change.
     """
+    model = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
+    model.set_weights(once("classifier", lambda folder: _fitted(training)))
+    return model
+
+
+def _fitted(training: Images) -> list[np.ndarray]:
     images, labels = training
     keras.utils.set_random_seed(0)
     model = build_resnet18(stem="small_stride2", input_shape=(32, 32, 3), classes=10)
@@ -79,7 +85,7 @@ def classifier(training: Images) -> keras.Model:
     features = pooled.predict(images, verbose=0)
     fit = LogisticRegression(C=0.1, max_iter=500).fit(features, labels)
     model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
-    return model
+    return list(model.get_weights())
 
 
 @pytest.fixture(scope="session")
@@ -89,16 +95,16 @@ def small_classifier(training: Images) -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def float32_file(classifier, held_out, tmp_path_factory) -> Exported:
-    folder = tmp_path_factory.mktemp("float32")
-    return _export(classifier, folder / "digits.tflite", labels=LABELS, check=held_out)
+def float32_file(classifier, held_out, once) -> Exported:
+    return _export(once, "float32", classifier, labels=LABELS, check=held_out)
 
 
 @pytest.fixture(scope="session")
-def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
+def int8_file(classifier, training, held_out, once) -> Exported:
     return _export(
+        once,
+        "int8",
         classifier,
-        tmp_path_factory.mktemp("int8") / "digits.tflite",
         labels=LABELS,
         quantize="int8",
         calibration=training[0][:200],
@@ -107,22 +113,23 @@ def int8_file(classifier, training, held_out, tmp_path_factory) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def float16_file(small_classifier, held_out, tmp_path_factory) -> Exported:
-    path = tmp_path_factory.mktemp("float16") / "digits.tflite"
-    return _export(small_classifier, path, labels=LABELS, quantize="float16", check=held_out)
+def float16_file(small_classifier, held_out, once) -> Exported:
+    options = {"labels": LABELS, "quantize": "float16", "check": held_out}
+    return _export(once, "float16", small_classifier, **options)
 
 
 @pytest.fixture(scope="session")
-def dynamic_file(small_classifier, held_out, tmp_path_factory) -> Exported:
-    path = tmp_path_factory.mktemp("dynamic") / "digits.tflite"
-    return _export(small_classifier, path, labels=LABELS, quantize="dynamic", check=held_out)
+def dynamic_file(small_classifier, held_out, once) -> Exported:
+    options = {"labels": LABELS, "quantize": "dynamic", "check": held_out}
+    return _export(once, "dynamic", small_classifier, **options)
 
 
 @pytest.fixture(scope="session", params=[None, "int8"], ids=["float32", "int8"])
-def small_file(request, small_classifier, training, held_out, tmp_path_factory) -> Exported:
+def small_file(request, small_classifier, training, held_out, once) -> Exported:
     return _export(
+        once,
+        f"small-{request.param}",
         small_classifier,
-        tmp_path_factory.mktemp("small") / "digits.tflite",
         quantize=request.param,
         calibration=training[0][:200],
         check=held_out,
@@ -130,31 +137,43 @@ def small_file(request, small_classifier, training, held_out, tmp_path_factory) 
 
 
 @pytest.fixture(scope="session")
-def served(classifier, tmp_path_factory) -> ExportReport:
+def served(classifier, once) -> ExportReport:
     """A SavedModel of the classifier, whose graph crops images as ImageNet's do."""
-    path = tmp_path_factory.mktemp("served") / "model"
     spec = Preprocess(size=(32, 32))
-    return export_saved_model(classifier, path, labels=LABELS, preprocess=spec)
+
+    def make(folder: Path) -> ExportReport:
+        return export_saved_model(classifier, folder / "model", labels=LABELS, preprocess=spec)
+
+    report: ExportReport = once("served", make)
+    return report
 
 
 @pytest.fixture(scope="session")
-def onnx_file(small_classifier, held_out, tmp_path_factory) -> ExportReport:
+def onnx_file(small_classifier, held_out, once) -> ExportReport:
     pytest.importorskip("tf2onnx", reason="needs the extra onnx")
-    path = tmp_path_factory.mktemp("onnx") / "digits.onnx"
-    return export_onnx(small_classifier, path, labels=LABELS, check=held_out)
+
+    def make(folder: Path) -> ExportReport:
+        path = folder / "digits.onnx"
+        return export_onnx(small_classifier, path, labels=LABELS, check=held_out)
+
+    report: ExportReport = once("onnx", make)
+    return report
 
 
-def _export(model: keras.Model, path: Path, **arguments: Any) -> Exported:
-    converted, convert = path.with_name("converted"), tflite._convert
+def _export(once: Any, name: str, model: keras.Model, **arguments: Any) -> Exported:
+    def make(folder: Path) -> tuple[ExportReport, Path]:
+        converted, convert = folder / "converted", tflite._convert
 
-    def convert_and_keep(*args: Any) -> None:
-        convert(*args)
-        shutil.copy(args[1], converted)
+        def convert_and_keep(*args: Any) -> None:
+            convert(*args)
+            shutil.copy(args[1], converted)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tflite, "_convert", convert_and_keep)
-        report = tflite.export_tflite(model, path, **arguments)
-    return Exported(model, report, converted)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tflite, "_convert", convert_and_keep)
+            report = tflite.export_tflite(model, folder / "digits.tflite", **arguments)
+        return report, converted
+
+    return Exported(model, *once(f"tflite-{name}", make))
 
 
 @pytest.fixture(params=["float32_file", "int8_file"])

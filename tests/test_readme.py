@@ -21,6 +21,14 @@ README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+# A program as it stands, in a process whose random numbers are the same ones each time.
+SEEDED = """
+import runpy, sys, keras
+keras.utils.set_random_seed(0)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
 def program_with(words: str) -> str:
     programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     (program,) = (text for text in programs if words in text)
@@ -35,7 +43,7 @@ def digits_as_cifar10(digits, tmp_path):
     """
     import tensorflow_datasets as tfds
 
-    images, labels = colour_digits(digits, 500)
+    images, labels = colour_digits(digits, 400)
 
     def examples(start, stop):
         return [
@@ -53,7 +61,7 @@ def digits_as_cifar10(digits, tmp_path):
                 "label": tfds.features.ClassLabel(names=NAMES),
             }
         ),
-        split_datasets={"train": examples(0, 400), "test": examples(400, 500)},
+        split_datasets={"train": examples(0, 320), "test": examples(320, 400)},
         data_dir=tmp_path / "tfds",
         disable_shuffling=True,
     )
@@ -65,7 +73,7 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     folder.mkdir()
     (folder / "road.py").write_text(program_with("tfds.load("))
     done = subprocess.run(
-        [sys.executable, "road.py"],
+        [sys.executable, "-c", SEEDED, "road.py"],
         cwd=folder,
         env={
             **os.environ,
@@ -82,8 +90,8 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     assert served.startswith("saved_models/cifar10: saved_model,")
     assert phone.startswith("cifar10.tflite: tflite-int8,")
     assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 98
-    assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 50  # of ten classes, it has learnt
-    assert phone.endswith("n = 100")
+    assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 70  # of ten classes, it has learnt
+    assert phone.endswith("n = 80")
     assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
     with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES

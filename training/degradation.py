@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet18.machine import environment, start_keras
+from keras_resnet18.machine import start_keras
 
 NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
+COLOURS = {"18": "tab:cyan", "34": "tab:red"}
 GRADIENT_IMAGES = 512
 PAPERS_STEPS, BATCH = 64_000, 128
 
@@ -40,9 +41,7 @@ Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source")
-    parser.add_argument(
-        "--images", type=int, default=10_000, help="training images, of all classes"
-    )
+    parser.add_argument("--images", type=int, default=10_000, help="training images in all")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--stem", default="small_stride2")
@@ -138,6 +137,7 @@ def error_rows(runs: dict[tuple[str, int], Any]) -> Iterator[dict[str, Any]]:
                     "network": network,
                     "seed": seed,
                     "epoch": int(row["epoch"]),
+                    "seconds": int(row["steps"]) * BATCH / float(row["images_per_second"]),
                     "training_error": 1 - float(row["accuracy"]),
                     "validation_error": 1 - float(row["validation_accuracy"]),
                 }
@@ -216,19 +216,20 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def draw_errors(rows: list[dict[str, Any]], path: Path) -> None:
     """Like figure 4 of the paper: thin lines are training errors, thick ones validation."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     columns = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(columns, ("plain", "resnet"), strict=True):
-        for network, colour in zip(
-            (f"{kind}18", f"{kind}34"), ("tab:cyan", "tab:red"), strict=True
-        ):
+        for depth, colour in COLOURS.items():
+            network = f"{kind}{depth}"
             for error, width in (("training_error", 1), ("validation_error", 2.2)):
                 curve = mean_by_epoch([r for r in rows if r["network"] == network], error)
                 label = network if width > 2 else None
                 epochs, values = list(curve), [100 * value for value in curve.values()]
                 axes.plot(epochs, values, color=colour, linewidth=width, label=label)
         axes.set(xlabel="epoch", title={"plain": "plain", "resnet": "residual"}[kind])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(title="thick: validation\nthin: training")
     columns[0].set_ylabel("error, %")
@@ -245,14 +246,13 @@ def draw_gradients(rows: list[dict[str, Any]], path: Path) -> None:
 
     titles = list(dict.fromkeys(row["when"] for row in rows))
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    colours = {"18": "tab:cyan", "34": "tab:red"}
     for axes, when in zip(figure.subplots(1, len(titles), sharey=True), titles, strict=True):
         for network in NETWORKS:
             chosen = [r for r in rows if (r["network"], r["when"]) == (network, when)]
             axes.semilogy(
                 [row["convolution"] for row in chosen],
                 [row["norm"] for row in chosen],
-                color=colours[network[-2:]],
+                color=COLOURS[network[-2:]],
                 linestyle="--" if network.startswith("plain") else "-",
                 label=network,
             )
@@ -269,7 +269,7 @@ def print_table(
     errors: list[dict[str, Any]],
     gradients: list[dict[str, Any]],
 ) -> None:
-    print("| network | training error | validation error | test error | seeds | n of the test |")
+    print("| network | training error | validation error | test error | seeds | minutes a run |")
     print("|---|---|---|---|---|---|")
     for network in NETWORKS:
         of_network = [run for (name, _), run in runs.items() if name == network]
@@ -282,7 +282,7 @@ def print_table(
             *(in_words([r[key] for r in at_end]) for key in ("training_error", "validation_error")),
             in_words(test),
             str(len(of_network)),
-            f"{of_network[0].metrics['test']['n']:,}",
+            f"{sum(r['seconds'] for r in errors if r['network'] == network) / len(test) / 60:.1f}",
         ]
         print(f"| {network} | {' | '.join(cells)} |")
     print("\n| network | first convolution's gradient norm / the last one's | | |")
@@ -293,8 +293,8 @@ def print_table(
             norms = [r["norm"] for r in gradients if (r["network"], r["when"]) == (network, when)]
             ratios.append(f"{norms[0] / norms[-1]:.2g}")
         print(f"| {network} | {' | '.join(ratios)} |")
-    facts = environment()
-    print(f"\n{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
+    facts = next(iter(runs.values())).environment
+    print(f"\n{facts['device']}, {facts['precision']}; {facts['cpu']}, {facts['threads']} threads")
 
 
 def in_words(values: list[float]) -> str:

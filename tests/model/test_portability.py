@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.numpy_weights import NETWORKS
 
 from keras_resnet18 import build_resnet18
 
@@ -111,12 +110,12 @@ def test_logits_a_training_step_and_pooling_equal_torchs_on_jax_too():
     assert re.search(rf"^{len(tests)} passed", done.stdout, re.MULTILINE), done.stdout
 
 
+# The networks differ in what the builders ask for, not in what they ask of the backend.
 GOLDEN = (
     "test_logits_of_resnet18_equal_torchs[224x224]",
     "test_losses_of_three_steps_with_momentum_equal_torchs",
     "test_one_step_moves_every_weight_as_in_torch",
     "test_one_step_moves_the_running_variances_by_the_batchs_own",
-    *(f"test_stages_and_logits_of_every_other_network_equal_torchs[{name}]" for name in NETWORKS),
 )
 POOLING = ("test_output_equals_torchs_in_every_way", "test_gradient_equals_torchs_in_every_way")
 CASES = ("7x7_to_1x1", "7x10_to_3x4")
