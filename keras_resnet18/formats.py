@@ -60,7 +60,7 @@ def format_of(path: Path) -> Format | None:
     """What lies at a path, by its name; what is in it is seen by whoever opens it.
 
     Every folder without a SavedModel in it counts as a run: `load_run` says what it lacks. None if
-    it is no such thing, or nothing is there.
+    it is something else, or nothing is there.
     """
     if path.is_dir():
         return "saved_model" if is_saved_model(path) else "run"

@@ -266,12 +266,12 @@ def open_model(path: Path) -> Any:
     import keras
 
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is no model that Keras opens: a .keras file is a zip archive")
+        raise InputError(f"{path} is not a model that Keras opens: a .keras file is a zip archive")
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged file may make the zip reader or Keras raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} is no model that Keras opens: {reason}") from None
+        raise InputError(f"{path} is not a model that Keras opens: {reason}") from None
 
 
 # What newer Kerases write into a layer's config, at its default; older ones refuse to open it.

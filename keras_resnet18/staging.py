@@ -62,7 +62,7 @@ def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str
     check_parent(path)
     if path.exists() and not replaceable(path):
         raise InputError(
-            f"{path} exists and is no {what}, so it is not replaced: give another path"
+            f"{path} exists and is not {what}, so it is not replaced: give another path"
         )
 
 

@@ -190,7 +190,7 @@ def test_the_check_lets_an_allowed_import_pass(room, source):
 
 
 def private_imports(source: str) -> list[str]:
-    """What a program imports of ours that is no public name and no module's open name."""
+    """What a program imports of ours that is neither a public name nor a module's open name."""
     found = []
     for target, _ in imports(source):
         first, *rest = target.split(".")

@@ -131,16 +131,21 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut short", "not UTF-8"])
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in READS
+        for damage in ("gone", "cut short", "not UTF-8")
+        if (name, damage) != ("labels_file", "cut short")  # shorter labels are labels
+    ],
+)
 def test_a_damaged_file_of_a_run_is_one_line_that_names_it(copy, name, damage):
     file = getattr(copy, name)
     content = file.read_bytes()
     file.write_bytes({"cut short": content[:9], "not UTF-8": b"\xff\xfe{"}.get(damage, content))
     if damage == "gone":
         file.unlink()
-    if (name, damage) == ("labels_file", "cut short"):
-        pytest.skip("shorter labels are labels")
     with pytest.raises(InputError) as error:
         READS[name](copy)
     assert file.name in str(error.value) and "\n" not in str(error.value)
@@ -151,7 +156,7 @@ def test_a_flipped_byte_in_the_model_is_one_line(copy, place):
     content = bytearray(copy.model_file.read_bytes())
     content[int(place * len(content))] ^= 0xFF
     copy.model_file.write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.keras is no model that Keras opens"):
+    with pytest.raises(InputError, match=r"model\.keras is not a model that Keras opens"):
         open_model(copy.model_file)
 
 
@@ -201,6 +206,6 @@ def test_a_folder_is_replaced_whole(tmp_path):
 def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
     path = tmp_path / "model.keras"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no model that Keras opens") as error:
+    with pytest.raises(InputError, match="not a model that Keras opens") as error:
         open_model(path)
     assert "\n" not in str(error.value)

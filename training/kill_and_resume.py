@@ -2,7 +2,8 @@
 
     python training/kill_and_resume.py [FOLDER] [--kills 20] [--every 10] [--epochs 6]
 
-Trains a ResNet-18 on scikit-learn's digits once to its end, by the recipe digits with dropout. Then
+Trains a ResNet-18 on scikit-learn's digits once to its end, by the recipe digits with
+dropout, mixup, CutMix, colour jitter and an average of the weights. Then
 trains it again and again, each time killed with SIGKILL after a random number of seconds, up to
 five times before it may finish; then compares weights, metrics and history with the first
 training's, bit by bit. Writes a row for each kill to FOLDER/kills.csv as it goes. `--every` is the
@@ -23,6 +24,13 @@ from typing import Any
 from keras_resnet18.machine import start_keras
 
 KILLS_A_TRAINING = 5
+RANDOM = (
+    "network.dropout=0.2",
+    "augment.mixup=0.2",
+    "augment.cutmix=1.0",
+    "augment.jitter=0.2",
+    "optimizer.ema=0.9",
+)
 COLUMNS = ("kill", "training", "after_seconds", "newest_checkpoint", "training_is_bit_equal")
 
 
@@ -52,7 +60,7 @@ def train_or_resume(out: Path, every: float, epochs: int) -> None:
     if (out / "recipe.toml").is_file():
         kr.train(resume=out)
     else:
-        kr.train("digits", "digits", out, settings=[f"epochs={epochs}", "network.dropout=0.2"])
+        kr.train("digits", "digits", out, settings=[f"epochs={epochs}", *RANDOM])
 
 
 def kill_and_compare(arguments: argparse.Namespace) -> None:

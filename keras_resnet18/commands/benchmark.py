@@ -175,7 +175,7 @@ def _measure_in_turns(
 def _check_output(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise InputError(f"the file to write must end in {suffix}. Received: {path}")
-    check_destination(path, Path.is_file, "file")
+    check_destination(path, Path.is_file, "a file")
 
 
 def _files(path: Path, say: Callable[[str], None]) -> list[Path]:

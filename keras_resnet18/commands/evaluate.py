@@ -39,8 +39,8 @@ def evaluate(
         figures_file, predictions_file = (
             Path(out) / n for n in ("metrics.json", "predictions.csv")
         )
-        check_destination(figures_file, _is_evaluation, "evaluation")
-        check_destination(predictions_file, is_predictions, "table of predictions")
+        check_destination(figures_file, _is_evaluation, "an evaluation")
+        check_destination(predictions_file, is_predictions, "a table of predictions")
     classifier = open_classifier(model)
     source = classifier.open_images(data)
     images = source.splits[split]

@@ -53,9 +53,9 @@ def export_verified(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     if format_ == "saved_model":
-        check_destination(path, is_saved_model, "SavedModel")
+        check_destination(path, is_saved_model, "a SavedModel")
     else:
-        check_destination(path, Path.is_file, "file")
+        check_destination(path, Path.is_file, "a file")
     check_report_file(path)
     twin = reference.float32_twin(model)
     limits = Limits(min_agreement, EXPORTS[format_].max_difference)

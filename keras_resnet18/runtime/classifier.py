@@ -50,7 +50,7 @@ class Classifier:
         """The k most probable classes of one image file, with their probabilities.
 
         Raises:
-            InputError: If the file is no image.
+            InputError: If the file is not an image.
         """
         pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
         probabilities = self.predict(pixels.numpy()[np.newaxis])[0]

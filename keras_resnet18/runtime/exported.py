@@ -50,7 +50,7 @@ class TFLiteFile:
         labels: Their names, if it has them.
 
     Raises:
-        ExportError: If LiteRT cannot run it, or its input and output are no classifier's.
+        ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
     """
 
     runtime, package = "LiteRT", "ai-edge-litert"
@@ -112,7 +112,7 @@ class SavedModelFolder:
 
     Raises:
         InputError: If its path is not UTF-8.
-        ExportError: If TensorFlow cannot open it, or it is no classifier of ours.
+        ExportError: If TensorFlow cannot open it, or it is not a classifier of ours.
     """
 
     runtime, package = "TensorFlow", "tensorflow"
@@ -194,7 +194,7 @@ class OnnxFile:
 
     Raises:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
-        ExportError: If it cannot run the file, or it is no classifier of ours.
+        ExportError: If it cannot run the file, or it is not a classifier of ours.
     """
 
     runtime, package = "ONNX Runtime", "onnxruntime"

@@ -73,7 +73,7 @@ def contents(path: Path) -> Contents:
     """Reads any .tflite file. It is not run, so it may need operators that are not here.
 
     Raises:
-        InputError: If it is no .tflite file, or a broken one.
+        InputError: If it is not a .tflite file, or broken.
     """
     model = _read(path)
     try:

@@ -137,7 +137,7 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
 
 def check_report_file(path: Path) -> None:
     """Raises InputError if `<name>.json` exists and is not the report of an export."""
-    check_destination(report_file(path), _is_report, "report of an export")
+    check_destination(report_file(path), _is_report, "the report of an export")
 
 
 def _is_report(path: Path) -> bool:

@@ -81,7 +81,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     tensors, others = {}, []
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118, it is no mapping
+            for name in file.keys():  # noqa: SIM118, it is not a mapping
                 tensor = file.get_slice(name)
                 if name.endswith(f".{COUNTER}"):
                     continue

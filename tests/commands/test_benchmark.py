@@ -260,7 +260,7 @@ def test_an_unfinished_run_is_said_to_be_one(run, tmp_path):
         ({"json_file": "notes.txt/speed.json"}, "below the file"),
         ({"plot_file": "notes.txt/speed.png"}, "below the file"),
         ({"plot_file": "speed.pdf"}, r"must end in \.png"),
-        ({"json_file": "folder.json"}, "is no file"),
+        ({"json_file": "folder.json"}, "is not a file"),
         ({"rounds": 0}, "rounds must be 1 or more"),
         ({"seconds": 0.0}, "seconds must be more than 0"),
     ],

@@ -228,9 +228,9 @@ def test_somebody_elses_file_is_not_replaced_by_figures(colour_run, file):
     mine = file.with_name(f"{file.name}.json")
     for text in ("mine", "[1]", '{"name": "mine"}'):
         mine.write_text(text)
-        with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
+        with pytest.raises(InputError, match="is not the report of an export"):
             verify(file, colour_run.path)
-        with pytest.raises(InputError, match="is no report of an export, so it is not replaced"):
+        with pytest.raises(InputError, match="is not the report of an export"):
             next(export(colour_run, ["tflite"], _renamed(file).parent))
         assert mine.read_text() == text
 

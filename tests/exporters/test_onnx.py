@@ -114,7 +114,7 @@ class TestArguments:
 
     @needs_onnx
     def test_a_folder_is_not_replaced(self, tiny, tmp_path):
-        with pytest.raises(InputError, match="exists and is no file"):
+        with pytest.raises(InputError, match="exists and is not a file"):
             export_onnx(tiny, tmp_path)
 
     @needs_onnx

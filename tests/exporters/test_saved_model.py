@@ -207,14 +207,14 @@ def test_float32_twin_computes_in_float32_down_to_nested_models(policy, set_dtyp
 class TestArguments:
     def test_a_folder_that_is_no_saved_model_is_not_replaced(self, tiny, tmp_path):
         (tmp_path / "mine").write_text("mine")
-        with pytest.raises(InputError, match="exists and is no SavedModel, so it is not replaced"):
+        with pytest.raises(InputError, match="exists and is not a SavedModel"):
             export_saved_model(tiny, tmp_path)
         assert (tmp_path / "mine").read_text() == "mine"
 
     def test_a_file_is_not_replaced(self, tiny, tmp_path):
         path = tmp_path / "mine"
         path.write_text("mine")
-        with pytest.raises(InputError, match="exists and is no SavedModel"):
+        with pytest.raises(InputError, match="exists and is not a SavedModel"):
             export_saved_model(tiny, path)
         assert path.read_text() == "mine"
 

@@ -400,7 +400,7 @@ class TestArguments:
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_is_not_replaced_by_a_file(self, tiny, tmp_path):
-        with pytest.raises(InputError, match="exists and is no file, so it is not replaced"):
+        with pytest.raises(InputError, match="exists and is not a file"):
             export_tflite(tiny, tmp_path)
 
     def test_a_path_below_a_file_is_none(self, tiny, tmp_path):

@@ -7,10 +7,10 @@ All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights,
 to probabilities, one image at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
 own graph, made an .onnx file by tf2onnx; torch and keras-hub build their own network. Each case is
 a process of its own, and the cases run in turn, so that a machine whose speed drifts treats them
-alike. `sgemm` is no network: it is NumPy's product of two large float32 matrices, for what this CPU
-reaches at all.
+alike. `sgemm` is not a network: it is NumPy's product of two large float32 matrices, for what this
+CPU reaches at all.
 
-onnxruntime, openvino, tf2onnx, torch and keras-hub are no dependencies of this project: a case
+onnxruntime, openvino, tf2onnx, torch and keras-hub are not dependencies of this project: a case
 whose package is missing is left out and said; `--python torch=PATH` names another Python for one.
 `--files` keeps our files, and takes those that are there. `--profile` times LiteRT by stages, with
 graphs that end early, since its Python package gives no profile by operators.

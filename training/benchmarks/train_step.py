@@ -8,7 +8,7 @@ ResNet-18 with 1,000 classes on one batch of pixels that lies in memory, by SGD 
 momentum; ours and torch's with weight decay and label smoothing too. Of each dtype a table is
 printed: images per second, ratios round by round, and the highest memory of the process.
 
-torch is no dependency of this project: name a Python that has it, or its cases fail and are left
+torch is not a dependency of this project: name a Python that has it, or its cases fail and are left
 out. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` lets all of them compute as on a CPU without
 AVX512. On a machine that others use, `chrt -r 5` keeps them away.
 """
