@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from keras_resnet18.commands.benchmark import benchmark
+    from keras_resnet18.commands.check import check
     from keras_resnet18.commands.evaluate import evaluate
     from keras_resnet18.commands.export import export
     from keras_resnet18.commands.info import info
@@ -53,6 +54,7 @@ __all__ = [
     "build_plain34",
     "build_resnet18",
     "build_resnet34",
+    "check",
     "conv_block",
     "decode_predictions",
     "describe",
@@ -92,6 +94,7 @@ _HOMES = {
     "build_plain34": "model.resnet",
     "build_resnet18": "model.resnet",
     "build_resnet34": "model.resnet",
+    "check": "commands.check",
     "conv_block": "model.blocks",
     "decode_predictions": "preprocess",
     "describe": "model.describe",

@@ -69,6 +69,14 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     return decode_image(data, name=os.fspath(path))
 
 
+def image_kind(data: bytes) -> str | None:
+    """The format that a file begins like, by Pillow's name; None if it is none that is read."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    starts = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "BMP": b"BM"}
+    return next((kind for kind, start in starts.items() if data.startswith(start)), None)
+
+
 def has_image_header(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like an image that `read_image` reads; cheap, decodes no pixels."""
     try:

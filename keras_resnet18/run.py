@@ -176,6 +176,12 @@ class Run:
         name: str | None = self.environment.get("source")
         return name
 
+    @property
+    def source_options(self) -> dict[str, Any]:
+        """How `open_source` opens the training's images, besides the source's name."""
+        facts = self.environment
+        return {"split_seed": facts.get("split_seed", 0), "leave_out": facts.get("left_out", {})}
+
     @cached_property
     def model(self) -> Any:
         """The trained `keras.Model`."""

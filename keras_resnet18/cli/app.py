@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from keras_resnet18 import machine
-from keras_resnet18.cli import about, export, measure, predict, train
+from keras_resnet18.cli import about, check, export, measure, predict, train
 from keras_resnet18.errors import InputError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def _options(
 
 
 # in the order of --help
+app.command()(check.check)
 app.command()(train.train)
 app.command()(measure.evaluate)
 app.command()(predict.predict)

@@ -24,6 +24,18 @@ DataOption = Annotated[
         metavar="SOURCE", help="Labelled images. [default: those that the run was trained on]"
     ),
 ]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv manifest, a "
+        "folder of IDX files, tfds:NAME, or digits.",
+    ),
+]
+SplitSeedOption = Annotated[
+    int,
+    typer.Option(metavar="N", help="Another seed deals images out to splits differently."),
+]
 SplitOption = Annotated[SplitName, typer.Option(help="Split of the images.")]
 
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+_MOST_CLASSES = 40
+
 if TYPE_CHECKING:
     from keras_resnet18.commands.benchmark import Result
+    from keras_resnet18.commands.check import Check
     from keras_resnet18.verification.report import ExportReport
 
 
@@ -59,6 +62,29 @@ def print_benchmark(console: Console, results: Iterable[Result]) -> None:
             percent(result.accuracy),
         )
     console.print(table, soft_wrap=False)
+
+
+def print_check(console: Console, found: Check) -> None:
+    """Images of each class in each split, and the findings; long lists are cut."""
+    from keras_resnet18.evaluation.table import plain_table
+
+    for note in found.notes:
+        console.print(note)
+    if found.counts:
+        table = plain_table("class", *found.counts)
+        classes = list(next(iter(found.counts.values())))
+        for name in classes[:_MOST_CLASSES]:
+            table.add_row(name, *(f"{counts[name]:,}" for counts in found.counts.values()))
+        sums = (f"{sum(counts.values()):,}" for counts in found.counts.values())
+        table.add_section()
+        table.add_row(f"{len(classes):,} classes", *sums)
+        console.print(table, soft_wrap=False)
+        if len(classes) > _MOST_CLASSES:
+            console.print(f"the first {_MOST_CLASSES} classes of {len(classes):,}")
+    for finding in found.findings:
+        console.print(f"{'spoils: ' if finding.spoils else ''}{finding.text}")
+    end = "something would spoil a training" if found.spoiled else "nothing would spoil a training"
+    console.print(f"{found.n:,} images decoded: {end}")
 
 
 def _three_digits(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_resnet18 import machine
-from keras_resnet18.cli.options import console
+from keras_resnet18.cli.options import SplitSeedOption, console
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import PRECISIONS, RECIPES
 
@@ -18,8 +18,8 @@ def train(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of images (class/… or train|val|test/class/…), a folder of IDX files, "
-            "tfds:NAME, or digits.",
+            help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv "
+            "manifest, a folder of IDX files, tfds:NAME, or digits.",
             show_default=False,
         ),
     ] = None,
@@ -64,6 +64,21 @@ def train(
             help="Change the recipe, such as optimizer.learning_rate=0.1; may be repeated.",
         ),
     ] = None,
+    split_seed: SplitSeedOption = 0,
+    on_bad_image: Annotated[
+        str,
+        typer.Option(
+            metavar="raise|skip",
+            help="What to do about a broken image; skip decodes all of them first, and names those "
+            "that are left out.",
+        ),
+    ] = "raise",
+    dedupe: Annotated[
+        bool,
+        typer.Option(
+            "--dedupe", help="Leave out validation and test images that are copies of others."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the run in --out, once the new one is finished."),
@@ -98,6 +113,9 @@ def train(
         out,
         weights=weights,
         settings=[*changes, *(settings or [])],
+        split_seed=split_seed,
+        on_bad_image=on_bad_image,
+        dedupe=dedupe,
         overwrite=overwrite,
         resume=resume,
         console=console(),

@@ -16,7 +16,7 @@ from keras_resnet18.evaluation.accuracy import broken_images_named
 from keras_resnet18.formats import PREPROCESS_FILE, format_of
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.run import open_model, run_of
+from keras_resnet18.run import Run, open_model, run_of
 from keras_resnet18.runtime.classifier import open_classifier, open_images
 from keras_resnet18.runtime.worker import classify_apart
 
@@ -42,8 +42,8 @@ class StoredImages:
         return float((np.array(predicted) == self.labels).mean())
 
 
-# How a classifier takes images, and which: labels, preprocessing, source
-_Kind = tuple[tuple[str, ...], Preprocess, str | None]
+# How a classifier takes images, and which: labels, preprocessing, the run whose images they are
+_Kind = tuple[tuple[str, ...], Preprocess, Run | None]
 
 
 def open_test_images(
@@ -76,21 +76,21 @@ def open_test_images(
 def _kind(file: Path, data: str | None) -> _Kind | None:
     """What images to open for a file; None if that is not known."""
     if (run := run_of(file)) is not None:
-        return run.labels, run.preprocess, data or run.source
+        return run.labels, run.preprocess, run if data is None else None
     if data is None:
         return None
     if format_of(file) == "keras":
-        return (*_of_model(file, data), data)
+        return (*_of_model(file, data), None)
     classifier = open_classifier(file)
-    return classifier.labels, classifier.preprocess, data
+    return classifier.labels, classifier.preprocess, None
 
 
 def _store(
     kind: _Kind, data: str | None, file: Path, say: Callable[[str], None]
 ) -> StoredImages | None:
-    labels, preprocess, name = kind
+    labels, preprocess, run = kind
     try:
-        source = open_images(labels, name, data)
+        source = open_images(labels, run, data)
     except InputError as error:
         if data is not None:
             raise

@@ -92,7 +92,7 @@ def export(
 def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
     """The images; or why there are none, which is refused only where they were asked for."""
     try:
-        return open_images(run.labels, run.source, data), None
+        return open_images(run.labels, run, data), None
     except InputError as error:
         if data is not None:
             raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_resnet18.data.sources import open_source
+from keras_resnet18.commands.images import AnySource, Images, open_again, opened
+from keras_resnet18.data.findings import Finding
 from keras_resnet18.data.splits import Source
 from keras_resnet18.device import device_name, recommended_policy
 from keras_resnet18.errors import InputError
@@ -35,26 +36,29 @@ _IRRELEVANT = tuple(
     for key in ("source", "device", "precision_reason", "python", "platform", "images.test")
 )
 
-AnySource = Source | str | os.PathLike[str]
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """All that a training needs.
 
     Attributes:
-        source: The images.
+        images: The images, and how they were opened.
         recipe: The recipe.
         preprocess: Preprocessing of evaluation, with the network's input size.
         policy: Keras dtype policy.
         reason: Why that policy.
     """
 
-    source: Source
+    images: Images
     recipe: Recipe
     preprocess: Preprocess
     policy: str
     reason: str
+
+    @property
+    def source(self) -> Source:
+        """The images."""
+        return self.images.source
 
     def settings(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values of JSON."""
@@ -64,6 +68,7 @@ class Task:
             "preprocess": self.preprocess.to_dict(),
             "environment": {
                 "source": self.source.spec,
+                **self.images.facts,
                 "images": {
                     name: {"n": split.size, "sha256": split.fingerprint()}
                     for name, split in self.source.splits.items()
@@ -90,29 +95,32 @@ def new_task(
     recipe: Recipe | str | os.PathLike[str] | None,
     weights: str | None,
     settings: Sequence[str],
+    look: Callable[[AnySource], Images],
 ) -> Task:
-    """Opens the images, and chooses what was left to choose."""
+    """Opens the images by `look`, and chooses what was left to choose."""
     if recipe is None and weights is not None:
         recipe = "finetune"
     if recipe is not None:
         recipe = load_recipe(recipe)  # before the images are looked at
-    source = _opened(source)
-    recipe = recipe or load_recipe(default_recipe(source))
+    images = look(source)
+    recipe = recipe or load_recipe(default_recipe(images.source))
     recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
     recipe = recipe.changed(settings)
     policy, reason = recipe.precision, "as the recipe says"
     if policy == "auto":
         recommended = recommended_policy()
         policy, reason = str(recommended), recommended.reason
-    return Task(source, recipe, _preprocess(recipe, source), policy, reason)
+    return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
 
 
 def old_task(training: Run, source: AnySource | None) -> Task:
     """Reads again what an unfinished training was given; its images may have moved to `source`."""
-    opened = _opened_again(training) if source is None else _opened(source)
     facts = training.environment
+    seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
+    findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
+    found = _opened_again(training) if source is None else opened(source, seed, left_out)
     return Task(
-        opened,
+        Images(found, seed, left_out, findings),
         training.recipe,
         training.preprocess,
         facts["precision"],
@@ -210,12 +218,6 @@ def default_recipe(source: Source) -> str:
     return "small-images" if small else "photos"
 
 
-def _opened(source: AnySource) -> Source:
-    if isinstance(source, Source):
-        return source
-    return open_source(source)
-
-
 def _opened_again(training: Run) -> Source:
     if training.source is None:
         raise InputError(
@@ -223,7 +225,7 @@ def _opened_again(training: Run) -> Source:
             "train(from_arrays(…), resume=…)"
         )
     try:
-        return open_source(training.source)
+        return open_again(training)
     except InputError as error:
         raise InputError(f"{error} Where the images have moved, add --data NEWPLACE") from None
 

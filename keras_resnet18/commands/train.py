@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from keras_resnet18.commands.images import AnySource, in_words, look
 from keras_resnet18.commands.report import write_report
 from keras_resnet18.commands.task import (
-    AnySource,
     Task,
     check_outside,
     check_unchanged,
@@ -71,6 +71,9 @@ def train(
     *,
     weights: str | None = None,
     settings: Sequence[str] = (),
+    split_seed: int = 0,
+    on_bad_image: str = "raise",
+    dedupe: bool = False,
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
     console: Console | None = None,
@@ -96,6 +99,10 @@ def train(
             `"finetune"`.
         settings: Changes of the recipe, as `Recipe.changed` takes them, such as
             `["optimizer.learning_rate=0.05"]`.
+        split_seed: Seed of the hash that carves the splits that the images lack.
+        on_bad_image: `"raise"` refuses a broken image, in validation and test before the first
+            epoch; `"skip"` decodes all images first and leaves the broken ones out, by name.
+        dedupe: Whether to leave out validation and test images that are copies of others.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
         console: Where progress is printed; standard output by default,
@@ -110,10 +117,11 @@ def train(
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if resume is not None:
-        if recipe is not None or out is not None or weights is not None or settings or overwrite:
+        choices = (recipe, out, weights, settings, split_seed, on_bad_image != "raise", dedupe)
+        if any(choices) or overwrite:
             raise InputError(
                 "a training is resumed as it was begun: with resume give the images at most, where "
-                "they have moved, and neither recipe, out, weights, settings nor overwrite"
+                "they have moved, and nothing else"
             )
         return _resume(Path(resume), source, console)
     if source is None:
@@ -123,7 +131,10 @@ def train(
     path = Path(out) if out is not None else default_out(source)
     check_outside(path, source)
     check_out(path, overwrite=overwrite)
-    task = new_task(source, recipe, weights, settings)
+    open_images = functools.partial(
+        look, console=console, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
+    )
+    task = new_task(source, recipe, weights, settings, open_images)
     model = _start(task, console)
     with new_training(path, overwrite=overwrite) as training:
         task.write(training, given := task.settings())
@@ -165,8 +176,8 @@ def _start(task: Task, console: Console) -> keras.Model:
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
     if (missing := missing_gpu()) is not None:
         console.print(missing)
-    for note in task.source.notes:
-        console.print(note)
+    for line in (*task.source.notes, *in_words(task.images)):
+        console.print(line)
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
@@ -246,7 +257,9 @@ def _train(
                 write_predictions(evaluations["test"], new)
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
             kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
-            training.write_json(training.metrics_file, {**figures, **kept})
+            facts = task.images.facts
+            about = {"left_out": len(facts["left_out"]), "findings": facts["findings"]}
+            training.write_json(training.metrics_file, {**figures, **kept, "images": about})
     except BaseException:
         with contextlib.suppress(OSError):  # a terminal that hung up
             console.print(run.unfinished_in_words(training))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ SPLIT_NAMES: dict[str, SplitName] = {
 }
 
 
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "eval", "pred"), "test"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
     """A labelled image file.
@@ -49,6 +57,17 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def split_like(names: Iterable[str]) -> dict[str, str]:
+    """Names of folders that look like those of splits, and which: `{"seg_test": "test"}`."""
+    found = {}
+    for name in names:
+        words = re.findall("[a-z]+", name.lower())
+        kinds = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        if len(kinds) == 1 and len(words) <= 2:
+            found[name] = kinds.pop()
+    return found
+
+
 def open_files(
     root: Path,
     name: str,
@@ -57,6 +76,7 @@ def open_files(
     origins: Mapping[SplitName, str],
     notes: tuple[str, ...],
     split_seed: int,
+    leave_out: Collection[str],
 ) -> Source:
     """Makes a source of image files; the headers of all are read, the pixels are not.
 
@@ -70,6 +90,7 @@ def open_files(
         origins: Where the images of each given split come from, for the notes.
         notes: Other notes.
         split_seed: Of the hash.
+        leave_out: Paths of images that are not used; the splits of the others stay the same.
 
     Raises:
         InputError: If a class has no training images, or a file is not an image.
@@ -82,26 +103,33 @@ def open_files(
                 f"every class needs training images. Received: {listed(unknown)}, which only the "
                 f"{kind} images have. Add training images of it, or remove it."
             )
-    everything = [image.path for images in given.values() for image in images]
+    unused = frozenset(leave_out)
+    everything = [i.path for images in given.values() for i in images if i.path not in unused]
     headers = dict(zip(everything, read_headers([root / p for p in everything]), strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]
     if broken:
         raise InputError(
             "image files must hold JPEG, PNG, BMP, GIF or WebP. "
             f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
-            "Replace or delete them."
+            "Replace or delete them, or train with --on-bad-image skip; `keras-resnet18 check` "
+            "lists them all."
         )
     training = given["train"]
     wanted = [kind for kind in SPLITS if kind not in given]
     keys, labels = zip(*((image.key, image.class_name) for image in training), strict=True)
     dealt = carve(keys, labels, wanted, split_seed)
     parts = {**given, **{kind: [training[i] for i in rows] for kind, rows in dealt.items()}}
+    used = {
+        kind: [image for image in images if image.path not in unused]
+        for kind, images in parts.items()
+    }
     plain = {path for path, header in headers.items() if header is Header.PLAIN_JPEG}
     return Source(
         name=name,
         classes=tuple(classes),
-        splits={kind: _split(root, parts[kind], classes, plain) for kind in SPLITS},
+        splits={kind: _split(root, used[kind], classes, plain) for kind in SPLITS},
         notes=notes,
+        folder=root,
     ).with_notes_on(
         dict.fromkeys(wanted, f"about 10 % of {origins['train']} by hash") | dict(origins)
     )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files
+from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files, split_like
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.data.walk import Tree, by_suffix, walk
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SplitName
 
 
-def open_folder(root: Path, name: str, split_seed: int) -> Source:
+def open_folder(root: Path, name: str, split_seed: int, leave_out: Collection[str]) -> Source:
     """Reads a tree of image files whose folders name the classes.
 
     Args:
         root: The folder.
         name: What to call the source.
         split_seed: Of the hash that carves the splits that have no folder.
+        leave_out: Paths of images that are not used.
 
     Raises:
         InputError: If the folder holds no usable classes, or files that are not images.
@@ -42,6 +43,7 @@ def open_folder(root: Path, name: str, split_seed: int) -> Source:
         origins={kind: f"{folders[kind]}/" for kind in given} | {"train": whole},
         notes=_notes_on_ignored(tree, folders, sum(map(len, given.values()))),
         split_seed=split_seed,
+        leave_out=leave_out,
     )
 
 
@@ -52,6 +54,13 @@ def _split_folders(tree: Tree, name: str) -> dict[SplitName, str]:
     kinds = list(splits.values())
     classes_on_top = len(splits) < len(tops)
     if not splits or (kinds == ["train"] and classes_on_top):
+        likely = split_like(tops)
+        if len(tops) > 1 and len(likely) == len(tops):
+            renames = ", ".join(f"{top!r} to {split}/" for top, split in likely.items())
+            raise InputError(
+                "classes lie in one folder each, or below train/, val/ and test/. "
+                f"Received: {name!r} with folders that look like splits: rename {renames}."
+            )
         return {"train": ""}  # a train beside cars and buses is a class
     if classes_on_top or "train" not in kinds or len(set(kinds)) < len(kinds):
         raise InputError(

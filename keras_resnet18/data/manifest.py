@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files
@@ -16,7 +17,7 @@ MANIFESTS = {".csv": ",", ".tsv": "\t"}  # endings and what they separate column
 _COLUMNS = ("path", "label", "split", "group")
 
 
-def open_manifest(path: Path, name: str, split_seed: int) -> Source:
+def open_manifest(path: Path, name: str, split_seed: int, leave_out: Collection[str]) -> Source:
     """Reads a table of image files with their classes.
 
     The first row names the columns: `path`, relative to the table's folder, and `label`; if wanted,
@@ -27,6 +28,7 @@ def open_manifest(path: Path, name: str, split_seed: int) -> Source:
         path: A .csv or .tsv file in UTF-8.
         name: What to call the source.
         split_seed: Of the hash that carves the splits that the table does not name.
+        leave_out: Paths of images that are not used.
 
     Raises:
         InputError: If a column, a value or a file is missing, a path comes twice, a group is in two
@@ -61,7 +63,20 @@ def open_manifest(path: Path, name: str, split_seed: int) -> Source:
     if "train" not in given:
         raise InputError(f"a manifest needs training images. Received: {name!r} without any.")
     origins: dict[SplitName, str] = dict.fromkeys(given, f"rows of {path.name}")
-    return open_files(path.parent, name, given, origins=origins, notes=(), split_seed=split_seed)
+    return open_files(
+        path.parent,
+        name,
+        given,
+        origins=origins,
+        notes=(),
+        split_seed=split_seed,
+        leave_out=leave_out,
+    )
+
+
+def manifest_paths(path: Path, name: str) -> list[str]:
+    """The paths in a manifest, relative to its folder."""
+    return [row["path"] for _, row in _rows(path, name)]
 
 
 def _rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ import tensorflow as tf
 from keras_resnet18.data.folder import open_folder
 from keras_resnet18.data.hash_split import carve
 from keras_resnet18.data.idx import has_idx, read_idx_folder
-from keras_resnet18.data.manifest import MANIFESTS, open_manifest
+from keras_resnet18.data.manifest import MANIFESTS, manifest_paths, open_manifest
 from keras_resnet18.data.splits import Order, Source, Split, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.data.tfds_stream import open_tfds
+from keras_resnet18.data.walk import walk
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SPLITS, SplitName
 
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
 
-def open_source(spec: str | os.PathLike[str], *, split_seed: int = 0) -> Source:
+def open_source(
+    spec: str | os.PathLike[str], *, split_seed: int = 0, leave_out: Collection[str] = ()
+) -> Source:
     """Opens labelled images by name or path.
 
     Args:
@@ -36,6 +39,8 @@ def open_source(spec: str | os.PathLike[str], *, split_seed: int = 0) -> Source:
             `Path` is always a path.
         split_seed: Of the hash that carves the splits that a source lacks. TFDS carves by percent
             and does not use it.
+        leave_out: Image files that are not used, by their paths relative to the folder, or to the
+            table's. The splits of the others stay the same.
 
     Raises:
         InputError: If there is no such source, or it cannot be used.
@@ -51,9 +56,9 @@ def open_source(spec: str | os.PathLike[str], *, split_seed: int = 0) -> Source:
         train, test = read_idx_folder(path, name)
         source = from_arrays(*train, test=test, name=name, split_seed=split_seed)
     elif path.is_dir():
-        source = open_folder(path, name, split_seed)
+        source = open_folder(path, name, split_seed, leave_out)
     elif path.is_file() and path.suffix.lower() in MANIFESTS:
-        source = open_manifest(path, name, split_seed)
+        source = open_manifest(path, name, split_seed, leave_out)
     else:
         what = "a file" if path.is_file() else "not there"
         raise InputError(
@@ -62,6 +67,22 @@ def open_source(spec: str | os.PathLike[str], *, split_seed: int = 0) -> Source:
             "unpack an archive first."
         )
     return dataclasses.replace(source, spec=str(path.resolve()))
+
+
+def files_of(spec: str | os.PathLike[str]) -> tuple[Path, list[str]] | None:
+    """The image files of a source and the folder that they are relative to; None without files.
+
+    They are listed without looking into them: some may not be used, or not be images.
+    """
+    check_spec(spec)
+    path = Path(spec).expanduser()
+    if isinstance(spec, str) and (spec == "digits" or spec.startswith("tfds:")):
+        return None
+    if path.is_dir() and not has_idx(path):
+        return path, walk(path).images
+    if path.is_file() and path.suffix.lower() in MANIFESTS:
+        return path.parent, manifest_paths(path, os.fspath(spec))
+    return None
 
 
 def check_spec(spec: Any) -> None:

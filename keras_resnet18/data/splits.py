@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Source:
         notes: Sentences for the person: where each split comes from, what was ignored, what lacks.
         image_size: (height, width) where all images are known to share it, else None.
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
+        folder: The folder that the images' names are relative to; None if they are not files.
 
     Raises:
         InputError: For fewer than two classes, a name that is not one line of text, an empty split,
@@ -90,6 +92,7 @@ class Source:
     notes: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
     spec: str | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

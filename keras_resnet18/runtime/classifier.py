@@ -30,13 +30,13 @@ class Classifier:
         predict: From uint8 pixels (n, height, width, 3) to probabilities (n, classes).
         labels: The classes' names.
         preprocess: How an image becomes those pixels.
-        source: The name of the labelled images that it was trained on, if that is known.
+        run: The run that it is of, if that is known.
     """
 
     predict: Predict
     labels: tuple[str, ...]
     preprocess: Preprocess
-    source: str | None
+    run: Run | None
 
     def open_images(self, data: str | None = None) -> Source:
         """The labelled images that it was trained on, or others of the same classes.
@@ -44,7 +44,7 @@ class Classifier:
         Raises:
             InputError: If there are none, or they have other classes.
         """
-        return open_images(self.labels, self.source, data)
+        return open_images(self.labels, self.run, data)
 
     def top(self, path: Path, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of one image file, with their probabilities.
@@ -58,18 +58,18 @@ class Classifier:
         return [(self.labels[i], float(probabilities[i])) for i in best]
 
 
-def open_images(labels: tuple[str, ...], trained_on: str | None, data: str | None) -> Source:
+def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> Source:
     """Opens the images that a classifier was trained on, or others of the same classes.
 
     Args:
         labels: The classifier's classes.
-        trained_on: The source that it was trained on, if that is known.
+        run: The run whose training's images are opened without `data`.
         data: Another source.
 
     Raises:
         InputError: If there are none, they have moved, or they have other classes.
     """
-    name = data or trained_on
+    name = data or (None if run is None else run.source)
     if name is None:
         raise InputError(
             "it is not known which images the classifier was trained on: name some with --data. "
@@ -80,7 +80,8 @@ def open_images(labels: tuple[str, ...], trained_on: str | None, data: str | Non
             "the images that the classifier was trained on have moved: give their place with "
             f"--data. Received: no --data, and nothing at {name}"
         )
-    source = open_source(name)
+    options = {} if run is None or data is not None else run.source_options
+    source = open_source(name, **options)
     if source.classes != labels:
         raise InputError(
             f"the images must have the classifier's classes, {listed(labels)}. "
@@ -126,7 +127,7 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def _from_run(run: Run) -> Classifier:
     run.model.compile(jit_compile=fastest_jit())
-    return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run.source)
+    return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run)
 
 
 def _from_exported(path: Path) -> Classifier:
@@ -154,6 +155,4 @@ def _from_exported(path: Path) -> Classifier:
         )
     else:
         preprocess = Preprocess(size=tuple(size))
-    run = run_of(path)
-    labels = class_names(file.labels, file.classes)
-    return Classifier(file, labels, preprocess, None if run is None else run.source)
+    return Classifier(file, class_names(file.labels, file.classes), preprocess, run_of(path))

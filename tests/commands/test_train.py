@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -111,9 +112,19 @@ def test_a_run_of_arrays_in_another_precision(
     assert run.source is None
 
 
-def test_an_image_that_breaks_stops_the_training_with_its_name(
-    tiny_network, broken_images, quick_recipe, tmp_path
+def test_a_broken_validation_or_test_image_is_named_before_anything_is_trained(
+    broken_images, quick_recipe, tmp_path
 ):
+    with pytest.raises(InputError, match=r"val/bee/0\.png' \(.*\), and 1 more$"):
+        train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_breaks_stops_the_training_with_its_name(
+    tiny_network, broken_images, images, quick_recipe, tmp_path
+):
+    for split in ("val", "test"):
+        shutil.copy(images / split / "bee" / "0.png", broken_images / split / "bee")
     before = keras.config.dtype_policy()
     with pytest.raises(InputError) as error:
         train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)

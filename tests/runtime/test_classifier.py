@@ -47,7 +47,7 @@ def test_a_tflite_file_alone_knows_its_labels_and_is_used_as_for_imagenet(export
     classifier = open_classifier(file)
     assert classifier.labels == ("ant", "bee", "蝉")
     assert classifier.preprocess == Preprocess(size=(16, 16))
-    assert classifier.source is None
+    assert classifier.run is None
     with pytest.raises(InputError, match="--data"):
         classifier.open_images()
 
@@ -63,7 +63,7 @@ def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_pat
     folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
     classifier = open_classifier(folder)
     assert classifier.preprocess == run.preprocess
-    assert (classifier.labels, classifier.source) == (run.labels, None)
+    assert (classifier.labels, classifier.run) == (run.labels, None)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
 
 def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
     classifier = open_classifier(exported / "model.tflite")
-    assert classifier.source == str(images)
+    assert classifier.run.source == str(images)
     split = open_source(images).splits["test"]
     result = measure(classifier.predict, split, classifier.preprocess, classifier.labels)
     assert result.accuracy == run.metrics["test"]["accuracy"]
@@ -111,7 +111,7 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
 
 def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
-        open_images(("ant", "bee"), "digits", None)
+        open_images(("ant", "bee"), None, "digits")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -1,0 +1,133 @@
+"""Images of a training: opened, looked at, and what is left out of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from keras_resnet18.data.findings import Finding, counts_in_words, on_copies
+from keras_resnet18.data.inspection import (
+    copies_to_leave_out,
+    digests_of_same_size,
+    inspect_files,
+    places,
+    same_content,
+)
+from keras_resnet18.data.sources import files_of, open_source
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.run import Run
+
+AnySource = Source | str | os.PathLike[str]
+
+ON_BAD_IMAGE = ("raise", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A source, and how it was opened.
+
+    Attributes:
+        source: The images that are used.
+        split_seed: Seed of the hash split.
+        left_out: Files that are not used, and why.
+        findings: What was found about copies, for the metrics.
+    """
+
+    source: Source
+    split_seed: int = 0
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What opens the same images again, for `environment.json`."""
+        return {
+            "split_seed": self.split_seed,
+            "left_out": dict(self.left_out),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def opened(source: AnySource, split_seed: int, left_out: Mapping[str, str]) -> Source:
+    """Opens images by name or path; a `Source` is taken as it is."""
+    if isinstance(source, Source):
+        return source
+    return open_source(source, split_seed=split_seed, leave_out=left_out)
+
+
+def look(
+    source: AnySource, console: Console, *, split_seed: int, on_bad_image: str, dedupe: bool
+) -> Images:
+    """Opens images for a new training, and says what would spoil it.
+
+    The headers of all files are read, the contents of those that share a size are compared, and
+    validation and test images are decoded whole; with `on_bad_image="skip"` all images are.
+
+    Raises:
+        InputError: If they cannot be used, or one is broken and `on_bad_image` is `"raise"`.
+    """
+    one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    left_out: dict[str, str] = {}
+    if on_bad_image == "skip" and not isinstance(source, Source) and (files := files_of(source)):
+        with watched(console, "checking", len(files[1])) as advance:
+            facts = inspect_files(*files, advance)
+        left_out = {fact.name: fact.error for fact in facts if fact.error is not None}
+    found = opened(source, split_seed, left_out)
+    root = found.folder
+    if root is None:
+        return Images(found, split_seed, left_out)
+    if on_bad_image == "raise":
+        _check_held_out(found, root, console)
+    groups = same_content(found, digests_of_same_size(root, (p.name for p in places(found))))
+    findings = tuple(on_copies(groups))
+    if dedupe and (copies := copies_to_leave_out(groups)):
+        left_out |= copies
+        found = opened(source, split_seed, left_out)
+    return Images(found, split_seed, left_out, findings)
+
+
+def _check_held_out(source: Source, root: Path, console: Console) -> None:
+    """Decodes validation and test images, which are else first read hours later."""
+    names = [place.name for place in places(source) if place.split != "train"]
+    with watched(console, "checking", len(names)) as advance:
+        facts = inspect_files(root, names, advance)
+    broken = [fact for fact in facts if fact.error is not None]
+    if broken:
+        others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
+        raise InputError(
+            "validation and test images must be whole JPEG, PNG, BMP, GIF or WebP files: replace "
+            "or delete them, or train with --on-bad-image skip; `keras-resnet18 check` lists them "
+            f"all. Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
+        )
+
+
+def in_words(images: Images) -> Iterator[str]:
+    """Lines for the beginning of a training: classes, what is left out, copies."""
+    yield counts_in_words(images.source)
+    for name, reason in images.left_out.items():
+        yield f"left out: {name}: {reason}"
+    for finding in images.findings:
+        if finding.spoils or not images.left_out:
+            yield finding.text
+
+
+def open_again(run: Run) -> Source:
+    """Opens the images of a run again, without those that its training left out."""
+    assert run.source is not None  # or they came from arrays
+    return open_source(run.source, **run.source_options)
+
+
+@contextlib.contextmanager
+def watched(console: Console, what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal; gives the function that moves it."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
