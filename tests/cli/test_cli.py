@@ -124,6 +124,22 @@ def test_images_that_cannot_be_used_leave_nothing(command, tmp_path, make, messa
     assert not (tmp_path / "run").exists()
 
 
+def test_check_prints_counts_and_findings_and_exits_1_where_something_spoils(
+    command, images, tmp_path
+):
+    answer = command("check", images)
+    assert answer.status == 0
+    assert re.search(r"^ant +\| 17 +\| 3 +\| 4", answer.out, re.MULTILINE)
+    assert answer.out.endswith("70 images decoded: nothing would spoil a training\n")
+    text_as_jpg(tmp_path / "data")
+    answer = command("check", "data", "--json", "found.json")
+    assert answer.status == 1
+    assert re.search(r"^spoils: bee/text\.jpg: unknown format$", answer.out, re.MULTILINE)
+    assert answer.out.endswith("something would spoil a training\nfound.json\n")
+    assert len(json.loads((tmp_path / "found.json").read_text())["findings"]) == 2
+    assert_refused(command("check", "nowhere"), "which is not there")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
