@@ -49,7 +49,7 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
     run = run if isinstance(run, Run) else load_run(run)
     images = None  # of arrays nothing is left
     if data is not None or run.source is not None:
-        images = open_images(run.labels, run.source, data).splits["test"]
+        images = open_images(run.labels, run, data).splits["test"]
         _check_same(run, images, data)
     return write_report(run, images)
 
