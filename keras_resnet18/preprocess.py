@@ -98,13 +98,27 @@ class Preprocess:
             InputError: If there is no such file, or it holds something else.
         """
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(
                 "preprocessing is read from a JSON file as `export` writes it. "
                 f"Received: {path} ({reason})"
             ) from None
+
+    def check_size(self, size: tuple[int | None, ...], path: Path) -> None:
+        """Raises InputError unless a model takes images of this specification's size.
+
+        Args:
+            size: (height, width) that the model takes, None where any will do.
+            path: The file that the specification was read from.
+        """
+        if any(side not in (None, own) for side, own in zip(size, self.size, strict=True)):
+            own, its = ("×".join(map(str, sides)) for sides in (self.size, size))
+            raise InputError(
+                f"{path.name} must have the size that the model takes. Received: {path} with "
+                f"{own}, and a model that takes {its}: copy the file from a backup, or export again"
+            )
 
     def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.

@@ -191,6 +191,7 @@ class Run:
                 f"labels.txt must name the {model.output_shape[-1]} classes of the model, a line "
                 f"each. Received: {self.labels_file} with {len(self.labels)}"
             )
+        self.preprocess.check_size(model.input_shape[1:3], self.preprocess_file)
         return model
 
     @property
@@ -218,7 +219,7 @@ class Run:
 
     def _read(self, path: Path) -> str:
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")  # Windows' editors may add a mark
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise InputError(
@@ -326,7 +327,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """Opens the folder of a finished training.
 
     Raises:
-        InputError: If there is none, or it is unfinished.
+        InputError: If there is none, it is unfinished, or its model is gone.
     """
     run = Run(Path(path))
     if not run.path.exists():
@@ -337,6 +338,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         raise InputError(
             f"a run is a folder that `train` left, with {run.recipe_file.name} in it. "
             f"Received: {path}"
+        )
+    if run.metrics_file.is_file() and not run.model_file.is_file():
+        raise InputError(
+            f"a run needs its {run.model_file.name}: copy it from a backup, or train again with "
+            f"--overwrite. Received: {path} without"
         )
     if not run.finished:
         raise InputError(run.unfinished_in_words())

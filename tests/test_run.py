@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet18 import load_run
+from keras_resnet18 import load_run, train
 from keras_resnet18.errors import InputError
 from keras_resnet18.run import Run, open_model, run_of
 from keras_resnet18.staging import staged
@@ -92,12 +93,19 @@ def test_keras_opens_the_model_without_this_package(run):
     assert not load_run(run.path).model.compiled
 
 
-@pytest.mark.parametrize("lacking", ["model_file", "metrics_file"])
-def test_a_run_without_its_last_files_is_said_to_be_unfinished(copy, lacking):
-    getattr(copy, lacking).unlink()
+def test_a_run_without_metrics_is_said_to_be_unfinished(copy):
+    copy.metrics_file.unlink()
     assert not copy.finished
     with pytest.raises(InputError, match="unfinished run"):
         load_run(copy.path)
+
+
+@pytest.mark.parametrize("opened", [load_run, lambda path: train(resume=path)])
+def test_a_finished_run_without_its_model_is_not_sent_to_resume(copy, opened):
+    copy.model_file.unlink()
+    with pytest.raises(InputError, match=r"needs its model\.keras.*--overwrite") as error:
+        opened(copy.path)
+    assert "--resume" not in str(error.value)
 
 
 @pytest.mark.parametrize("ending", ["", "\n"], ids=["without a last newline", "with one"])
@@ -118,6 +126,21 @@ def test_labels_are_read_with_or_without_a_last_newline(copy, ending):
 def test_labels_that_are_not_the_models_are_refused(copy, text, message):
     copy.labels_file.write_text(text)
     with pytest.raises(InputError, match=f"labels.txt .*{message}"):
+        load_run(copy.path).model  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["labels_file", "metrics_file", "preprocess_file", "recipe_file"])
+def test_a_file_that_windows_marked_as_utf8_reads_as_before(copy, name):
+    before = READS[name](load_run(copy.path))
+    file = getattr(copy, name)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert READS[name](load_run(copy.path)) == before
+
+
+def test_preprocessing_for_another_size_than_the_models_is_refused(copy):
+    other = dataclasses.replace(copy.preprocess, size=(32, 24))
+    copy.write_json(copy.preprocess_file, other.to_dict())
+    with pytest.raises(InputError, match=r"preprocess\.json.*32×24.*16×16"):
         load_run(copy.path).model  # noqa: B018
 
 

@@ -148,6 +148,7 @@ def _from_exported(path: Path) -> Classifier:
         preprocess = file.preprocess
     elif beside.is_file():
         preprocess = Preprocess.read(beside)
+        preprocess.check_size(tuple(size), beside)
     elif None in size:
         raise InputError(
             "a classifier of images has a size for them: export the model with preprocess. "

@@ -59,6 +59,14 @@ def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
     assert open_classifier(file).preprocess == other
 
 
+def test_preprocessing_for_another_size_than_the_files_is_refused(exported, tmp_path):
+    file = shutil.copy(exported / "model.tflite", tmp_path)
+    other = Preprocess(size=(32, 16))
+    (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
+    with pytest.raises(InputError, match=r"preprocess\.json.*32×16.*16×16"):
+        open_classifier(file)
+
+
 def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_path):
     folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
     classifier = open_classifier(folder)
