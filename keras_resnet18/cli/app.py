@@ -63,6 +63,8 @@ def main() -> None:
     _open_standard_streams()
     # a notebook hands down a backend of its own, which nothing outside of it can import
     os.environ["MPLBACKEND"] = "agg"
+    if "" in sys.argv[1:]:  # as a path it would be the current folder
+        _fail("an argument is empty: give a name or a path. Is a variable of the shell unset?")
     with _interruption_noted() as noted:
         try:
             app(prog_name="keras-resnet18")

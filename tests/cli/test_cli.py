@@ -375,6 +375,14 @@ def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
 # all
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["train", ""], ["train", "digits", "--out", ""], ["predict", "", "a.png"], ["info", ""]],
+)
+def test_an_empty_word_is_not_the_current_folder(command, words):
+    assert_refused(command(*words), "empty")
+
+
 @pytest.fixture
 def latin1(run, exported, images, tmp_path):
     """A folder whose name is not UTF-8, with a run, its exports and an image in it."""
