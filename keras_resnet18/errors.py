@@ -40,13 +40,20 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
 
 def check_utf8(path: Path) -> None:
     """Raises InputError unless a path is UTF-8: TensorFlow and ONNX Runtime open no other."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
+    if not is_utf8(str(path)):
         raise InputError(
             "TensorFlow and ONNX Runtime need a path in UTF-8: rename the folder or the file. "
             f"Received: {path}"
-        ) from None
+        )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: what was not UTF-8 in a name is a surrogate in it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

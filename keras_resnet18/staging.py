@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from keras_resnet18.errors import InputError, check_utf8
+from keras_resnet18.errors import InputError, check_utf8, is_utf8
 
 _PREFIX = ".writing-"
 _LOCK = ".lock"  # in such a folder; a dead process does not hold it
@@ -40,11 +40,7 @@ _NO_ROOM = {
 def to_json(values: Mapping[str, Any]) -> str:
     """Values as JSON for people; a name that is not UTF-8 is escaped, and reads back as it was."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(values, indent=2)
-    return f"{text}\n"
+    return f"{text if is_utf8(text) else json.dumps(values, indent=2)}\n"
 
 
 def check_parent(path: Path) -> None:

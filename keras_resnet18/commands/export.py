@@ -76,7 +76,8 @@ def export(
     within("check_images", check_images, check_images >= 1, "1 or more")
     folder = Path(out or run.export_folder)
     _check_folder(run, folder)
-    check_about(about := {"name": run.path.resolve().name, **(about or {})})
+    name = run.path.resolve().name.encode("utf-8", "replace").decode()
+    check_about(about := {"name": name, **(about or {})})
     source, unopened = _open(run, data)
     lacking = _lacking(source, unopened)
     for name in formats:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, is_utf8
 from keras_resnet18.exporters.image_bytes import decode
 from keras_resnet18.formats import INPUT, OUTPUT
 from keras_resnet18.preprocess import Preprocess
@@ -56,8 +56,10 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
             f"output. Received: {'one string' if isinstance(labels, str) else len(labels)}"
         )
     for label in labels:
-        if not isinstance(label, str) or label.splitlines() != [label]:
-            raise InputError(f"labels must be non-empty, one-line strings. Received: {label!r}")
+        if not isinstance(label, str) or label.splitlines() != [label] or not is_utf8(label):
+            raise InputError(
+                f"labels must be non-empty, one-line strings of Unicode. Received: {label!r}"
+            )
 
 
 def check_size(model: keras.Model, what: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, is_utf8
 from keras_resnet18.formats import INPUT, LABELS_FILE, OUTPUT
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def check_about(about: Mapping[str, str]) -> None:
     for key, value in about.items():
         if key not in ABOUT:
             raise InputError(f"about takes {', '.join(ABOUT)}. Received: {key!r}")
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or not is_utf8(value):
             raise InputError(f"about needs text for its {key}. Received: {value!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,14 @@ def test_a_format_is_exported_with_its_quantisation_and_the_runs_name(run, given
     (arguments,) = caught.value.args
     assert arguments["quantize"] == name
     assert arguments["about"] == {"name": run.path.name, "author": "A. Lee"}
+
+
+def test_a_run_whose_name_is_not_utf8_gives_its_files_a_name_that_is(run, given, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(Given) as caught:
+        next(export(copy, ["tflite"], tmp_path / "export"))
+    (arguments,) = caught.value.args
+    assert arguments["about"] == {"name": "caf?"}
 
 
 def test_of_too_few_training_images_all_leaves_int8_out_and_says_so(run, tmp_path, monkeypatch):

@@ -357,6 +357,8 @@ class TestArguments:
             ({"about": {"licence": "MIT"}}, r"about takes name, .*license\. Received: 'licence'$"),
             ({"about": {"author": " "}}, r"about needs text for its author\. Received: ' '$"),
             ({"about": {"version": 2}}, r"about needs text for its version\. Received: 2$"),
+            ({"about": {"name": "\udcff"}}, r"about needs text for its name"),
+            ({"labels": ["a", "b", "\udcff"]}, r"labels must be .* of Unicode"),
             ({"check": IMAGES[:0]}, r"check needs at least one image. Received: none$"),
             ({"check": IMAGES / 255}, r"check needs pixels of 0 to 255.*from 0\.784 to 0\.784$"),
             ({"check": IMAGES - 128.0 * 2}, r"not normalised ones.*from -56 to -56$"),
