@@ -19,6 +19,9 @@ _FIRST_TENSOR_CORES = (7, 0)
 # Where Linux, and Windows' Linux, show the driver of an NVIDIA GPU.
 _NVIDIA_SIGNS = ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/dxg")
 
+# What pip installs for a backend on an NVIDIA GPU
+_WITH_CUDA = {"tensorflow": "keras-resnet18[gpu]", "jax": "jax[cuda]", "torch": "torch"}
+
 # As Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -124,10 +127,9 @@ def missing_gpu() -> str | None:
         return f"no GPU: CUDA_VISIBLE_DEVICES={visible!r} leaves none that {backend} can use"
     if not signs:
         return None
-    extra = "gpu" if backend == "tensorflow" else "jax-cuda"
     return (
         f"no GPU, though {signs[0]} is there: {backend} was installed without CUDA or does not "
-        f"fit the driver; pip install 'keras-resnet18[{extra}]'"
+        f"fit the driver; pip install '{_WITH_CUDA[backend]}'"
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -29,6 +31,18 @@ def test_importing_the_package_imports_no_framework(run_python):
     imported = {name.partition(".")[0] for name in printed.split()}
     assert "keras_resnet18" in imported
     assert not imported & {"tensorflow", "keras", "numpy", "jax", "PIL", "sklearn", "matplotlib"}
+
+
+def test_every_extra_that_a_message_tells_to_install_is_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sources = [*PACKAGE.rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    named = {
+        extra
+        for source in sources
+        for extras_of in re.findall(r"(?:keras-resnet18|'\.)\[(.+?)\]", source.read_text("utf-8"))
+        for extra in extras_of.split(",")
+    }
+    assert named >= {"gpu", "onnx", "torch"} and named <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("name", keras_resnet18.__all__)

@@ -43,7 +43,7 @@ def report(run: RunArgument, data: DataOption = None) -> None:
 def demo() -> None:
     """Train on scikit-learn's digits, export and verify.
 
-    It takes two to four minutes and needs no network.
+    It takes three to four minutes on two cores and needs no network.
     """
     machine.start_keras()
     from keras_resnet18.commands.demo import demo
