@@ -249,7 +249,7 @@ def test_what_cannot_be_measured_is_said(tmp_path, name, message):
 
 def test_an_unfinished_run_is_said_to_be_one(run, tmp_path):
     copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
-    (copy / "model.keras").unlink()
+    (copy / "metrics.json").unlink()
     with pytest.raises(InputError, match="unfinished run"):
         benchmark([copy])
 

@@ -220,7 +220,7 @@ def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
     refused(file, tmp_path / "nothing", "nothing, which is not there")
     refused(file, tmp_path, r"a folder that `train` left, with recipe\.toml in it")
     copy = Run(shutil.copytree(colour_run.path, tmp_path / "unfinished"))
-    copy.model_file.unlink()
+    copy.metrics_file.unlink()
     refused(file, copy.path, "an unfinished run")
 
 
