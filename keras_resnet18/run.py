@@ -173,7 +173,9 @@ class Run:
     @property
     def source(self) -> str | None:
         """The name that opens the images again; None if they came from arrays."""
-        name: str | None = self.environment.get("source")
+        name = self.environment.get("source")
+        if not isinstance(name, str | None):
+            raise _damaged(self.environment_file)
         return name
 
     @property
@@ -235,10 +237,7 @@ class Run:
                 raise
             values = None
         if not isinstance(values, dict):
-            raise InputError(
-                f"{path.name} must be the JSON that `train` wrote: copy it from a backup, or train "
-                f"again. Received: {path}, which is damaged"
-            )
+            raise _damaged(path)
         return values
 
     def unfinished_in_words(self, training: Run | None = None) -> str:
@@ -262,6 +261,13 @@ class Run:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path.name} must be the JSON that `train` wrote: copy it from a backup, or train again. "
+        f"Received: {path}, which is damaged"
+    )
 
 
 def open_model(path: Path) -> Any:

@@ -83,15 +83,22 @@ def staged(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}. Free the disk or the folder, or give "
-            "another path"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be written: {error.strerror}. Free the disk or the folder, or give "
+        "another path"
+    )
 
 
 @contextlib.contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # any: /proc and a drive of Windows that is not there have no room too
+        raise _unwritable(path, error) from error
     _clear_leftovers(path.parent)
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder,

@@ -174,6 +174,12 @@ def test_a_damaged_file_of_a_run_is_one_line_that_names_it(copy, name, damage):
     assert file.name in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_source_that_is_no_name_is_damage(copy):
+    copy.write_json(copy.environment_file, {"source": 3})
+    with pytest.raises(InputError, match=r"environment\.json must be the JSON"):
+        _ = copy.source
+
+
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 def test_a_flipped_byte_in_the_model_is_one_line(copy, place):
     content = bytearray(copy.model_file.read_bytes())

@@ -99,3 +99,9 @@ def test_a_path_below_a_file_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"), staged(tmp_path / "file" / "new"):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that takes no new ones")
+def test_a_folder_that_cannot_be_made_is_one_line():
+    with pytest.raises(InputError, match="cannot be written"), staged(Path("/proc/new/file")):
+        pass

@@ -80,6 +80,8 @@ def main() -> None:
                 _fail(str(error))
             if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
                 _fail(f"standard output cannot be written: {error.strerror}")
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                _fail(f"a path is too long for this system. Received: {error.filename}")
             raise
 
 

@@ -23,6 +23,7 @@ from keras_resnet18.cli import app as cli
 from keras_resnet18.errors import ExportError, InputError
 
 TESTS = Path(__file__).parents[1]
+LONG = 300 * "a"  # more bytes than a file's name may have
 
 
 @dataclasses.dataclass
@@ -381,6 +382,13 @@ def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
 )
 def test_an_empty_word_is_not_the_current_folder(command, words):
     assert_refused(command(*words), "empty")
+
+
+@pytest.mark.parametrize(
+    "words", [["info", LONG], ["predict", LONG, "a.png"], ["train", "digits", "--out", LONG]]
+)
+def test_a_path_that_is_too_long_is_one_line(command, words):
+    assert_refused(command(*words), "too long")
 
 
 @pytest.fixture
