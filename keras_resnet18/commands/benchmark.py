@@ -82,7 +82,7 @@ class Result:
 
 
 def benchmark(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     data: str | None = None,
     rounds: int = ROUNDS,
@@ -98,8 +98,8 @@ def benchmark(
     drifts treats them alike.
 
     Args:
-        paths: Runs, each for its model and all files of its export folder; .tflite, .onnx and
-            .keras files; SavedModels' folders.
+        paths: One or several: runs, each for its model and all files of its export folder; .tflite,
+            .onnx and .keras files; SavedModels' folders.
         data: The source of the test images for top-1; by default each run's own. The classes of a
             .keras file outside of a run are taken to be those of the images, in their order.
         rounds: Number of measurements of each file at each thread count.
@@ -120,6 +120,7 @@ def benchmark(
     for out, suffix in ((json_file, ".json"), (plot_file, ".png")):
         if out is not None:
             _check_output(Path(out), suffix)
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     files = _unique([file for path in paths for file in _files(Path(path), say)])
     names = short_names(files)
     threads = sorted({1, cpu_count()})

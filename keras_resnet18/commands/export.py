@@ -38,7 +38,7 @@ _CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_differenc
 
 def export(
     run: Run | str | os.PathLike[str],
-    formats: Sequence[str] = ("all",),
+    formats: Sequence[str] | str = "all",
     out: str | os.PathLike[str] | None = None,
     *,
     data: str | None = None,
@@ -54,7 +54,7 @@ def export(
 
     Args:
         run: A finished run, or its folder.
-        formats: Some of `formats.EXPORTS`, or `["all"]`: those that can be made here.
+        formats: One or several of `formats.EXPORTS`, or `"all"`: those that can be made here.
         out: The folder to write to; by default `export` in the run.
         data: The source of the images; by default the one that the run was trained on.
         check_images: How many test images to compare on, at most.
@@ -71,6 +71,7 @@ def export(
         ExportError: If an export does not give the model's answers.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    formats = [formats] if isinstance(formats, str) else formats
     for name in formats:
         one_of("format", name, (*EXPORTS, "all"))
     within("check_images", check_images, check_images >= 1, "1 or more")
@@ -172,5 +173,5 @@ def _export(
                     about=about,
                 )
         for file in (run.labels_file, run.preprocess_file):
-            run.write_text(out / file.name, file.read_text(encoding="utf-8"))
+            run.write_text(out / file.name, file.read_text(encoding="utf-8-sig"))
         yield report

@@ -254,6 +254,12 @@ def test_an_unfinished_run_is_said_to_be_one(run, tmp_path):
         benchmark([copy])
 
 
+def test_one_path_need_not_be_in_a_list(tmp_path):
+    for path in (tmp_path / "gone.tflite", str(tmp_path / "gone.tflite")):
+        with pytest.raises(InputError, match=r"gone\.tflite, which is not there"):
+            benchmark(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
