@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.errors import InputError, is_utf8
@@ -21,7 +22,7 @@ TOP = 5
 
 
 def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
-    """Raises InputError unless `model` is an image classifier and `labels` are its classes."""
+    """Raises InputError unless `model` is a trained image classifier of the classes `labels`."""
     if keras.config.backend() != "tensorflow":
         raise InputError(
             "exports are made with Keras on TensorFlow: set KERAS_BACKEND=tensorflow and load the "
@@ -48,6 +49,12 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
             "an export needs an output for each class, two or more: build the model with classes=2 "
             f"and softmax. Received: output shape {model.output_shape}, of one class"
         )
+    for variable in model.weights:
+        if not np.isfinite(variable.numpy()).all():
+            raise InputError(
+                "an export needs weights that are finite numbers: take those of an earlier epoch, "
+                f"or train with a lower learning rate. Received: NaN or infinity in {variable.path}"
+            )
     if labels is None:
         return
     if isinstance(labels, str) or len(labels) != classes:

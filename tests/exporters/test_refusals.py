@@ -33,6 +33,18 @@ def test_a_classifier_of_one_output_is_refused(export, activation, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("export", EXPORTERS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(export, value, tmp_path):
+    model = model_with()
+    kernel, bias = model.layers[-1].get_weights()
+    kernel[0, 0] = value
+    model.layers[-1].set_weights([kernel, bias])
+    with pytest.raises(InputError, match=r"finite numbers.*Received: NaN or infinity in dense"):
+        export(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 class WithoutConfig(layers.Layer):
     """A user's layer that Keras cannot make again: its argument is not in its config."""
 
