@@ -186,9 +186,9 @@ def run(trained: tuple[Any, str]) -> Any:
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `train` build a tiny network, for tests of all that is around it."""
-    from keras_resnet18.commands import train as trainer
+    from keras_resnet18.commands import network
 
-    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
+    monkeypatch.setitem(network.BUILDERS, "resnet18", build_tiny)
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
+from keras_resnet18.commands.batches import class_weights, make_batches
 from keras_resnet18.commands.images import AnySource, in_words, look
+from keras_resnet18.commands.network import build_network
 from keras_resnet18.commands.report import write_report
 from keras_resnet18.commands.task import (
     Task,
@@ -25,15 +23,11 @@ from keras_resnet18.commands.task import (
     default_out,
     new_task,
     old_task,
-    run_of_weights,
     settings_of,
 )
-from keras_resnet18.data.augment import augment
-from keras_resnet18.data.mix import mix
-from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import check_spec
-from keras_resnet18.data.splits import Source, Split, array_split
-from keras_resnet18.device import device_name, dtype_policy, fastest_jit, missing_gpu
+from keras_resnet18.data.splits import Source, Split
+from keras_resnet18.device import device_name, dtype_policy, missing_gpu
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.evaluation.predictions import write_predictions
@@ -43,25 +37,11 @@ from keras_resnet18.fit.best import best_in_words, best_row
 from keras_resnet18.fit.checkpoint import Checkpoint, load_checkpoint
 from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
 from keras_resnet18.fit.history import Row
-from keras_resnet18.fit.phases import Batches, Pair, train_network
+from keras_resnet18.fit.phases import train_network
 from keras_resnet18.fit.signals import stop_signals
-from keras_resnet18.model import resnet
-from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
-from keras_resnet18.weights.endings import is_name
-from keras_resnet18.weights.own import copy_weights
-from keras_resnet18.weights.transfer import load_weights
-
-_FEATURES_BATCH = 64
-
-_BUILDERS: dict[str, Callable[..., keras.Model]] = {
-    "resnet18": resnet.build_resnet18,
-    "resnet34": resnet.build_resnet34,
-    "plain18": resnet.build_plain18,
-    "plain34": resnet.build_plain34,
-}
 
 
 def train(
@@ -178,40 +158,11 @@ def _start(task: Task, console: Console) -> keras.Model:
         console.print(missing)
     for line in (*task.source.notes, *in_words(task.images)):
         console.print(line)
+    class_weights(task)  # or the error that says why there are none
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
-        return _build(task, console)
-
-
-def _build(task: Task, console: Console) -> keras.Model:
-    recipe = task.recipe
-    build = functools.partial(
-        _BUILDERS[recipe.network.name],
-        input_shape=(*task.preprocess.size, 3),
-        classes=len(task.source.classes),
-        stem=recipe.network.stem,
-        variant=recipe.network.variant,
-        dropout=recipe.network.dropout,
-    )
-    if recipe.finetune is None:
-        return build()
-    weights = recipe.finetune.weights
-    if (run := run_of_weights(recipe)) is not None:
-        model = build()
-        same = run.labels == task.source.classes
-        console.print(f"{weights}: {copy_weights(model, run.model, classes_match=same)}")
-    elif is_name(weights):  # the builder, for their normalisation
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)  # each training says it, not the first
-            model = build(weights=weights)
-        for warning in said:
-            if issubclass(warning.category, UserWarning):
-                console.print(str(warning.message))
-    else:
-        model = build()
-        console.print(f"{weights}: {load_weights(model, weights, head='skip')}")
-    return model
+        return build_network(task, console)
 
 
 def _train(
@@ -239,7 +190,7 @@ def _train(
             rows = train_network(
                 model,
                 task.recipe,
-                _batches(task, console),
+                make_batches(task, console),
                 training,
                 settings=settings,
                 start=start,
@@ -266,61 +217,6 @@ def _train(
         raise
     _plot(training, rows, evaluations["test"], console)
     return rows, evaluations, task.source.splits["test"], model
-
-
-def _batches(task: Task, console: Console) -> Batches:
-    recipe, preprocess = task.recipe, task.preprocess
-    training, validation = task.source.splits["train"], task.source.splits["validation"]
-    size = min(recipe.batch_size, training.size)
-    shuffled = functools.partial(train_batches, batch_size=size, seed=recipe.seed)
-    in_order = functools.partial(eval_batches, batch_size=size)
-    variation = dataclasses.asdict(recipe.augment)
-    mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
-    vary = functools.partial(augment, preprocess=preprocess, **variation)
-    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
-
-    def images(first_step: int) -> Pair:
-        mix_or_not = mixed if any(mixing.values()) else None
-        batches = shuffled(training, vary, first_step=first_step, mix=mix_or_not)
-        return batches, in_order(validation, preprocess.resize_and_crop)
-
-    def features(body: keras.Model, first_step: int) -> Pair:
-        known = _features(body, training, preprocess, console)
-        held_out = _features(body, validation, preprocess, console)
-        batches = shuffled(known, lambda features, seed: features.whole(), first_step=first_step)
-        return batches, in_order(held_out, lambda features: features)
-
-    weights = _class_weights(task)
-    return Batches(size, steps_per_epoch(training.size, size), weights, images, features)
-
-
-def _class_weights(task: Task) -> Sequence[float] | None:
-    """Inverse of each class's number of training images, 1 on average, where the recipe asks."""
-    if task.recipe.optimizer.class_weights is None:
-        return None
-    labels = task.source.splits["train"].labels
-    if labels is None:
-        raise InputError(
-            "class_weights='balanced' needs a source whose labels are known before its images are "
-            f"read: export it as a folder, or leave it out. Received: {task.source.name}"
-        )
-    counts = np.bincount(labels, minlength=len(task.source.classes))
-    weights: list[float] = (len(labels) / len(counts) / counts).tolist()
-    return weights
-
-
-def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:
-    """What the network makes of each image, computed once."""
-    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH)
-    body.compile(jit_compile=fastest_jit())
-    features, labels = [], []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("features", total=split.size)
-        for images, targets in batches:
-            features.append(body.predict_on_batch(images))
-            labels.append(targets.numpy())
-            progress.advance(task, len(targets))
-    return array_split(np.concatenate(features), np.concatenate(labels))
 
 
 def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None:

@@ -523,8 +523,9 @@ from keras_resnet18.cli import app as cli
 
 def start_keras(start=machine.start_keras):
     start()
+    from keras_resnet18.commands import network
     from keras_resnet18.commands import train as trainer
-    trainer._BUILDERS["resnet18"] = build_tiny
+    network.BUILDERS["resnet18"] = build_tiny
 
 machine.start_keras = start_keras
 cli.main()

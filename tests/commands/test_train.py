@@ -148,6 +148,15 @@ def test_what_cannot_be_used_leaves_nothing(tmp_path, source, recipe, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_balanced_classes_need_labels_that_are_known_before(digits, quick_recipe, tmp_path):
+    source = from_arrays(digits[0][:60], digits[1][:60])
+    splits = {kind: dataclasses.replace(s, labels=None) for kind, s in source.splits.items()}
+    recipe = quick_recipe.changed(["optimizer.class_weights=balanced", "image_size=32"])
+    with pytest.raises(InputError, match="needs a source whose labels are known"):
+        train(dataclasses.replace(source, splits=splits), recipe, tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_of_many_sizes_need_an_image_size(images, quick_recipe, tmp_path):
     recipe = dataclasses.replace(quick_recipe, image_size=None)
     with pytest.raises(InputError, match="--set image_size=32"):

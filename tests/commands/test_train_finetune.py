@@ -13,7 +13,7 @@ from rich.console import Console
 from small import build_tiny
 
 from keras_resnet18 import Preprocess, build_resnet18, load_run, save_weights, train
-from keras_resnet18.commands import task
+from keras_resnet18.commands import network, task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
@@ -26,7 +26,7 @@ HEAD_EPOCHS = 4
 @pytest.fixture(scope="module", autouse=True)
 def tiny_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
+        patch.setitem(network.BUILDERS, "resnet18", build_tiny)
         yield
 
 
@@ -144,7 +144,7 @@ def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_pa
 
 def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path, monkeypatch):
     run = tuned[0]
-    monkeypatch.setitem(trainer._BUILDERS, "resnet34", build_resnet18)
+    monkeypatch.setitem(network.BUILDERS, "resnet34", build_resnet18)
     with pytest.raises(
         InputError, match=r"leave network\.\* as the run has it\. Received: other l"
     ):
@@ -184,7 +184,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     monkeypatch.setattr(
         "keras_resnet18.model.resnet.fetch", lambda entry: tmp_path / "published.safetensors"
     )
-    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_resnet18)
+    monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     caught = []
 
     def stop(model, recipe, batches, run, **others):
@@ -240,7 +240,7 @@ def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, ke
 def test_weights_that_are_none_leave_nothing(
     two_classes, recipe, tmp_path, monkeypatch, weights, message
 ):
-    monkeypatch.setitem(trainer._BUILDERS, "resnet18", build_resnet18)
+    monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     with pytest.raises(InputError, match=message):
         train(
             two_classes,

@@ -23,7 +23,7 @@ from rich.console import Console
 from small import build_tiny
 
 from keras_resnet18 import from_arrays, load_run, save_weights, train
-from keras_resnet18.commands import task
+from keras_resnet18.commands import network, task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit import ending, resume
@@ -48,11 +48,12 @@ def kill(checkpoints: Checkpoints) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """A tiny network, and plots drawn in no time."""
+    """A tiny network, plots drawn in no time, and no page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(trainer._BUILDERS, "resnet18", build_tiny)
+        patch.setitem(network.BUILDERS, "resnet18", build_tiny)
         patch.setattr(trainer, "plot_curves", lambda rows, best, path, **_: path.touch())
         patch.setattr(trainer, "plot_confusion", lambda *_: _[-1].touch())
+        patch.setattr(trainer, "write_report", lambda run, *_: run.report_file)
         yield
 
 
@@ -165,10 +166,11 @@ from small import build_tiny
 from keras_resnet18.machine import start_keras
 start_keras()
 from keras_resnet18 import train
+from keras_resnet18.commands import network
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.fit import ending, resume
 from keras_resnet18.fit.resume import Checkpoints
-trainer._BUILDERS["resnet18"] = build_tiny
+network.BUILDERS["resnet18"] = build_tiny
 resume.EVERY = resume.TIMES_ITS_COST = 0
 step = Checkpoints.on_train_batch_end
 def say(self, batch, logs=None):
