@@ -98,6 +98,11 @@ def new_task(
     look: Callable[[AnySource], Images],
 ) -> Task:
     """Opens the images by `look`, and chooses what was left to choose."""
+    if weights is not None and not is_name(weights) and not Path(weights).exists():
+        raise InputError(
+            "weights must be a published name, or the path of a checkpoint or a run. "
+            f"Received: {weights!r}, which is not there"
+        )
     if recipe is None and weights is not None:
         recipe = "finetune"
     if recipe is not None:
@@ -202,8 +207,9 @@ def default_out(source: AnySource) -> Path:
 def check_outside(out: Path, source: AnySource) -> None:
     """Raises InputError if a run would lie among the images, as a class of the next training."""
     name = (source.spec or "") if isinstance(source, Source) else source
-    folder = Path(name).expanduser().resolve()
-    if name and folder.is_dir() and out.resolve().is_relative_to(folder):
+    # realpath, because resolve() fails on a link to itself
+    folder = Path(os.path.realpath(Path(name).expanduser()))
+    if name and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(folder):
         raise InputError(
             f"a run must lie outside of its folder of images. Received: {out}, in {folder}: give "
             "another folder with --out"

@@ -50,7 +50,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     weights: str | None = None,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     split_seed: int = 0,
     on_bad_image: str = "raise",
     dedupe: bool = False,
@@ -104,6 +104,7 @@ def train(
                 "they have moved, and nothing else"
             )
         return _resume(Path(resume), source, console)
+    settings = [settings] if isinstance(settings, str) else settings
     if source is None:
         raise InputError("train needs images, or the run to go on with. Received: neither")
     if not isinstance(source, Source):

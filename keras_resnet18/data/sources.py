@@ -93,6 +93,8 @@ def check_spec(spec: Any) -> None:
             "become one by from_arrays(images, labels). "
             f"Received: {type(spec).__module__}.{type(spec).__qualname__}."
         )
+    if not os.fspath(spec):
+        raise InputError("images must be a path or a name; this folder is '.'. Received: ''.")
 
 
 def from_arrays(

@@ -322,7 +322,8 @@ def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
             raise InputError(f"a recipe must be TOML in UTF-8. Received: {path}") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+    missing = ", which is not there" if path.suffix == ".toml" else ""
     raise InputError(
         f"a recipe is one of {', '.join(RECIPES)}, or the path of a .toml file. "
-        f"Received: {os.fspath(recipe)!r}{nearest(str(recipe), RECIPES)}"
+        f"Received: {os.fspath(recipe)!r}{missing or nearest(str(recipe), RECIPES)}"
     )

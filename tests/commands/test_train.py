@@ -140,6 +140,8 @@ def test_an_image_that_breaks_stops_the_training_with_its_name(
     [
         ("digit", "digits", "Received: 'digit'"),
         ("digits", "digit", "did you mean digits"),
+        ("digits", "nowhere.toml", "Received: 'nowhere.toml', which is not there"),
+        ("", "digits", "this folder is '.'"),
     ],
 )
 def test_what_cannot_be_used_leaves_nothing(tmp_path, source, recipe, message):
@@ -155,6 +157,24 @@ def test_balanced_classes_need_labels_that_are_known_before(digits, quick_recipe
     with pytest.raises(InputError, match="needs a source whose labels are known"):
         train(dataclasses.replace(source, splits=splits), recipe, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_there_are_found_before_the_images_are_read(tmp_path):
+    with pytest.raises(InputError, match=r"Received: 'nothere.pth', which is not there"):
+        train("digits", out=tmp_path / "run", weights="nothere.pth", console=QUIET)
+
+
+def test_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="Received: "):
+        train(tmp_path / "loop", "digits", tmp_path / "run", console=QUIET)
+    with pytest.raises(InputError):
+        train("digits", "digits", tmp_path / "loop" / "run", console=QUIET)
+
+
+def test_one_setting_needs_no_list_around_it(tmp_path):
+    with pytest.raises(InputError, match="epochs must be 1 or more"):
+        train("digits", "digits", tmp_path / "run", settings="epochs=0", console=QUIET)
 
 
 def test_images_of_many_sizes_need_an_image_size(images, quick_recipe, tmp_path):
