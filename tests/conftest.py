@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from small import CLASSES, build_tiny, draw_images
+from small import CLASSES, build_tiny, draw_images, train_quickly
 
 from keras_resnet18.machine import prepare_tensorflow
 
@@ -163,14 +163,20 @@ def quick_recipe() -> Any:
 
 @pytest.fixture(scope="session")
 def trained(images: Path, quick_recipe: Any, once: Any) -> tuple[Any, str]:
-    """A finished run of `quick_recipe` on `images`, and what its training printed. Shared."""
+    """A finished run of `quick_recipe` on `images`, and what its training printed. Shared.
+
+    Its network is tiny: what ResNet-18 has of its own is tested with the parts that know it.
+    """
     from rich.console import Console
 
     from keras_resnet18 import load_run, train
+    from keras_resnet18.commands import network
 
     def make(folder: Path) -> tuple[Path, str]:
         printed, out = io.StringIO(), folder / "insects"
-        train(str(images), quick_recipe, out, console=Console(file=printed, width=200))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(network.BUILDERS, "resnet18", build_tiny)
+            train(str(images), quick_recipe, out, console=Console(file=printed, width=200))
         return out, printed.getvalue()
 
     out, printed = once("trained", make)
@@ -185,10 +191,8 @@ def run(trained: tuple[Any, str]) -> Any:
 
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `train` build a tiny network, for tests of all that is around it."""
-    from keras_resnet18.commands import network
-
-    monkeypatch.setitem(network.BUILDERS, "resnet18", build_tiny)
+    """Lets `train` build a tiny network and draw nothing, for tests of all that is around it."""
+    train_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,17 @@ def build_tiny(
     return keras.Model(image, x)
 
 
+def train_quickly(patch: Any) -> None:
+    """Lets `train` build a tiny network and draw nothing, for tests of all that is around it."""
+    from keras_resnet18.commands import network
+    from keras_resnet18.commands import train as trainer
+
+    patch.setitem(network.BUILDERS, "resnet18", build_tiny)
+    patch.setattr(trainer, "plot_curves", lambda rows, best, path, **_: path.touch())
+    patch.setattr(trainer, "plot_confusion", lambda *_: _[-1].touch())
+    patch.setattr(trainer, "write_report", lambda run, *_: run.report_file)
+
+
 def colour_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
     """Some digits, each number in a colour of its own: swapped channels change the class."""
     grey, labels = digits[0][:count], digits[1][:count]

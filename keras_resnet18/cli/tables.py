@@ -27,8 +27,8 @@ def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
             found = report.comparison
             table.add_row(
                 report.format,
-                f"{report.size_bytes / 1e6:.3g}",
-                f"{report.latency_ms:.3g}",
+                _three_digits(report.size_bytes / 1e6),
+                _three_digits(report.latency_ms),
                 f"{found.n:,}",
                 percent(found.agreement),
                 f"{found.max_difference:.1e}",
@@ -88,4 +88,4 @@ def print_check(console: Console, found: Check) -> None:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from rich.console import Console
-from small import build_tiny
+from small import build_tiny, train_quickly
 
 from keras_resnet18 import Preprocess, build_resnet18, load_run, save_weights, train
 from keras_resnet18.commands import network, task
@@ -26,7 +26,7 @@ HEAD_EPOCHS = 4
 @pytest.fixture(scope="module", autouse=True)
 def tiny_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(network.BUILDERS, "resnet18", build_tiny)
+        train_quickly(patch)
         yield
 
 

@@ -20,10 +20,10 @@ import keras
 import numpy as np
 import pytest
 from rich.console import Console
-from small import build_tiny
+from small import build_tiny, train_quickly
 
 from keras_resnet18 import from_arrays, load_run, save_weights, train
-from keras_resnet18.commands import network, task
+from keras_resnet18.commands import task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit import ending, resume
@@ -48,12 +48,8 @@ def kill(checkpoints: Checkpoints) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """A tiny network, plots drawn in no time, and no page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(network.BUILDERS, "resnet18", build_tiny)
-        patch.setattr(trainer, "plot_curves", lambda rows, best, path, **_: path.touch())
-        patch.setattr(trainer, "plot_confusion", lambda *_: _[-1].touch())
-        patch.setattr(trainer, "write_report", lambda run, *_: run.report_file)
+        train_quickly(patch)
         yield
 
 
@@ -162,7 +158,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from small import build_tiny
+from small import build_tiny, train_quickly
 from keras_resnet18.machine import start_keras
 start_keras()
 from keras_resnet18 import train
