@@ -31,8 +31,16 @@ def decode(file: Any) -> Any:
     Returns:
         uint8 tensor of shape (height, width, 3), 0 to 255.
     """
+    return _decode(file)
+
+
+def _decode_either(file: Any) -> Any:
     image = tf.cond(tf.io.is_jpeg(file), lambda: _decode_jpeg(file), lambda: _decode_png(file))
     return tf.ensure_shape(image, (None, None, 3))
+
+
+# traced once a process, and not for every endpoint
+_decode = tf.function(_decode_either, [tf.TensorSpec((), tf.string)], autograph=False)
 
 
 def _decode_jpeg(file: Any) -> Any:
