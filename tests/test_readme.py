@@ -43,7 +43,7 @@ def digits_as_cifar10(digits, tmp_path):
     """
     import tensorflow_datasets as tfds
 
-    images, labels = colour_digits(digits, 400)
+    images, labels = colour_digits(digits, 300)
 
     def examples(start, stop):
         return [
@@ -61,7 +61,7 @@ def digits_as_cifar10(digits, tmp_path):
                 "label": tfds.features.ClassLabel(names=NAMES),
             }
         ),
-        split_datasets={"train": examples(0, 320), "test": examples(320, 400)},
+        split_datasets={"train": examples(0, 260), "test": examples(260, 300)},
         data_dir=tmp_path / "tfds",
         disable_shuffling=True,
     )
@@ -89,9 +89,9 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     served, phone = done.stdout.splitlines()[-2:]
     assert served.startswith("saved_models/cifar10: saved_model,")
     assert phone.startswith("cifar10.tflite: tflite-int8,")
-    assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 98
+    assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 95
     assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 70  # of ten classes, it has learnt
-    assert phone.endswith("n = 80")
+    assert phone.endswith("n = 40")
     assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
     with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES
