@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
@@ -33,10 +34,14 @@ def predict(
     Prints a row for each file, in the order given. A file that cannot be read gets a row that says
     why, and the exit status is 1.
     """
-    machine.start_keras()
+    if model.is_dir():  # the other models are run without TensorFlow
+        machine.start_keras()
     from keras_resnet18.commands.predict import predict
 
-    broken = (_print_csv if as_csv else _print_text)(predict(model, images, top=top), top)
+    # on a terminal the rows themselves show how far it is
+    console = Console(stderr=True, quiet=sys.stdout.isatty())
+    rows = predict(model, images, top=top, console=console)
+    broken = (_print_csv if as_csv else _print_text)(rows, top)
     if broken:
         raise typer.Exit(1)
 

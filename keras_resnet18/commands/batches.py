@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_resnet18.commands.images import watched
+from keras_resnet18.commands.progress import watched
 from keras_resnet18.commands.task import Task
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.mix import mix

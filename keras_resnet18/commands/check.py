@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from keras_resnet18.commands.images import watched
+from keras_resnet18.commands.progress import watched
 from keras_resnet18.data.findings import (
     Finding,
     counts_of,

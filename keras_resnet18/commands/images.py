@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
+from keras_resnet18.commands.progress import watched
 from keras_resnet18.data.findings import Finding, counts_in_words, on_copies
 from keras_resnet18.data.inspection import (
     copies_to_leave_out,
@@ -123,11 +122,3 @@ def open_again(run: Run) -> Source:
     """Opens the images of a run again, without those that its training left out."""
     assert run.source is not None  # or they came from arrays
     return open_source(run.source, **run.source_options)
-
-
-@contextlib.contextmanager
-def watched(console: Console, what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal; gives the function that moves it."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from keras_resnet18.commands.progress import watched
 from keras_resnet18.errors import InputError, within
+from keras_resnet18.machine import cpu_count
 from keras_resnet18.run import Run
-from keras_resnet18.runtime.classifier import image_files, open_classifier
+from keras_resnet18.runtime.classifier import Classifier, image_files, open_classifier
+
+_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +44,18 @@ def predict(
     images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     top: int = 3,
+    console: Console | None = None,
 ) -> Iterator[Prediction]:
     """Names the most probable classes of images.
+
+    Files are read on all cores and predicted in batches as the result is iterated over; memory does
+    not grow with their number. A .tflite or .onnx file is run without TensorFlow.
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
         images: Image files, and folders for all images in them; one or several.
         top: How many classes to name for each; all of them, if there are fewer.
+        console: Where progress is shown; nowhere by default.
 
     Returns:
         A `Prediction` for each file, in the order given. A file that cannot be read has an `error`.
@@ -51,13 +65,34 @@ def predict(
     """
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
     several = [images] if isinstance(images, str | os.PathLike) else images
-    classifier, files = open_classifier(model), image_files(several)
-    classes = len(classifier.labels)
+    return _predictions(
+        open_classifier(model), image_files(several), top, console or Console(quiet=True)
+    )
 
-    def one(path: Path) -> Prediction:
+
+def _predictions(
+    classifier: Classifier, files: Sequence[Path], top: int, console: Console
+) -> Iterator[Prediction]:
+    def read(path: Path) -> npt.NDArray[np.uint8] | str:
         try:
-            return Prediction(path, tuple(classifier.top(path, top)), None, classes)
+            return classifier.read(path)
         except InputError as error:
-            return Prediction(path, (), str(error), classes)
+            return str(error)
 
-    return map(one, files)
+    # the first image is a batch of its own, so that its row comes at once
+    batches = [files[:1], *(files[i : i + _BATCH] for i in range(1, len(files), _BATCH))]
+    with (
+        watched(console, "predicting", len(files)) as advance,
+        ThreadPoolExecutor(cpu_count()) as pool,
+    ):
+        ahead = [pool.submit(read, path) for path in batches[0]]
+        for paths, following in zip(batches, [*batches[1:], []], strict=True):
+            batch = [image.result() for image in ahead]
+            ahead = [pool.submit(read, path) for path in following]  # while this one is predicted
+            pixels = [image for image in batch if not isinstance(image, str)]
+            best = iter(classifier.best(np.stack(pixels), top) if pixels else ())
+            for path, image in zip(paths, batch, strict=True):
+                error = image if isinstance(image, str) else None
+                named = () if error else tuple(next(best))
+                yield Prediction(path, named, error, len(classifier.labels))
+                advance(1)

@@ -6,20 +6,21 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
+import numpy.typing as npt
 
-from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.data.walk import walk
-from keras_resnet18.device import fastest_jit
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
-from keras_resnet18.images import read_image
+from keras_resnet18.images import read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_names, open_exported
+
+if TYPE_CHECKING:  # imports TensorFlow, without which .tflite and .onnx files are run
+    from keras_resnet18.data.splits import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +47,34 @@ class Classifier:
         """
         return open_images(self.labels, self.run, data)
 
+    def read(self, path: Path) -> npt.NDArray[np.uint8]:
+        """Reads an image file as the pixels that `predict` takes, shape (height, width, 3).
+
+        Raises:
+            InputError: If the file is not an image.
+        """
+        return resize_and_crop(read_image(path), self.preprocess)
+
+    def best(self, pixels: npt.NDArray[np.uint8], k: int) -> list[list[tuple[str, float]]]:
+        """The k most probable classes of each image, with their probabilities.
+
+        Args:
+            pixels: As `predict` takes them, shape (n, height, width, 3).
+            k: How many classes; all of them, if there are fewer.
+        """
+        answers = []
+        for probabilities in self.predict(pixels):
+            first = (-probabilities).argsort(kind="stable")[:k]
+            answers.append([(self.labels[i], float(probabilities[i])) for i in first])
+        return answers
+
     def top(self, path: Path, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of one image file, with their probabilities.
 
         Raises:
             InputError: If the file is not an image.
         """
-        pixels = self.preprocess.resize_and_crop(tf.constant(read_image(path)))
-        probabilities = self.predict(pixels.numpy()[np.newaxis])[0]
-        best = (-probabilities).argsort(kind="stable")[:k]
-        return [(self.labels[i], float(probabilities[i])) for i in best]
+        return self.best(self.read(path)[np.newaxis], k)[0]
 
 
 def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> Source:
@@ -69,6 +88,9 @@ def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> S
     Raises:
         InputError: If there are none, they have moved, or they have other classes.
     """
+    from keras_resnet18.data.sources import open_source
+    from keras_resnet18.data.splits import listed
+
     name = data or (None if run is None else run.source)
     if name is None:
         raise InputError(
@@ -126,6 +148,8 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _from_run(run: Run) -> Classifier:
+    from keras_resnet18.device import fastest_jit  # imports Keras
+
     run.model.compile(jit_compile=fastest_jit())
     return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from small import draw_images
 
-from keras_resnet18 import __version__, load_run
+from keras_resnet18 import __version__, load_run, open_classifier, predict
 from keras_resnet18.cli import app as cli
 from keras_resnet18.errors import ExportError, InputError
 
@@ -246,6 +246,48 @@ def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run,
     assert "No such file" in first
     assert "bee" in second
     assert answer.status == 1
+
+
+def test_predict_runs_exported_files_without_tensorflow(run_python, exported, images):
+    program = """
+import sys
+import keras_resnet18 as kr
+from keras_resnet18.cli import app as cli
+images, *models = sys.argv[1:]
+for model in models:
+    (first, *_) = kr.predict(model, images, top=1)
+    sys.argv = ["keras-resnet18", "predict", model, images, "--top", "1"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code == 0
+    assert first.error is None
+assert not {"tensorflow", "keras"} & set(sys.modules)
+"""
+    models = [
+        path for path in (exported / "model.tflite", exported / "model.onnx") if path.exists()
+    ]
+    rows = run_python(program, str(images / "test"), *map(str, models)).splitlines()
+    assert len(rows) == 12 * len(models)
+    assert [row.split("  ")[1].split()[0] for row in rows[4:8]] == ["bee"] * 4
+
+
+def test_predict_takes_many_files_in_batches_and_keeps_each_with_its_own_answer(
+    run, exported, images, tmp_path
+):
+    good = sorted((images / "test").glob("*/*.png"))
+    text = tmp_path / "text.jpg"
+    text.write_text("I am no image")
+    files = [text, *good, text, *reversed(good), *[text] * 9]
+    for model in (run, exported / "model.tflite"):
+        rows = list(predict(model, files, top=1))
+        assert [row.path for row in rows] == files
+        assert [row.error is None for row in rows] == [path != text for path in files]
+        classifier = open_classifier(model)
+        expected = [classifier.top(path, 1)[0] for path in files if path != text]
+        got = [row.top[0] for row in rows if row.top]
+        assert [name for name, _ in got] == [name for name, _ in expected]
+        assert [p for _, p in got] == pytest.approx([p for _, p in expected], abs=1e-5)
 
 
 def test_predict_refuses_a_model_that_is_none(command, images, tmp_path):
