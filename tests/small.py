@@ -74,14 +74,15 @@ def build_colour_network(
 
     image = keras.Input((32, 32, 3))
     offset = [-m / s for m, s in zip(mean, std, strict=True)]
-    x = layers.Rescaling([1 / 255 / s for s in std], offset=offset)(image)
+    x = layers.Rescaling([1 / 255 / s for s in std], offset=offset, name="normalization")(image)
     x = layers.ZeroPadding2D(kernel_size // 2, name="stem_conv_pad")(x)
     x = layers.Conv2D(32, kernel_size, strides=2, use_bias=False, name="stem_conv")(x)
-    x = layers.BatchNormalization()(x)
-    x = layers.ReLU()(x)
-    x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.BatchNormalization(name="stem_bn")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu", name="conv")(x)
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-    return keras.Model(image, layers.Dense(10, activation="softmax", name="predictions")(x))
+    x = layers.Dense(10, activation="softmax", name="predictions")(x)
+    return keras.Model(image, x, name="colours")
 
 
 def build_colour_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -> Any:
