@@ -32,8 +32,8 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
     """Decodes an image to the way a person sees it.
 
     EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
-    channels, 16-bit grey is scaled to 8 bits, CMYK is converted; of an animation the first frame
-    is taken.
+    channels, 16-bit grey is scaled to 8 bits, CMYK is converted; of 16-bit colours the upper 8 bits
+    are taken, of an animation the first frame.
 
     Args:
         data: A JPEG, PNG, BMP, GIF or WebP file.
@@ -202,6 +202,8 @@ def _refusal(name: str, error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    for key in ("xmp", "XML:com.adobe.xmp"):  # EXIF alone is obeyed, as by a SavedModel's graph
+        image.info.pop(key, None)
     try:
         return ImageOps.exif_transpose(image)
     except (
@@ -212,8 +214,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips at 255
-        grey = np.asarray(image).astype(np.float32)
-        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+        grey = np.asarray(image)
+        levels = np.rint(grey.astype(np.float32) / 257).astype(np.uint8)
+        levels[grey == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(levels)
+    if image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:
+        del image.info["transparency"]  # of 16 bits, which Pillow compares with 8
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         white = Image.new("RGBA", pixels.size, "white")

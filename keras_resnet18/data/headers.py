@@ -98,9 +98,9 @@ def _is_plain_frame(segment: bytes) -> bool:
 
 
 def _may_be_turned(segment: bytes) -> bool:
-    """Whether EXIF or XMP might say that an image is not stored upright."""
+    """Whether EXIF might say that an image is not stored upright."""
     if segment[:6] != b"Exif\0\0":
-        return b"rientation" in segment
+        return False
     tiff = segment[6:]
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 

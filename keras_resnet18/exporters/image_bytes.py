@@ -6,6 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_resnet18.images import MAX_PIXELS
+
+_PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
+
 # Segments of a JPEG, and chunks of a PNG, that are looked at for EXIF.
 _MOST_SEGMENTS = 1000
 _MOST_CHUNKS = 100_000
@@ -21,12 +25,12 @@ def decode(file: Any) -> Any:
     """Decodes one image to the way a person sees it.
 
     EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
-    channels, 16-bit grey is scaled to 8 bits; of 16-bit colours the upper 8 bits are taken, as
-    Pillow does. Broken EXIF counts as none.
+    channels, 16-bit grey is scaled to 8 bits; of 16-bit colours the upper 8 bits are taken, and a
+    transparent one is not looked for, as in `images.decode_image`. Broken EXIF counts as none.
 
     Args:
-        file: String tensor of shape (), a whole JPEG or PNG file. Anything else is a
-            `tf.errors.InvalidArgumentError` when the operators run.
+        file: String tensor of shape (), a whole JPEG or PNG file of at most MAX_PIXELS. Anything
+            else is a `tf.errors.InvalidArgumentError` when the operators run.
 
     Returns:
         uint8 tensor of shape (height, width, 3), 0 to 255.
@@ -35,12 +39,39 @@ def decode(file: Any) -> Any:
 
 
 def _decode_either(file: Any) -> Any:
-    image = tf.cond(tf.io.is_jpeg(file), lambda: _decode_jpeg(file), lambda: _decode_png(file))
+    is_jpeg = tf.io.is_jpeg(file)
+    known = is_jpeg | (tf.strings.substr(file, 0, len(_PNG)) == _PNG)
+    file = _checked(file, known, "a whole JPEG or PNG file", _beginning(file))
+    size = tf.cond(
+        is_jpeg, lambda: _jpeg_size(file), lambda: _number(_piece(file, 16, 8), [0, 4], 4)
+    )
+    allowed = tf.reduce_prod(size) <= MAX_PIXELS
+    file = _checked(file, allowed, f"of at most {MAX_PIXELS:,} pixels, height × width", size)
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(file), lambda: _decode_png(file))
     return tf.ensure_shape(image, (None, None, 3))
 
 
 # traced once a process, and not for every endpoint
 _decode = tf.function(_decode_either, [tf.TensorSpec((), tf.string)], autograph=False)
+
+
+def _checked(file: Any, condition: Any, expected: str, received: Any) -> Any:
+    """The file, which is not decoded unless the condition holds."""
+    message = f"an image must be {expected}. Received:"
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message, received])]):
+        return tf.identity(file)
+
+
+def _beginning(file: Any) -> Any:
+    """The first bytes of a file as text, such as `GIF89a??`: an error must be UTF-8."""
+    begin = tf.cast(_piece(file, 0, 8), tf.int32)
+    return tf.strings.unicode_encode(
+        tf.where((begin > 31) & (begin < 127), begin, ord("?")), "UTF-8"
+    )
+
+
+def _jpeg_size(file: Any) -> Any:
+    return tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64)
 
 
 def _decode_jpeg(file: Any) -> Any:
@@ -55,14 +86,16 @@ def _decode_png(file: Any) -> Any:
     exif, has_transparency = _png_chunks(file)
 
     def grey_16() -> Any:
-        grey = tf.cast(tf.io.decode_png(file, channels=1, dtype=tf.uint16), tf.float32)
-        return tf.repeat(tf.cast(tf.round(grey / 257), tf.uint8), 3, axis=-1)
+        rgba = tf.io.decode_png(file, channels=4, dtype=tf.uint16)
+        levels = tf.cast(tf.round(tf.cast(rgba[..., :3], tf.float32) / 257), tf.uint8)
+        return tf.where(rgba[..., 3:] > 0, levels, 255)
 
     image = tf.case(
         [
             # without transparency in the file, TensorFlow gives these an alpha of 1, 3 or 15
             ((bits < 8) & ~has_transparency, lambda: tf.io.decode_png(file, channels=3)),
-            ((bits == 16) & (colour_type == 0) & ~has_transparency, grey_16),
+            ((bits == 16) & (colour_type == 0), grey_16),
+            ((bits == 16) & (colour_type == 2), lambda: tf.io.decode_png(file, channels=3)),
         ],
         default=lambda: _over_white(tf.io.decode_png(file, channels=4)),
     )

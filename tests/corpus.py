@@ -1,0 +1,267 @@
+"""Image files of every kind that people have, made small, whole and damaged, the same each time."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_ORIENTATION = 0x0112
+# The passes of an interlaced PNG: first row, first column, steps
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # PNG's kinds of colour
+
+
+def smooth_image(height: int = 30, width: int = 41) -> Image.Image:
+    """As a photo: soft shades with an edge, no two sides or corners alike."""
+    y, x = np.mgrid[:height, :width] / (height, width)[0]
+    shades = [np.sin(3 * x + y) + 1, np.cos(2 * y) * x + 1, np.exp(-((x - 0.6) ** 2) * 4) + (y > x)]
+    pixels = np.stack([255 * shade / shade.max() for shade in shades], -1)
+    grain = np.random.default_rng(0).normal(0, 3, pixels.shape)
+    return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as Pillow writes it."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def exif(orientation: int | None, order: str = ">") -> Image.Exif:
+    """EXIF as cameras write it: an orientation, if any, between other tags."""
+    tags = Image.Exif()
+    tags.endian = order
+    tags[0x010F], tags[0x0132] = "a camera", "2015:12:10 00:00:00"
+    if orientation is not None:
+        tags[_ORIENTATION] = orientation
+    return tags
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def png(
+    samples: np.ndarray,
+    colour: int,
+    bits: int,
+    *,
+    interlaced: bool = False,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A PNG of any kind, those that Pillow reads and does not write too.
+
+    Args:
+        samples: Whole numbers, shape (height, width, channels).
+        colour: PNG's number for the kind of colour.
+        bits: Of a sample.
+        interlaced: Whether in seven passes.
+        chunks: Other chunks before the pixels, kind and content.
+    """
+    height, width, _ = samples.shape
+    data = b""
+    for top, left, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        for row in samples[top::down, left::right] if left < width else ():
+            values = row.reshape(-1, 1).astype(np.uint16)
+            packed = np.packbits((values >> np.arange(bits - 1, -1, -1).astype(np.uint16)) & 1)
+            data += b"\0" + packed.tobytes()  # no filter
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+    whole = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*one) for one in whole)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def declaring(data: bytes, at: int, size: bytes) -> bytes:
+    """A file whose header declares another size; a PNG's checksum is mended."""
+    changed = bytearray(data)
+    changed[at : at + len(size)] = size
+    if data.startswith(b"\x89PNG"):
+        changed[29:33] = struct.pack(">I", zlib.crc32(changed[12:29]))
+    return bytes(changed)
+
+
+def whole_files() -> dict[str, bytes]:
+    """The kinds that are decoded, by the names of their files."""
+    return {name: data for part in (_jpegs, _pngs, _others) for name, data in part()}
+
+
+def refused_files() -> dict[str, bytes]:
+    """The kinds that are none or too large, by the names of their files, which lie."""
+    image = smooth_image()
+    frame = (jpeg := encoded(image, "JPEG")).index(b"\xff\xc0") + 5
+    gif, webp = encoded(image, "GIF"), encoded(image, "WEBP", exif=exif(6))
+    return {
+        "tiff.jpg": encoded(image, "TIFF"),
+        "tiff lzw.png": encoded(image, "TIFF", compression="tiff_lzw"),
+        "ppm.png": encoded(image, "PPM"),
+        "ico.png": encoded(image, "ICO"),
+        "tga.bmp": encoded(image, "TGA"),
+        "jpeg 2000.jpg": encoded(image, "JPEG2000"),
+        "text.jpg": b"I am no image",
+        "page.png": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        "pdf.jpg": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj <<>> endobj",
+        "empty.jpg": b"",
+        "zeros.png": bytes(5000),
+        "huge jpeg.jpg": declaring(jpeg, frame, struct.pack(">HH", 60_000, 60_000)),
+        "huge png.png": declaring(encoded(image, "PNG"), 16, struct.pack(">II", 60_000, 60_000)),
+        "tall png.png": declaring(encoded(image, "PNG"), 16, struct.pack(">II", 1, 2**31 - 1)),
+        "huge bmp.bmp": declaring(encoded(image, "BMP"), 18, struct.pack("<ii", 60_000, 60_000)),
+        "huge gif.gif": declaring(gif, 6, struct.pack("<HH", 60_000, 60_000)),
+        "huge webp.webp": declaring(webp, 24, b"\xff\x3f\0\xff\x3f\0"),  # 16,384 × 16,384
+    }
+
+
+def damaged(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Each file cut in the middle and near its end, and with flipped bits."""
+    draw = random.Random(0)
+    found = {}
+    for name, data in files.items():
+        stem, dot, suffix = name.rpartition(".")
+        found[f"{stem}, half{dot}{suffix}"] = data[: len(data) // 2]
+        found[f"{stem}, cut{dot}{suffix}"] = data[:-30]
+        flipped = bytearray(data)
+        for _ in range(1 + len(found) % 3):
+            flipped[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        found[f"{stem}, flipped{dot}{suffix}"] = bytes(flipped)
+    return found
+
+
+def _jpegs() -> Iterator[tuple[str, bytes]]:
+    image = smooth_image()
+
+    def jpeg(image: Image.Image = image, **options: Any) -> bytes:
+        return encoded(image, "JPEG", **options)
+
+    yield "jpeg 444.jpg", jpeg(subsampling=0, quality=95)
+    yield "jpeg 422.jpg", jpeg(subsampling=1)
+    yield "jpeg 420.jpg", jpeg(subsampling=2, quality=40)
+    yield "jpeg grey.jpg", jpeg(image.convert("L"))
+    yield "jpeg progressive.jpg", jpeg(progressive=True)
+    yield "jpeg progressive grey.jpeg", jpeg(image.convert("L"), progressive=True)
+    yield "jpeg optimized.JPG", jpeg(optimize=True)
+    yield "jpeg restarts.jpg", jpeg(restart_marker_blocks=3)
+    yield "jpeg rgb.jpg", jpeg(keep_rgb=True)
+    yield "jpeg cmyk.jpg", (cmyk := jpeg(image.convert("CMYK")))
+    adobe = cmyk.index(b"Adobe") + 11  # the kind of the colours; 2 is YCCK
+    yield "jpeg ycck.jpg", cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :]
+    yield "jpeg profile.jpg", jpeg(icc_profile=bytes(70_000))
+    yield "jpeg comment.jpg", jpeg(comment=b"x" * 60_000)
+    yield "jpeg tail.jpg", jpeg() + b"a camera's notes"
+    yield "jpeg named png.png", jpeg()
+    yield "jpeg 1x1.jpg", jpeg(smooth_image(1, 1))
+    yield "jpeg 1x5000.jpg", jpeg(smooth_image(1, 5000))
+    yield "jpeg 5000x1.jpg", jpeg(smooth_image(5000, 1))
+    preview = encoded(image, "MPO", save_all=True, append_images=[image.resize((9, 9))])
+    yield "jpeg with preview.jpg", preview
+    for number in range(1, 9):
+        yield f"jpeg turned {number}.jpg", jpeg(exif=exif(number))
+        yield f"jpeg turned {number}, little endian.jpg", jpeg(exif=exif(number, "<"))
+    yield "jpeg without a turn.jpg", jpeg(exif=exif(None))
+    yield "jpeg with xmp.jpg", jpeg(xmp=b'<x tiff:Orientation="6"/>')
+    plain, tags = jpeg(), segment(0xE1, exif(6).tobytes())
+    before = 3 * segment(0xEA, bytes(40_000))
+    yield "jpeg turned far behind.jpg", plain[:2] + before + tags + plain[2:]
+
+
+def _pngs() -> Iterator[tuple[str, bytes]]:
+    image = smooth_image()
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        yield f"png {mode}.png", encoded(image.convert(mode), "PNG")
+    alpha = image.copy()
+    alpha.putalpha(image.convert("L"))
+    yield "png alpha.png", encoded(alpha, "PNG")
+    yield "png grey alpha.png", encoded(alpha.convert("LA"), "PNG")
+    yield "png grey transparent.png", encoded(image.convert("L"), "PNG", transparency=128)
+    colour = image.getpixel((3, 4))
+    yield "png rgb transparent.png", encoded(image, "PNG", transparency=colour)
+    white = image.convert("1")
+    yield "png 1 transparent.png", encoded(white, "PNG", transparency=255)
+    for bits in (1, 2, 4, 8):
+        palette = image.quantize(2**bits)
+        yield f"png palette {bits}.png", encoded(palette, "PNG", bits=bits)
+        for kind, opacity in (("transparent", 1), ("alpha", bytes([0, 128]))):
+            data = encoded(palette, "PNG", bits=bits, transparency=opacity)
+            yield f"png palette {bits} {kind}.png", data
+    one = Image.new("RGB", (8, 8), (200, 30, 30)).quantize(8)
+    yield "png one colour.png", encoded(one, "PNG")
+    level, alpha = (x.astype(np.uint8) for x in np.meshgrid(np.arange(256), np.arange(256)))
+    every = Image.fromarray(np.stack([level, 255 - level, level // 2, alpha], -1))
+    yield "png every alpha.png", encoded(every, "PNG")
+    yield "png grey every alpha.png", encoded(every.convert("LA"), "PNG")
+    greys = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    yield "png every grey 16.png", encoded(Image.fromarray(greys), "PNG")
+    rgb = np.asarray(image).astype(np.uint16)
+    fine = rgb * 256 + rgb[::-1, ::-1]  # both bytes of 16 bits say something
+    rgba = np.concatenate([rgb, 255 - rgb[..., :1]], -1)
+    fine_rgba = np.concatenate([fine, 65535 - fine[..., :1]], -1)
+    for bits in (2, 4):
+        yield f"png grey {bits}.png", png(rgb[..., :1] >> (8 - bits), _GREY, bits)
+    yield "png grey 16.png", png(fine[..., :1], _GREY, 16)
+    seen_through = (b"tRNS", fine[5, 5, :1].astype(">u2").tobytes())
+    yield "png grey 16 transparent.png", png(fine[..., :1], _GREY, 16, chunks=[seen_through])
+    yield "png grey alpha 16.png", png(fine[..., :2], _GREY_ALPHA, 16)
+    yield "png rgb 16.png", png(fine, _RGB, 16)
+    seen_through = (b"tRNS", fine[5, 5].astype(">u2").tobytes())
+    yield "png rgb 16 transparent.png", png(fine, _RGB, 16, chunks=[seen_through])
+    yield "png rgba 16.png", png(fine_rgba, _RGBA, 16)
+    yield "png interlaced.png", png(rgb, _RGB, 8, interlaced=True)
+    yield "png interlaced alpha.png", png(rgba, _RGBA, 8, interlaced=True)
+    yield "png interlaced grey 16.png", png(fine[..., :1], _GREY, 16, interlaced=True)
+    entries = (b"PLTE", bytes(range(48)))
+    palette_4 = png(rgb[..., :1] >> 4, _PALETTE, 4, interlaced=True, chunks=[entries])
+    yield "png interlaced palette.png", palette_4
+    gamma = (b"gAMA", struct.pack(">I", 100_000))
+    yield "png gamma.png", png(rgb, _RGB, 8, chunks=[gamma])
+    yield "png text.png", png(rgb, _RGB, 8, chunks=[(b"tEXt", b"Comment\0" + 9000 * b"x")])
+    frames = [image.rotate(180)]
+    yield "png animated.png", encoded(image, "PNG", save_all=True, append_images=frames)
+    for number in range(1, 9):
+        yield f"png turned {number}.png", encoded(image, "PNG", exif=exif(number))
+    yield "png 1x1.png", encoded(smooth_image(1, 1), "PNG")
+    yield "png 1x5000.png", encoded(smooth_image(1, 5000), "PNG")
+    yield "png named jpg.jpg", encoded(image, "PNG")
+
+
+def _others() -> Iterator[tuple[str, bytes]]:
+    """Kinds that a SavedModel does not decode."""
+    image = smooth_image()
+    frames = [image.rotate(180), image.rotate(90)]
+    alpha = image.copy()
+    alpha.putalpha(image.convert("L"))
+    yield "gif.gif", encoded(image, "GIF")
+    yield "gif grey.gif", encoded(image.convert("L"), "GIF", interlace=0)
+    yield "gif transparent.gif", encoded(image.quantize(16), "GIF", transparency=3)
+    yield "gif animated.gif", encoded(image, "GIF", save_all=True, append_images=frames)
+    yield "webp lossy.webp", encoded(image, "WEBP")
+    yield "webp lossless.webp", encoded(image, "WEBP", lossless=True)
+    yield "webp alpha.webp", encoded(alpha, "WEBP")
+    yield "webp animated.webp", encoded(image, "WEBP", save_all=True, append_images=frames)
+    yield "webp turned.webp", encoded(image, "WEBP", exif=exif(6))
+    yield "webp named jpg.jpg", encoded(image, "WEBP")
+    yield "bmp.bmp", (bmp := encoded(image, "BMP"))
+    yield "bmp palette.bmp", encoded(image.quantize(64), "BMP")
+    yield "bmp 1 bit.bmp", encoded(image.convert("1"), "BMP")
+    yield "bmp grey.bmp", encoded(image.convert("L"), "BMP")
+    yield "bmp alpha.bmp", encoded(alpha, "BMP")
+    yield "bmp top down.bmp", declaring(bmp, 22, struct.pack("<i", -image.height))
