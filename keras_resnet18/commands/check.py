@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from keras_resnet18.commands.images import opened
 from keras_resnet18.commands.progress import watched
 from keras_resnet18.data.findings import (
     Finding,
@@ -20,7 +21,7 @@ from keras_resnet18.data.findings import (
     on_sizes,
 )
 from keras_resnet18.data.inspection import Facts, facts_of, inspect_files, places, same_content
-from keras_resnet18.data.sources import files_of, open_source
+from keras_resnet18.data.sources import files_of
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SPLITS
@@ -97,11 +98,7 @@ def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Co
             facts = inspect_files(root, names, advance)
         broken = {fact.name: fact.error for fact in facts if fact.error is not None}
     try:
-        images = (
-            source
-            if isinstance(source, Source)
-            else open_source(source, split_seed=split_seed, leave_out=broken)
-        )
+        images = opened(source, split_seed, broken, console)
     except InputError as error:
         if files is None:
             raise

@@ -55,11 +55,17 @@ class Images:
         }
 
 
-def opened(source: AnySource, split_seed: int, left_out: Mapping[str, str]) -> Source:
+def opened(
+    source: AnySource,
+    split_seed: int,
+    left_out: Mapping[str, str],
+    console: Console | None = None,
+) -> Source:
     """Opens images by name or path; a `Source` is taken as it is."""
     if isinstance(source, Source):
         return source
-    return open_source(source, split_seed=split_seed, leave_out=left_out)
+    with watched(console or Console(quiet=True), "opening") as advance:
+        return open_source(source, split_seed=split_seed, leave_out=left_out, advance=advance)
 
 
 def look(
@@ -79,7 +85,7 @@ def look(
         with watched(console, "checking", len(files[1])) as advance:
             facts = inspect_files(*files, advance)
         left_out = {fact.name: fact.error for fact in facts if fact.error is not None}
-    found = opened(source, split_seed, left_out)
+    found = opened(source, split_seed, left_out, console)
     root = found.folder
     if root is None:
         return Images(found, split_seed, left_out)
@@ -89,7 +95,7 @@ def look(
     findings = tuple(on_copies(groups))
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies
-        found = opened(source, split_seed, left_out)
+        found = opened(source, split_seed, left_out, console)
     return Images(found, split_seed, left_out, findings)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.data.hash_split import carve
-from keras_resnet18.data.headers import Header, read_headers
+from keras_resnet18.data.headers import Advance, Header, read_headers
 from keras_resnet18.data.splits import Source, Split, indexed_split, listed, on_cpu
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.errors import InputError
@@ -77,6 +77,7 @@ def open_files(
     notes: tuple[str, ...],
     split_seed: int,
     leave_out: Collection[str],
+    advance: Advance,
 ) -> Source:
     """Makes a source of image files; the headers of all are read, the pixels are not.
 
@@ -91,6 +92,7 @@ def open_files(
         notes: Other notes.
         split_seed: Of the hash.
         leave_out: Paths of images that are not used; the splits of the others stay the same.
+        advance: Is told of the headers that are read.
 
     Raises:
         InputError: If a class has no training images, or a file is not an image.
@@ -105,7 +107,8 @@ def open_files(
             )
     unused = frozenset(leave_out)
     everything = [i.path for images in given.values() for i in images if i.path not in unused]
-    headers = dict(zip(everything, read_headers([root / p for p in everything]), strict=True))
+    found = read_headers([f"{root}/{path}" for path in everything], advance)
+    headers = dict(zip(everything, found, strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]
     if broken:
         raise InputError(
@@ -141,7 +144,7 @@ def _split(
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     labels = np.array([index_of[image.class_name] for image in images], np.int64)
     names = tuple(image.path for image in images)
-    paths = on_cpu([os.fsencode(root / name) for name in names])
+    paths = on_cpu([os.fsencode(f"{root}/{name}") for name in names])
     is_plain = on_cpu([name in plain for name in names])
 
     def read(path: bytes) -> np.ndarray:

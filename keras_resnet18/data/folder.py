@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files, split_like
+from keras_resnet18.data.headers import Advance
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.data.walk import Tree, by_suffix, walk
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SplitName
 
 
-def open_folder(root: Path, name: str, split_seed: int, leave_out: Collection[str]) -> Source:
+def open_folder(
+    root: Path, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
+) -> Source:
     """Reads a tree of image files whose folders name the classes.
 
     Args:
@@ -20,6 +23,7 @@ def open_folder(root: Path, name: str, split_seed: int, leave_out: Collection[st
         name: What to call the source.
         split_seed: Of the hash that carves the splits that have no folder.
         leave_out: Paths of images that are not used.
+        advance: Is told of the headers that are read.
 
     Raises:
         InputError: If the folder holds no usable classes, or files that are not images.
@@ -44,6 +48,7 @@ def open_folder(root: Path, name: str, split_seed: int, leave_out: Collection[st
         notes=_notes_on_ignored(tree, folders, sum(map(len, given.values()))),
         split_seed=split_seed,
         leave_out=leave_out,
+        advance=advance,
     )
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from keras_resnet18.images import MAX_PIXELS, has_image_header
-from keras_resnet18.machine import cpu_count
+
+# Receives the number of files read since its last call, and of all files
+Advance = Callable[[int, int], object]
 
 _FIRST_BYTES = 2**13  # the whole header of most files
 _MOST_BYTES = 2**20  # of a header with a thumbnail and a colour profile
-_CHUNK = 500  # files at once, so that threads are worth their while
+_CHUNK = 500  # files at once
+_THREADS = 16  # that wait for the storage
+_SLOW = 1e-4  # seconds for a file: a disk or the network, not the memory
 
 # Markers of JPEG (ITU T.81, table B.1); the 4, 8 and C among C0 to CF begin no frame
 _FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
@@ -35,11 +40,28 @@ class Header(enum.Enum):
     BROKEN = enum.auto()
 
 
-def read_headers(paths: Sequence[str | os.PathLike[str]]) -> list[Header]:
-    """Reads the headers of many files, on all cores."""
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    with ThreadPoolExecutor(min(32, 2 * cpu_count())) as pool:
-        return [header for chunk in pool.map(_headers, chunks) for header in chunk]
+def silent(count: int, total: int) -> None:
+    """Shows no progress."""
+
+
+def read_headers(
+    paths: Sequence[str | os.PathLike[str]], advance: Advance = silent
+) -> list[Header]:
+    """Reads the headers of many files; where the storage is slow, many at once."""
+    headers: list[Header] = []
+    chunks = iter([paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)])
+    for chunk in chunks:
+        start = time.perf_counter()
+        headers += _headers(chunk)
+        advance(len(chunk), len(paths))
+        if time.perf_counter() - start > _SLOW * len(chunk):
+            break
+    # not before, because threads make slower what Python itself computes
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for found in pool.map(_headers, chunks):
+            headers += found
+            advance(len(found), len(paths))
+    return headers
 
 
 def _headers(paths: Sequence[str | os.PathLike[str]]) -> list[Header]:
@@ -67,6 +89,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def header_of(data: bytes) -> Header | None:
     """What the first bytes of a file say; None if that takes more bytes, or Pillow, to tell."""
     if data[:16] == b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" or data[:5] in (b"GIF87", b"GIF89"):
+        return Header.IMAGE
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return Header.IMAGE
     if data[:2] != b"\xff\xd8":
         return None

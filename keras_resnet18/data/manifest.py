@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files
+from keras_resnet18.data.headers import Advance
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SplitName
@@ -17,7 +18,9 @@ MANIFESTS = {".csv": ",", ".tsv": "\t"}  # endings and what they separate column
 _COLUMNS = ("path", "label", "split", "group")
 
 
-def open_manifest(path: Path, name: str, split_seed: int, leave_out: Collection[str]) -> Source:
+def open_manifest(
+    path: Path, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
+) -> Source:
     """Reads a table of image files with their classes.
 
     The first row names the columns: `path`, relative to the table's folder, and `label`; if wanted,
@@ -29,6 +32,7 @@ def open_manifest(path: Path, name: str, split_seed: int, leave_out: Collection[
         name: What to call the source.
         split_seed: Of the hash that carves the splits that the table does not name.
         leave_out: Paths of images that are not used.
+        advance: Is told of the headers that are read.
 
     Raises:
         InputError: If a column, a value or a file is missing, a path comes twice, a group is in two
@@ -71,6 +75,7 @@ def open_manifest(path: Path, name: str, split_seed: int, leave_out: Collection[
         notes=(),
         split_seed=split_seed,
         leave_out=leave_out,
+        advance=advance,
     )
 
 

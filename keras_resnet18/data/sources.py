@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.folder import open_folder
 from keras_resnet18.data.hash_split import carve
+from keras_resnet18.data.headers import Advance, silent
 from keras_resnet18.data.idx import has_idx, read_idx_folder
 from keras_resnet18.data.manifest import MANIFESTS, manifest_paths, open_manifest
 from keras_resnet18.data.splits import Order, Source, Split, indexed_split, on_cpu
@@ -27,7 +28,11 @@ __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, split_seed: int = 0, leave_out: Collection[str] = ()
+    spec: str | os.PathLike[str],
+    *,
+    split_seed: int = 0,
+    leave_out: Collection[str] = (),
+    advance: Advance = silent,
 ) -> Source:
     """Opens labelled images by name or path.
 
@@ -41,6 +46,8 @@ def open_source(
             and does not use it.
         leave_out: Image files that are not used, by their paths relative to the folder, or to the
             table's. The splits of the others stay the same.
+        advance: Is called with the number of image files whose headers were read since its last
+            call, and of all; shows nothing by default.
 
     Raises:
         InputError: If there is no such source, or it cannot be used.
@@ -56,9 +63,9 @@ def open_source(
         train, test = read_idx_folder(path, name)
         source = from_arrays(*train, test=test, name=name, split_seed=split_seed)
     elif path.is_dir():
-        source = open_folder(path, name, split_seed, leave_out)
+        source = open_folder(path, name, split_seed, leave_out, advance)
     elif path.is_file() and path.suffix.lower() in MANIFESTS:
-        source = open_manifest(path, name, split_seed, leave_out)
+        source = open_manifest(path, name, split_seed, leave_out, advance)
     else:
         what = "a file" if path.is_file() else "not there"
         raise InputError(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from keras_resnet18.data import headers
 from keras_resnet18.data.headers import Header, header_of, read_headers
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.stored import StoredImage, encoded_image
@@ -51,6 +52,21 @@ def test_headers_tell_images_from_other_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     found = read_headers([*(tmp_path / name for name in contents), tmp_path / "missing.png"])
     assert found == [Header.BROKEN] * 3 + [Header.IMAGE] * 4 + [Header.BROKEN]
+
+
+@pytest.mark.parametrize("slow", [0, 1e9], ids=["slow storage", "fast storage"])
+def test_many_headers_come_in_order_with_progress(
+    slow: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "_CHUNK", 3)
+    monkeypatch.setattr(headers, "_SLOW", slow)
+    plain, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    plain.write_bytes(jpeg())
+    text.write_text("not an image")
+    steps: list[tuple[int, int]] = []
+    found = read_headers([*[plain] * 4, *[text] * 4], lambda *step: steps.append(step))
+    assert found == [Header.PLAIN_JPEG] * 4 + [Header.BROKEN] * 4
+    assert steps == [(3, 8), (3, 8), (2, 8)]
 
 
 def test_a_jpeg_of_too_many_pixels_is_not_for_tensorflow() -> None:
