@@ -10,7 +10,7 @@ import functools
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -46,23 +46,29 @@ def served() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser, as Playwright has it."""
+def chromium() -> Iterator[Callable[..., Any]]:
+    """`launch(*flags)`, which gives a browser as Playwright has it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        browsers = []
+
+        def launch(*flags: str) -> Any:
+            browser = running.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+            browsers.append(browser)
+            return browser
+
+        yield launch
+        for browser in browsers:
+            browser.close()
 
 
 def main(export: str, image: str, screenshot: str) -> None:
-    with served() as address, chromium() as browser:
-        page = browser.new_page(viewport={"width": 640, "height": 480})
+    with served() as address, chromium() as launch:
+        page = launch().new_page(viewport={"width": 640, "height": 480})
         page.emulate_media(reduced_motion="reduce")
         page.goto(address)
-        files = [Path(export) / name for name in ("model.tflite", "preprocess.json")]
-        page.set_input_files("#model", files)
+        page.set_input_files("#model", Path(export) / "model.tflite")
         page.set_input_files("#image", image)
         page.locator("#result:visible").wait_for()
         page.screenshot(path=screenshot, full_page=True)

@@ -131,9 +131,14 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
+def launch():
+    with chromium() as launch:
+        yield launch
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    return launch()
 
 
 @pytest.fixture
@@ -182,13 +187,19 @@ def test_sideways_and_swapped_images_would_give_other_answers(models, seen, form
         assert abs(got[wrong] - got[upright]).max() > 0.1
 
 
+def interpreted(model: Path, image: Path, spec: Preprocess) -> dict[str, float]:
+    """What LiteRT's interpreter gives for an image, prepared by TensorFlow; the best first."""
+    pixels = spec.resize_and_crop(read_image(image)).numpy()
+    return dict(open_classifier(model).best(pixels[np.newaxis], 6)[0])
+
+
 @pytest.mark.parametrize("image", ["card", "photo"])
 @pytest.mark.parametrize("format", ["float32", "int8"])
 def test_the_page_gives_the_answer_of_the_interpreter(page, models, images, format, image):
     page.set_input_files("#model", models[format])
     page.set_input_files("#image", images[image])
     got = answers(page)
-    expected = dict(open_classifier(models[format]).top(images[image], 6))
+    expected = interpreted(models[format], images[image], Preprocess(size=(SIZE, SIZE)))
     assert next(iter(got)) == next(iter(expected)) == image
     assert len(got) == 5
     assert got == pytest.approx({label: expected[label] for label in got}, abs=1e-3)
@@ -198,15 +209,21 @@ def test_the_page_gives_the_answer_of_the_interpreter(page, models, images, form
     assert said.count(" ms") == 2
 
 
-def test_preprocess_json_beside_the_model_is_obeyed(page, models, images, tmp_path):
+def pack(path: Path, name: str, text: str) -> Path:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, text)
+    return path
+
+
+def test_preprocess_json_in_the_model_is_obeyed(page, models, images, tmp_path):
     model = Path(shutil.copy(models["float32"], tmp_path))
     spec = Preprocess(size=(SIZE, SIZE), crop_ratio=0.5, interpolation="bicubic")
-    (tmp_path / "preprocess.json").write_text(json.dumps(spec.to_dict()))
-    page.set_input_files("#model", [model, tmp_path / "preprocess.json"])
+    pack(model, "preprocess.json", json.dumps(spec.to_dict()))
+    page.set_input_files("#model", model)
     page.set_input_files("#image", images["photo"])
-    got, expected = answers(page), dict(open_classifier(model).top(images["photo"], 6))
+    got, expected = answers(page), interpreted(model, images["photo"], spec)
     assert got == pytest.approx({label: expected[label] for label in got}, abs=1e-3)
-    without = dict(open_classifier(models["float32"]).top(images["photo"], 6))
+    without = interpreted(model, images["photo"], Preprocess(size=(SIZE, SIZE)))
     assert max(abs(without[label] - expected[label]) for label in expected) > 1e-2
 
 
@@ -257,10 +274,9 @@ def test_classes_without_names_have_their_numbers(page, unnamed, images):
 
 
 def test_packed_labels_may_be_deflated(page, unnamed, images, tmp_path):
-    path = shutil.copy(unnamed, tmp_path)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("other.txt", "x\n" * 1000)
-        archive.writestr("labels.txt", "ant\nbee\n蝉\n")
+    path = Path(shutil.copy(unnamed, tmp_path))
+    pack(path, "other.txt", "x\n" * 1000)
+    pack(path, "labels.txt", "ant\nbee\n蝉\n")
     page.set_input_files("#image", images["card"])
     page.set_input_files("#model", path)
     assert sorted(answers(page)) == ["ant", "bee", "蝉"]
@@ -302,21 +318,21 @@ def test_labels_must_be_as_many_as_classes(page, unnamed, tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "null", '{"size": [16, 16], "crop_ratio": 2}'])
 def test_preprocess_json_must_be_one(page, unnamed, tmp_path, text):
-    (tmp_path / "preprocess.json").write_text(text)
-    page.set_input_files("#model", [unnamed, tmp_path / "preprocess.json"])
+    path = pack(Path(shutil.copy(unnamed, tmp_path)), "preprocess.json", text)
+    page.set_input_files("#model", path)
     assert error(page) == (
-        "Expected the preprocess.json that lay beside the model. Received: preprocess.json"
+        f"Expected a preprocess.json that export wrote in unnamed.tflite. Received: {text}"
     )
 
 
 def test_preprocess_json_must_be_for_the_model(page, unnamed, tmp_path):
-    (tmp_path / "preprocess.json").write_text(json.dumps(Preprocess(size=(24, 32)).to_dict()))
-    page.set_input_files("#model", [unnamed, tmp_path / "preprocess.json"])
+    spec = json.dumps(Preprocess(size=(24, 32)).to_dict())
+    path = pack(Path(shutil.copy(unnamed, tmp_path)), "preprocess.json", spec)
+    page.set_input_files("#model", path)
     assert error(page) == (
-        "preprocess.json must be for the model's 16 × 16 pixels. Received: 24 × 32"
+        "The preprocess.json in unnamed.tflite must be for the model's 16 × 16 pixels. "
+        "Received: 24 × 32"
     )
-    page.set_input_files("#model", [tmp_path / "preprocess.json"])
-    assert error(page) == "Choose the .tflite file together with preprocess.json."
 
 
 def test_an_image_must_be_one_and_no_old_answer_stays(page, unnamed, images, tmp_path):
@@ -395,19 +411,90 @@ def test_files_can_be_dropped(page, unnamed, images):
     assert page.eval_on_selector("#image", "one => one.files[0].name") == "card.png"
 
 
+# The camera
+
+
+@pytest.fixture(scope="module")
+def film(folder, images):
+    """The colour card in motion, as Chromium's fake camera shows it: YUV4MPEG2, 4:2:0."""
+    card = Image.fromarray(read_image(images["card"])).convert("YCbCr")
+    luma, *chroma = card.split()
+    small = [plane.resize((150, 100)) for plane in chroma]
+    frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in (luma, *small))
+    path = folder / "card.y4m"
+    path.write_bytes(b"YUV4MPEG2 W300 H200 F30:1 Ip A1:1 C420jpeg\n" + 30 * frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def filming(launch, film):
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    return launch(*flags, f"--use-file-for-fake-video-capture={film}")
+
+
+@pytest.fixture
+def live(filming, site):
+    page = filming.new_page(viewport={"width": 360, "height": 740})
+    page.goto(site)
+    yield page
+    page.close()
+
+
+def test_the_camera_is_answered_frame_by_frame_until_it_is_stopped(live, models, images):
+    live.set_input_files("#model", models["float32"])
+    live.get_by_role("button", name="Start the camera").click()
+    status = live.get_by_role("status")
+    playwright.expect(status).to_have_text(re.compile(r"card, \d.* \d+\.\d frames a second\.$"))
+    assert next(iter(answers(live))) == "card"
+    assert status.get_attribute("aria-live") == "off"  # not every frame is read out
+    assert live.locator("#camera").evaluate("video => video.videoWidth") > 0
+    stop = live.get_by_role("button", name="Stop the camera")
+    assert stop.evaluate("one => one === document.activeElement")
+    stop.click()
+    playwright.expect(status).to_have_text("The camera is stopped.")
+    assert live.locator("#camera").is_hidden()
+    assert live.locator("#camera").evaluate("video => video.srcObject") is None
+    live.set_input_files("#image", images["photo"])
+    playwright.expect(status).to_have_text(re.compile("^photo, "))
+
+
+def test_another_model_or_an_image_may_be_chosen_while_the_camera_runs(
+    live, models, unnamed, images
+):
+    live.set_input_files("#model", models["int8"])
+    live.get_by_role("button", name="Start the camera").click()
+    status = live.get_by_role("status")
+    playwright.expect(status).to_have_text(re.compile("^card, "))
+    live.set_input_files("#model", unnamed)
+    playwright.expect(status).to_have_text(re.compile("^[0-2], .* frames a second"))
+    live.set_input_files("#image", images["card"])
+    playwright.expect(status).to_have_text(re.compile("^[0-2], .* The model took"))
+    assert live.locator("#camera").is_hidden()
+
+
+def test_a_camera_needs_a_model_and_a_permission(live, page, unnamed):
+    live.get_by_role("button", name="Start the camera").click()
+    assert error(live) == "Choose a model first."
+    page.set_input_files("#model", unnamed)  # in a browser without a camera
+    playwright.expect(page.get_by_role("status")).to_have_text("Now choose an image.")
+    page.get_by_role("button", name="Start the camera").click()
+    assert error(page).startswith("The camera cannot be used: ")
+    assert page.get_by_role("button", name="Start the camera").is_visible()
+
+
 def test_a_phone_has_a_camera_and_nothing_to_scroll_sideways(phone, models, images):
     width = "document.documentElement.scrollWidth"
     assert phone.evaluate(width) == 360
-    camera = phone.get_by_label("Or take a photo")
-    assert camera.get_attribute("capture") == "environment"
+    photo = phone.get_by_label("Or take a photo")
+    assert photo.get_attribute("capture") == "environment"
     phone.set_input_files("#model", models["float32"])
-    camera.set_input_files(images["photo"])
+    photo.set_input_files(images["photo"])
     assert next(iter(answers(phone))) == "photo"
     assert phone.evaluate(width) == 360
 
 
-def test_a_computer_has_no_button_for_a_camera(page):
-    assert page.locator("#camera").is_hidden()
+def test_a_computer_does_not_offer_a_phones_way_to_take_a_photo(page):
+    assert page.locator("#photo").is_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

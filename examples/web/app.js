@@ -1,14 +1,17 @@
-/** The page: takes a model and an image, however they come, and shows the answer. */
+/** The page: takes a model, and images from files or a camera, and shows the answers. */
 
-import { decode, defaultSpec, parseSpec, resizeAndCrop } from "./preprocess.js";
+import { startCamera } from "./camera.js";
+import { decode, resizeAndCrop } from "./preprocess.js";
 
 const TOP = 5;
+const FRAMES = 20; // of which the rate is the mean
 
 const element = (id) => document.getElementById(id);
 const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
-let model = null; // as `openModel` gives it, and its `spec`
+let model = null; // as `openModel` gives it
 let image = null; // as `decode` gives it
+let camera = null; // as `startCamera` gives it, while it runs
 
 let work = Promise.resolve(); // one thing after the other
 
@@ -16,49 +19,34 @@ function take(files) {
   work = work.then(() => open(files));
 }
 
-async function open({ modelFiles = [], imageFile = null }) {
+async function open({ modelFile = null, imageFile = null }) {
   element("main").setAttribute("aria-busy", "true");
   element("error").textContent = "";
   element("result").hidden = true;
   try {
-    if (modelFiles.length > 0) {
+    if (modelFile) {
       say("Opening the model …");
       model?.close();
       model = null; // an answer never comes from a model that is no longer named
       element("opened").textContent = "";
-      model = await openWithSpec(modelFiles);
+      model = await (await runtime()).openModel(modelFile);
       element("opened").textContent =
-        `${model.name}: ${model.size.join(" × ")} pixels, ${model.labels.length} classes.`;
+        `${model.name}: ${model.spec.size.join(" × ")} pixels, ${model.labels.length} classes.`;
     }
     if (imageFile) {
+      stopCamera();
       say("Opening the image …");
       image = null;
       image = await decode(imageFile);
     }
-    if (model && image) await answer();
+    if (camera) say("");
+    else if (model && image) await answerImage();
     else say(model ? "Now choose an image." : "Now choose a model.");
   } catch (error) {
     say("");
     element("error").textContent = error.message;
   }
   element("main").setAttribute("aria-busy", "false");
-}
-
-async function openWithSpec(files) {
-  const json = files.find(isJson);
-  const file = files.find((other) => other !== json);
-  if (!file) throw new Error(`Choose the .tflite file together with ${json.name}.`);
-  const spec = json && parseSpec(await json.text(), json.name);
-  const opened = await (await runtime()).openModel(file);
-  opened.spec = spec ?? defaultSpec(opened.size);
-  if (String(opened.spec.size) !== String(opened.size)) {
-    opened.close();
-    throw new Error(
-      `${json.name} must be for the model's ${opened.size.join(" × ")} pixels. ` +
-        `Received: ${opened.spec.size.join(" × ")}`,
-    );
-  }
-  return opened;
 }
 
 async function runtime() {
@@ -69,8 +57,16 @@ async function runtime() {
   }
 }
 
-async function answer() {
+async function answerImage() {
   say("Classifying …");
+  const { best, prepare, run } = await answer(image);
+  say(
+    `${best}. The model took ${run.toFixed(1)} ms, preparing the image ${prepare.toFixed(1)} ms.`,
+  );
+}
+
+/** Shows what the model says of an image; gives that in words, and the milliseconds it took. */
+async function answer(image) {
   const start = performance.now();
   const pixels = resizeAndCrop(image, model.spec);
   const prepared = performance.now();
@@ -83,11 +79,60 @@ async function answer() {
   show(pixels);
   element("answers").replaceChildren(...best.map((i) => row(model.labels[i], probabilities[i])));
   element("result").hidden = false;
-  say(
-    `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}. The model took ` +
-      `${(done - prepared).toFixed(1)} ms, preparing the image ` +
-      `${(prepared - start).toFixed(1)} ms.`,
-  );
+  const first = `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
+  return { best: first, prepare: prepared - start, run: done - prepared };
+}
+
+/** Starts the camera, whose frames are then answered one after another, until `stopCamera`. */
+async function watch() {
+  element("error").textContent = "";
+  try {
+    if (!model) throw new Error("Choose a model first.");
+    camera = await startCamera(element("camera"), stopCamera);
+  } catch (error) {
+    element("error").textContent = error.message;
+    return;
+  }
+  image = null;
+  setRunning(true);
+  const times = []; // of the last answers
+  const next = () => {
+    if (!camera) return;
+    work = work.then(() => answerFrame(times)).then(() => requestAnimationFrame(next));
+  };
+  next();
+}
+
+async function answerFrame(times) {
+  const frame = camera?.frame();
+  if (!frame || !model) return;
+  try {
+    const { best } = await answer(frame);
+    times.push(performance.now());
+    if (times.length > FRAMES) times.shift();
+    const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
+    if (camera) say(times.length > 1 ? `${best}. ${rate.toFixed(1)} frames a second.` : `${best}.`);
+  } catch (error) {
+    element("error").textContent = error.message;
+    stopCamera();
+  }
+}
+
+function stopCamera() {
+  if (!camera) return;
+  camera.stop();
+  camera = null;
+  setRunning(false);
+  say("The camera is stopped.");
+}
+
+function setRunning(running) {
+  element("start").hidden = running;
+  element("stop").hidden = !running;
+  element("camera").hidden = !running;
+  // a screen reader would read out every frame
+  element("status").setAttribute("aria-live", running ? "off" : "polite");
+  element(running ? "stop" : "start").focus();
 }
 
 function row(label, probability) {
@@ -107,7 +152,7 @@ function row(label, probability) {
 
 /** Draws the very pixels that the network was given. */
 function show(pixels) {
-  const [height, width] = model.size;
+  const [height, width] = model.spec.size;
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     image.data.set(pixels.subarray(3 * i, 3 * i + 3), 4 * i);
@@ -123,37 +168,37 @@ function say(text) {
   element("status").textContent = text;
 }
 
-function isJson(file) {
-  return file.name.toLowerCase().endsWith(".json");
-}
-
 function isModel(file) {
-  return isJson(file) || file.name.toLowerCase().endsWith(".tflite");
+  return file.name.toLowerCase().endsWith(".tflite");
 }
 
-/** Shows dropped files in the input where they could have been chosen. */
-function name(input, files) {
+/** Shows a dropped file in the input where it could have been chosen. */
+function name(input, file) {
   const transfer = new DataTransfer();
-  for (const file of files) transfer.items.add(file);
+  transfer.items.add(file);
   input.files = transfer.files;
 }
 
 element("model").addEventListener("change", ({ target }) => {
-  if (target.files.length > 0) take({ modelFiles: [...target.files] });
+  if (target.files.length > 0) take({ modelFile: target.files[0] });
 });
-for (const id of ["image", "camera"]) {
+for (const id of ["image", "photo"]) {
   element(id).addEventListener("change", ({ target }) => {
     if (target.files.length > 0) take({ imageFile: target.files[0] });
   });
 }
+element("start").addEventListener("click", () => {
+  work = work.then(watch);
+});
+element("stop").addEventListener("click", stopCamera);
 
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   const files = [...event.dataTransfer.files];
-  const modelFiles = files.filter(isModel);
+  const modelFile = files.find(isModel);
   const imageFile = files.find((file) => !isModel(file));
-  if (modelFiles.length > 0) name(element("model"), modelFiles);
-  if (imageFile) name(element("image"), [imageFile]);
-  if (files.length > 0) take({ modelFiles, imageFile });
+  if (modelFile) name(element("model"), modelFile);
+  if (imageFile) name(element("image"), imageFile);
+  if (files.length > 0) take({ modelFile, imageFile });
 });

@@ -3,6 +3,8 @@
 import { Tensor, loadAndCompile, loadLiteRt } from "@litertjs/core";
 import { FlateErrorCode, strFromU8, unzipSync } from "fflate";
 
+import { defaultSpec, parseSpec } from "./preprocess.js";
+
 const WASM = new URL("./node_modules/@litertjs/core/wasm/", import.meta.url).href;
 
 let runtime; // a promise: LiteRT.js can be loaded once
@@ -10,8 +12,8 @@ let runtime; // a promise: LiteRT.js can be loaded once
 /**
  * Opens a .tflite file that takes uint8 pixels and gives float32 probabilities.
  *
- * Returns {name, size: [height, width], labels, run(pixels), close()}; `run` takes a Uint8Array
- * of height × width × 3 and gives a Float32Array of one probability a label.
+ * Returns {name, labels, spec, run(pixels), close()}; `spec` is how images are prepared, `run`
+ * takes a Uint8Array of height × width × 3 and gives a Float32Array of one probability a label.
  * Throws an Error of one line if the file is none, or if LiteRT.js cannot run it.
  */
 export async function openModel(file) {
@@ -23,10 +25,11 @@ export async function openModel(file) {
   try {
     const shape = checkedShape(compiled, file.name);
     const classes = compiled.getOutputDetails()[0].shape[1];
+    const packed = unpack(bytes);
     return {
       name: file.name,
-      size: [shape[1], shape[2]],
-      labels: readLabels(bytes, classes, file.name),
+      labels: readLabels(packed["labels.txt"], classes, file.name),
+      spec: readSpec(packed["preprocess.json"], shape.slice(1, 3), file.name),
       run: (pixels) => run(compiled, pixels, shape),
       close: () => compiled.delete(),
     };
@@ -63,14 +66,31 @@ function checkedShape(compiled, name) {
   return Array.from(inputs[0].shape);
 }
 
-/** The names in the zip archive behind the model; the classes' numbers if there is none. */
-function readLabels(bytes, classes, name) {
-  let packed;
+/** Files in the zip archive behind the model, bytes by name. */
+function unpack(bytes) {
+  const names = ["labels.txt", "preprocess.json"];
   try {
-    packed = unzipSync(bytes, { filter: (entry) => entry.name === "labels.txt" })["labels.txt"];
+    return unzipSync(bytes, { filter: (entry) => names.includes(entry.name) });
   } catch (error) {
     if (error.code !== FlateErrorCode.InvalidZipData) throw error;
+    return {}; // somebody else's model, with nothing behind it
   }
+}
+
+function readSpec(packed, size, name) {
+  if (!packed) return defaultSpec(size);
+  const spec = parseSpec(strFromU8(packed), name);
+  if (String(spec.size) !== String(size)) {
+    throw new Error(
+      `The preprocess.json in ${name} must be for the model's ${size.join(" × ")} pixels. ` +
+        `Received: ${spec.size.join(" × ")}`,
+    );
+  }
+  return spec;
+}
+
+/** The classes' names, or their numbers if there are none. */
+function readLabels(packed, classes, name) {
   if (!packed) return Array.from({ length: classes }, (_, i) => String(i));
   const labels = strFromU8(packed).split("\n").slice(0, -1);
   if (labels.length !== classes) {

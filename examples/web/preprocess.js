@@ -9,7 +9,7 @@
 
 const f32 = Math.fround;
 
-/** What a .tflite file is prepared with that has no preprocess.json beside it. */
+/** How images are prepared for a .tflite file that has no preprocess.json in it. */
 const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", antialias: true, fit: "crop" };
 
 /** Filters by interpolation: how far they reach, in pixels, and their weight at a distance. */
@@ -31,7 +31,7 @@ export function defaultSpec(size) {
   return { ...DEFAULTS, size };
 }
 
-/** The same from the text of a preprocess.json. Throws an Error of one line if it is none. */
+/** The same from the text of a preprocess.json in a file. Throws an Error of one line. */
 export function parseSpec(text, name) {
   let spec;
   try {
@@ -48,7 +48,7 @@ export function parseSpec(text, name) {
     !["crop", "pad", "squash"].includes(fit) ||
     typeof antialias !== "boolean"
   ) {
-    throw new Error(`Expected the preprocess.json that lay beside the model. Received: ${name}`);
+    throw new Error(`Expected a preprocess.json that export wrote in ${name}. Received: ${text}`);
   }
   return { size, crop_ratio, interpolation, antialias, fit };
 }
