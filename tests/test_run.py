@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet18 import load_run, train
+from keras_resnet18 import info, load_run, train
 from keras_resnet18.errors import InputError
 from keras_resnet18.run import Run, open_model, run_of, save_model
 from keras_resnet18.staging import staged
@@ -240,3 +240,18 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content):
     with pytest.raises(InputError, match="not a model that Keras opens") as error:
         open_model(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda metrics: metrics.pop("test"), "without 'test'"),
+        (lambda metrics: metrics["test"].update(accuracy="high"), "with something else"),
+    ],
+)
+def test_metrics_that_are_not_trains_are_one_line(copy, change, found):
+    metrics = copy.metrics
+    change(metrics)
+    copy.write_json(copy.metrics_file, metrics)
+    with pytest.raises(InputError, match=f"copy them from a backup.*Received: .*, {found}$"):
+        info(copy.path)

@@ -73,9 +73,10 @@ def _about_run(path: Path) -> str:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
+        found = f"without {error}" if isinstance(error, KeyError) else "with something else"
         raise InputError(
             f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
-            f"wrote: train again. Received: {path} without {error}"
+            f"wrote: copy them from a backup, or train again. Received: {path}, {found}"
         ) from None
     facts["labels"] = _labels(run.labels)
     return f"{facts_table(facts)}\n\n{_about_model(run.model)}"

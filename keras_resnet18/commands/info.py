@@ -17,7 +17,7 @@ def info(what: str | os.PathLike[str] | None = None) -> str:
             `"weights"` for the published weights that have a name; None for this machine.
 
     Returns:
-        Lines for a person, at most 80 columns wide but for paths.
+        Lines for a person, at most 80 columns wide but for paths and the table of the network.
 
     Raises:
         InputError: If it is none of these.

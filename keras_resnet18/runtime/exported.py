@@ -68,6 +68,8 @@ class TFLiteFile:
             first_line = str(error).splitlines()[0]
             if path.is_file() and path.read_bytes()[4:8] == b"TFL3" and "valid" in first_line:
                 first_line = "it is truncated or damaged"
+            elif path.stat().st_size == 0:
+                first_line = "it is empty"
             raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()

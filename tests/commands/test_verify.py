@@ -159,10 +159,11 @@ def need_flex(path):
     [
         (truncate, "cannot be run by LiteRT: it is truncated or damaged"),
         (lambda path: path.write_bytes(b"no model"), "cannot be run by LiteRT"),
+        (lambda path: path.write_bytes(b""), "cannot be run by LiteRT: it is empty"),
         (empty, "the empty graph has 0 convolutions, the model 2"),
         (need_flex, "operators that are not built into LiteRT: FlexSoftmax"),
     ],
-    ids=["truncated", "no model", "empty", "flex"],
+    ids=["truncated", "no model", "no bytes", "empty", "flex"],
 )
 def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
     colour_run, file, change, message
