@@ -98,13 +98,26 @@ class Preprocess:
             InputError: If there is no such file, or it holds something else.
         """
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(
-                "preprocessing is read from a JSON file as `export` writes it. "
-                f"Received: {path} ({reason})"
-            ) from None
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise _no_specification(path, error) from None
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Preprocess:
+        """Reads a specification from JSON.
+
+        Args:
+            text: The JSON.
+            path: The file that it is from.
+
+        Raises:
+            InputError: If it is something else.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _no_specification(path, error) from None
 
     def check_size(self, size: tuple[int | None, ...], path: Path) -> None:
         """Raises InputError unless a model takes images of this specification's size.
@@ -258,6 +271,13 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     return [
         [(*names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]] for row in scores
     ]
+
+
+def _no_specification(path: Path, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(
+        f"preprocessing is read from JSON as `export` writes it. Received: {path} ({reason})"
+    )
 
 
 def _half(margin: Any) -> Any:

@@ -20,7 +20,7 @@ from small import build_tiny
 from keras_resnet18 import Preprocess, build_resnet18, export_tflite
 from keras_resnet18.images import read_image
 from keras_resnet18.runtime.classifier import open_classifier
-from keras_resnet18.tflite_file.contents import append_labels
+from keras_resnet18.tflite_file.contents import append_files
 
 SIZE = 64
 
@@ -309,7 +309,7 @@ def test_a_cut_model_is_refused_and_the_next_one_is_not(page, unnamed, images, t
 
 def test_labels_must_be_as_many_as_classes(page, unnamed, tmp_path):
     path = Path(shutil.copy(unnamed, tmp_path / "two.tflite"))
-    append_labels(path, ["ant", "bee"])
+    append_files(path, {"labels.txt": "".join(f"{x}\n" for x in ["ant", "bee"])})
     page.set_input_files("#model", path)
     assert error(page) == (
         "The labels in two.tflite must be as many as its classes, 3. Received: 2"

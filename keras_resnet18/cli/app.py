@@ -7,7 +7,9 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -63,6 +65,7 @@ def main() -> None:
     _open_standard_streams()
     # a notebook hands down a backend of its own, which nothing outside of it can import
     os.environ["MPLBACKEND"] = "agg"
+    warnings.formatwarning = _format_warning
     if "" in sys.argv[1:]:  # as a path it would be the current folder
         _fail("an argument is empty: give a name or a path. Is a variable of the shell unset?")
     with _interruption_noted() as noted:
@@ -83,6 +86,20 @@ def main() -> None:
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
                 _fail(f"a path is too long for this system. Received: {error.filename}")
             raise
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+    as_python_does: Callable[..., str] = warnings.formatwarning,
+) -> str:
+    """One line, as an error, for a warning of this package."""
+    if Path(__file__).parents[1] in Path(filename).parents:
+        return f"keras-resnet18: {message}\n"
+    return as_python_does(message, category, filename, lineno, line)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,15 @@ from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import broken_images_named
-from keras_resnet18.formats import PREPROCESS_FILE, format_of
+from keras_resnet18.formats import format_of
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, open_model, run_of
-from keras_resnet18.runtime.classifier import open_classifier, open_images
+from keras_resnet18.runtime.classifier import (
+    open_classifier,
+    open_images,
+    preprocess_beside,
+)
 from keras_resnet18.runtime.worker import classify_apart
 
 # Enough to see a lost point of accuracy, as when they are exported.
@@ -107,7 +111,6 @@ def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
     """Labels and preprocessing of a .keras file that is in no run.
 
     It has no names for its classes: they are the images', in their order, if they are as many.
-    What is done to images is in `preprocess.json` beside it; without, the size alone is known.
     """
     model = open_model(file)
     labels = open_source(data).classes
@@ -123,12 +126,4 @@ def _of_model(file: Path, data: str) -> tuple[tuple[str, ...], Preprocess]:
             f"{len(labels)} classes. Received: {file}, {shapes[0]} to {shapes[1]}: give other "
             "images, or measure it without --data"
         )
-    beside = file.with_name(PREPROCESS_FILE)
-    if beside.is_file():
-        return labels, Preprocess.read(beside)
-    if None in size:
-        raise InputError(
-            f"top-1 needs images of one size, and {file} takes any: put a {PREPROCESS_FILE} "
-            f"beside it, or measure it without --data. Received: no {PREPROCESS_FILE}"
-        )
-    return labels, Preprocess(size=tuple(size))
+    return labels, preprocess_beside(file, tuple(size))

@@ -161,12 +161,15 @@ def _export(
                     run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
                 )
             elif name == "onnx":
-                report = export_onnx(run.model, path, labels=run.labels, check=check)
+                report = export_onnx(
+                    run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
+                )
             else:
                 report = export_tflite(
                     run.model,
                     path,
                     labels=run.labels,
+                    preprocess=run.preprocess,
                     quantize=name.partition("-")[2] or None,
                     calibration=calibration,
                     check=check,

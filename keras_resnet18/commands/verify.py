@@ -94,9 +94,9 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
     faults = [compare.labels_fault(file.labels, run.labels), fault]
-    if isinstance(file, SavedModelFolder) and file.preprocess not in (None, run.preprocess):
+    if file.preprocess not in (None, run.preprocess):
         faults.append(
-            f"its graph prepares images by {file.preprocess}, the run by {run.preprocess}"
+            f"its images are prepared by {file.preprocess}, the run's by {run.preprocess}"
         )
     size = (*run.preprocess.size, 3)
     return ExportReport(

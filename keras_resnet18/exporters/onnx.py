@@ -13,7 +13,9 @@ import keras
 from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.frame import export_verified
 from keras_resnet18.exporters.process import run_converter
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.exported import OnnxFile, Predict, check_onnx_extra
+from keras_resnet18.staging import to_json
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
 
@@ -26,13 +28,15 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
     check: Any = None,
 ) -> ExportReport:
     """Writes an .onnx file that takes pixels and gives probabilities, verified by ONNX Runtime.
 
     The file takes `image`, uint8 (batch, height, width, channels) of any batch with values of 0 to
-    255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Labels are
-    in its metadata under the key `labels`, one a line. ONNX Runtime runs it, and it is written only
+    255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Its
+    metadata has the labels under the key `labels`, one a line, and under `preprocess`, as JSON, how
+    images become its pixels. ONNX Runtime runs it, and it is written only
     if it gives the model's answers; its figures are beside it, in `<name>.json`.
 
     It needs the extra `onnx`: `pip install 'keras-resnet18[onnx]'`.
@@ -42,6 +46,7 @@ def export_onnx(
             logits.
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output.
+        preprocess: How images become the model's pixels.
         check: Held-out images to compare on: a `tf.data.Dataset` or arrays, of images or
             (image, label), batched or not; with labels, top-1 accuracy is measured too. By default
             noise, on which accuracy is not measured.
@@ -56,11 +61,17 @@ def export_onnx(
     check_onnx_extra()
     serving.check_model(model, labels)
     serving.check_size(model, "an .onnx file")
+    serving.check_preprocess(model, preprocess)
     shape = model.input_shape[1:]
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         _convert(twin, new)
-        _tidy(new, labels)
+        properties = {}
+        if labels is not None:
+            properties["labels"] = "\n".join(labels)
+        if preprocess is not None:
+            properties["preprocess"] = to_json(preprocess.to_dict())
+        _tidy(new, properties)
         return OnnxFile(new), op_histogram(new)
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
@@ -88,8 +99,8 @@ def _convert(model: keras.Model, path: Path) -> None:
     run_converter("tf2onnx", command, path)
 
 
-def _tidy(path: Path, labels: Sequence[str] | None) -> None:
-    """Puts labels into the file, and removes what differs between two conversions of one model."""
+def _tidy(path: Path, properties: dict[str, str]) -> None:
+    """Puts metadata into a file, and removes what differs between two conversions of a model."""
     import onnx
 
     model = onnx.load(path)
@@ -97,8 +108,7 @@ def _tidy(path: Path, labels: Sequence[str] | None) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     _name_in_order(model.graph)
-    if labels is not None:
-        onnx.helper.set_model_props(model, {"labels": "\n".join(labels)})
+    onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.frame import export_verified
 from keras_resnet18.formats import FLOAT32_TOLERANCE, OUTPUT
@@ -112,15 +112,10 @@ def export_saved_model(
 
 def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
     """What the graph does to images; None where it takes pixels of the model's shape."""
+    serving.check_preprocess(model, preprocess)
     *size, channels = model.input_shape[1:]
-    if preprocess is None:
-        known = channels == 3 and None not in size
-        return Preprocess(size=tuple(size), crop_ratio=1.0) if known else None
-    if channels != 3 or any(a not in (None, b) for a, b in zip(size, preprocess.size, strict=True)):
-        raise InputError(
-            f"preprocess must make what the model takes, {model.input_shape[1:]}. "
-            f"Received: preprocess.size={preprocess.size}, of 3 channels"
-        )
+    if preprocess is None and channels == 3 and None not in size:
+        return Preprocess(size=tuple(size), crop_ratio=1.0)
     return preprocess
 
 

@@ -78,6 +78,18 @@ def check_size(model: keras.Model, what: str) -> None:
         )
 
 
+def check_preprocess(model: keras.Model, preprocess: Preprocess | None) -> None:
+    """Raises InputError unless the specification, if there is one, makes what the model takes."""
+    if preprocess is None:
+        return
+    *size, channels = model.input_shape[1:]
+    if channels != 3 or any(a not in (None, b) for a, b in zip(size, preprocess.size, strict=True)):
+        raise InputError(
+            f"preprocess must make what the model takes, {model.input_shape[1:]}. "
+            f"Received: preprocess.size={preprocess.size}, of 3 channels"
+        )
+
+
 def write_saved_model(
     model: keras.Model, path: Path, *, batch_size: int | None = None, dtype: str = "uint8"
 ) -> None:

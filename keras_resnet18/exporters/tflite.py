@@ -14,10 +14,12 @@ from keras_resnet18.errors import InputError, within
 from keras_resnet18.exporters import convert, serving
 from keras_resnet18.exporters.frame import export_verified
 from keras_resnet18.exporters.process import run_converter
-from keras_resnet18.formats import TFLITE
+from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE, TFLITE
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.exported import Predict, TFLiteFile
+from keras_resnet18.staging import to_json
 from keras_resnet18.tflite_file import metadata
-from keras_resnet18.tflite_file.contents import add_metadata, append_labels, keep_softmax_float
+from keras_resnet18.tflite_file.contents import add_metadata, append_files, keep_softmax_float
 from keras_resnet18.verification.compare import MIN_AGREEMENT, check_graph
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
@@ -35,6 +37,7 @@ def export_tflite(
     path: str | os.PathLike[str],
     *,
     labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
@@ -54,6 +57,8 @@ def export_tflite(
             logits.
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output, to pack into the file.
+        preprocess: How images become the model's pixels, to pack into the file: `predict`,
+            `evaluate` and the web page then prepare them so.
         quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
             the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
             weights and activations, a quarter. The softmax is float32 in all of them.
@@ -76,6 +81,7 @@ def export_tflite(
     """
     serving.check_model(model, labels)
     serving.check_size(model, "a .tflite file")
+    serving.check_preprocess(model, preprocess)
     _check_arguments(quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
@@ -94,10 +100,17 @@ def export_tflite(
         _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
-        tables = metadata.describe_model(twin, labelled=labels is not None, about=about)
-        add_metadata(new, metadata.pack(tables))
+        files = {}
         if labels is not None:
-            append_labels(new, labels)
+            files[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
+        if preprocess is not None:
+            files[PREPROCESS_FILE] = to_json(preprocess.to_dict())
+        tables = metadata.describe_model(
+            twin, labelled=LABELS_FILE in files, prepared=PREPROCESS_FILE in files, about=about
+        )
+        add_metadata(new, metadata.pack(tables))
+        if files:
+            append_files(new, files)
         operators = check_graph(new, twin)
         return TFLiteFile(new), operators
 

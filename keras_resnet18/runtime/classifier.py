@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
 from keras_resnet18.images import read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
-from keras_resnet18.runtime.exported import Predict, SavedModelFolder, class_names, open_exported
+from keras_resnet18.runtime.exported import Predict, class_names, open_exported
 
 if TYPE_CHECKING:  # imports TensorFlow, without which .tflite and .onnx files are run
     from keras_resnet18.data.splits import Source
@@ -115,9 +116,9 @@ def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> S
 def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     """Opens a run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
 
-    What a SavedModel does to images is inside of it. A file's preprocessing is read from
-    `preprocess.json` beside it, where `export` puts it; without it, images are resized and
-    cropped as for ImageNet.
+    How images are prepared stands in the file, and for a file that does not say in
+    `preprocess.json` beside it. Where neither is, images are resized and cropped as for ImageNet,
+    with a warning.
 
     Raises:
         InputError: If it is none of them, or its runtime is not installed.
@@ -127,6 +128,39 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     path = Path(model)
     is_run = check_format(path, "run", *EXPORTED) == "run"
     return _from_run(load_run(path)) if is_run else _from_exported(path)
+
+
+def preprocess_beside(path: Path, size: tuple[int | None, ...]) -> Preprocess:
+    """How images are prepared for a model file that does not say.
+
+    `preprocess.json` beside it says, or ImageNet's way is taken, with a warning.
+
+    Args:
+        path: The file.
+        size: (height, width) that it takes, None where any will do.
+
+    Raises:
+        InputError: If what lies beside it is for another size, or nothing says the size.
+    """
+    beside = path.with_name(PREPROCESS_FILE)
+    if beside.is_file():
+        preprocess = Preprocess.read(beside)
+        preprocess.check_size(size, beside)
+        return preprocess
+    if (sides := [side for side in size if side is not None]) != list(size):
+        raise InputError(
+            "a classifier of images has a size for them: export it with preprocess, or put a "
+            f"{PREPROCESS_FILE} beside it. Received: {path}, which takes any size"
+        )
+    height, width = sides
+    preprocess = Preprocess(size=(height, width))
+    warnings.warn(
+        f"{path} does not say how images are prepared for it: taken are ImageNet's "
+        f"{preprocess.interpolation} resizing and the middle {preprocess.crop_ratio:.1%}. If "
+        f"another way is right, put a {PREPROCESS_FILE} beside it, or its answers are wrong",
+        stacklevel=2,
+    )
+    return preprocess
 
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -167,17 +201,5 @@ def _from_exported(path: Path) -> Classifier:
             f"a classifier needs a label for each class. Received: {path} with {file.classes} "
             f"classes and {len(file.labels)} labels: export it again"
         )
-    beside = path.with_name(PREPROCESS_FILE)
-    if isinstance(file, SavedModelFolder) and file.preprocess is not None:
-        preprocess = file.preprocess
-    elif beside.is_file():
-        preprocess = Preprocess.read(beside)
-        preprocess.check_size(tuple(size), beside)
-    elif None in size:
-        raise InputError(
-            "a classifier of images has a size for them: export the model with preprocess. "
-            f"Received: {path}, which takes any size"
-        )
-    else:
-        preprocess = Preprocess(size=tuple(size))
+    preprocess = file.preprocess or preprocess_beside(path, tuple(size))
     return Classifier(file, class_names(file.labels, file.classes), preprocess, run_of(path))

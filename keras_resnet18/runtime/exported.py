@@ -19,7 +19,7 @@ from keras_resnet18.errors import ExportError, InputError, check_utf8
 from keras_resnet18.formats import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.tflite_file.contents import read_labels
+from keras_resnet18.tflite_file.contents import read_file, read_labels
 
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -48,8 +48,10 @@ class TFLiteFile:
         image_shape: (height, width, channels) of the pixels that it takes.
         classes: How many.
         labels: Their names, if it has them.
+        preprocess: How images become those pixels, if it says so.
 
     Raises:
+        InputError: If what is packed into it is broken.
         ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
     """
 
@@ -85,6 +87,7 @@ class TFLiteFile:
         self.image_shape = tuple(map(int, self.input["shape"][1:]))
         self.classes = int(self.output["shape"][1])
         self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
+        self.preprocess = _preprocess(path, read_file(path, PREPROCESS_FILE), self.image_shape)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -193,6 +196,7 @@ class OnnxFile:
         image_shape: (height, width, channels) of the pixels that it takes.
         classes: How many.
         labels: Their names, if it has them.
+        preprocess: How images become those pixels, if it says so.
 
     Raises:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
@@ -227,6 +231,7 @@ class OnnxFile:
         self.classes = int(outputs[0].shape[1])
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.labels = tuple(metadata["labels"].split("\n")) if "labels" in metadata else None
+        self.preprocess = _preprocess(path, metadata.get("preprocess"), self.image_shape)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -267,6 +272,15 @@ def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
             "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
             f"Received: no {', no '.join(missing)} installed"
         )
+
+
+def _preprocess(path: Path, text: str | None, image_shape: tuple[int, ...]) -> Preprocess | None:
+    """The specification in a file, which must be for its size."""
+    if text is None:
+        return None
+    preprocess = Preprocess.from_json(text, path)
+    preprocess.check_size(image_shape[:2], path)
+    return preprocess
 
 
 def _tensor(details: dict[str, Any]) -> str:

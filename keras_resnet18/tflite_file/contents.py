@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,31 @@ def add_metadata(path: Path, buffer: bytes) -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
-def append_labels(path: Path, labels: Sequence[str]) -> None:
-    """Adds the labels as TFLite packs associated files: a zip archive behind the model."""
+def append_files(path: Path, files: Mapping[str, str]) -> None:
+    """Adds texts by name, as TFLite packs associated files: a zip archive behind the model."""
     with zipfile.ZipFile(path, "a") as archive:
-        # a fixed date, so that two exports of one model are the same bytes
-        entry = zipfile.ZipInfo(LABELS_FILE, date_time=(1980, 1, 1, 0, 0, 0))
-        entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
-        archive.writestr(entry, "".join(f"{label}\n" for label in labels))
+        for name, text in files.items():
+            # a fixed date, so that two exports of one model are the same bytes
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
+            archive.writestr(entry, text)
+
+
+def read_file(path: Path, name: str) -> str | None:
+    """The text of a file that lies behind a model; None if there is none of this name.
+
+    Raises:
+        InputError: If it is broken.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
+            return archive.read(name).decode("utf-8", "replace")
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):  # the last: a password
+        raise InputError(f"{path} has a {name} that cannot be unpacked: export it again") from None
 
 
 def read_labels(path: Path) -> list[str] | None:
@@ -161,16 +179,8 @@ def read_labels(path: Path) -> list[str] | None:
 
 
 def _labels(path: Path, about: dict[str, Any]) -> list[str] | None:
-    name = metadata.labels_file(about) or LABELS_FILE
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if name not in archive.namelist():
-                return None
-            return archive.read(name).decode("utf-8", "replace").splitlines()
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):  # the last: a password
-        raise InputError(f"{path} has labels that cannot be unpacked: export it again") from None
+    text = read_file(path, metadata.labels_file(about) or LABELS_FILE)
+    return None if text is None else text.splitlines()
 
 
 def _read(path: Path) -> Any:

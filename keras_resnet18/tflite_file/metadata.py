@@ -17,7 +17,7 @@ from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from keras_resnet18.errors import InputError, is_utf8
-from keras_resnet18.formats import INPUT, LABELS_FILE, OUTPUT
+from keras_resnet18.formats import INPUT, LABELS_FILE, OUTPUT, PREPROCESS_FILE
 
 if TYPE_CHECKING:
     import keras
@@ -82,19 +82,24 @@ def check_about(about: Mapping[str, str]) -> None:
 
 
 def describe_model(
-    model: keras.Model, *, labelled: bool, about: Mapping[str, str]
+    model: keras.Model, *, labelled: bool, prepared: bool, about: Mapping[str, str]
 ) -> dict[str, Any]:
     """What is true of every file that is made from a classifier, and what its maker says of it.
 
     Args:
         model: A classifier that takes pixels of 0 to 255, of one fixed size.
         labelled: Whether `LABELS_FILE` lies behind the model.
+        prepared: Whether `PREPROCESS_FILE` does.
         about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
             never made up. The version without one is the first 12 hexadecimal digits of the
             SHA-256 of the weights, so that files of one model can be told from another's.
     """
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
+    preprocess = {
+        "name": PREPROCESS_FILE,
+        "description": "How an image of any size becomes these pixels.",
+    }
     image = {
         "name": INPUT,
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
@@ -109,6 +114,7 @@ def describe_model(
                 "options": {"mean": [0.0], "std": [1.0]},
             }
         ],
+        "associated_files": [preprocess] if prepared else [],
     }
     labels = {
         "name": LABELS_FILE,

@@ -193,13 +193,17 @@ def own(tmp_path):
 
 
 def test_a_model_of_ones_own_is_tested_on_images_that_it_fits(own, images, one_core):
-    (result,) = benchmark([own()], data=str(images), **QUICK)
+    with pytest.warns(UserWarning, match="does not say how images are prepared"):
+        (result,) = benchmark([own()], data=str(images), **QUICK)
     assert 0 <= result.accuracy <= 1 and result.n == 12
 
 
 def test_a_preprocess_json_beside_it_counts(own, images, worked, tmp_path):
     path = own(side=None)
-    with pytest.raises(InputError, match=r"own\.keras takes any: put a preprocess\.json beside it"):
+    with pytest.raises(
+        InputError,
+        match=r"put a preprocess.json beside it. Received: .*own.keras, which takes any size",
+    ):
         benchmark([path], data=str(images))
     (tmp_path / "preprocess.json").write_text(json.dumps(Preprocess(size=(20, 20)).to_dict()))
     assert {result.n for result in benchmark([path], data=str(images))} == {12}

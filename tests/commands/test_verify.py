@@ -20,7 +20,7 @@ from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import tflite
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.tflite_file.contents import append_labels
+from keras_resnet18.tflite_file.contents import append_files
 
 LABELS = [f"digit {number}" for number in range(10)]
 PARTS = {"train": slice(0, 300), "val": slice(300, 350), "test": slice(350, 450)}
@@ -105,7 +105,9 @@ def without_labels(path):
 
 def swap_labels(path):
     without_labels(path)
-    append_labels(path, [LABELS[1], LABELS[0], *LABELS[2:]])
+    append_files(
+        path, {"labels.txt": "".join(f"{x}\n" for x in [LABELS[1], LABELS[0], *LABELS[2:]])}
+    )
 
 
 def cut_off_the_end(path):
@@ -133,7 +135,7 @@ def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run
     spec = Preprocess(size=(32, 32), crop_ratio=0.5)
     export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
     fault = verify(path, colour_run.path).fault
-    assert fault.startswith("its graph prepares images by ") and "crop_ratio=0.5" in fault
+    assert fault.startswith("its images are prepared by ") and "crop_ratio=0.5" in fault
 
 
 def truncate(path):

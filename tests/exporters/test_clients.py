@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet18.images import read_image
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.classifier import Classifier
 
@@ -99,7 +100,8 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
     np.testing.assert_array_equal(scores.argmax(1), values("serving_default").argmax(1))
     assert values("features", "features").shape == (5, 512)
 
-    best = Classifier(classifier.predict_on_batch, tuple(labels), spec, None).top(photo, 5)
+    pixels = spec.resize_and_crop(read_image(photo)).numpy()[np.newaxis]
+    (best,) = Classifier(classifier.predict_on_batch, tuple(labels), spec, None).best(pixels, 5)
     for names, numbers in zip(found["serve_bytes"]["labels"], values("serve_bytes"), strict=True):
         assert names == [name for name, _ in best]
         np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)

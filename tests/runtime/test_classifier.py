@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import measure
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.classifier import image_files, open_classifier, open_images
+from keras_resnet18.tflite_file.contents import append_files
 
 
 def test_a_run_and_its_exports_name_the_same_classes(run, exported, images):
@@ -42,28 +44,42 @@ def test_probabilities_come_in_falling_order(run, images):
     assert [name for name, _ in best[:1]] == ["bee"]
 
 
-def test_a_tflite_file_alone_knows_its_labels_and_is_used_as_for_imagenet(exported, tmp_path):
-    file = shutil.copy(exported / "model.tflite", tmp_path)
+@pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite", "model.onnx"])
+def test_a_file_alone_knows_its_labels_and_how_images_are_prepared(run, exported, tmp_path, name):
+    file = shutil.copy(exported / name, tmp_path)
+    (tmp_path / "preprocess.json").write_text("not read")
     classifier = open_classifier(file)
     assert classifier.labels == ("ant", "bee", "蝉")
-    assert classifier.preprocess == Preprocess(size=(16, 16))
+    assert classifier.preprocess == run.preprocess != Preprocess(size=(16, 16))
     assert classifier.run is None
     with pytest.raises(InputError, match="--data"):
         classifier.open_images()
 
 
-def test_preprocessing_is_read_from_beside_the_file(exported, tmp_path):
-    file = shutil.copy(exported / "model.tflite", tmp_path)
-    other = Preprocess(size=(16, 16), crop_ratio=0.5)
+def test_preprocessing_that_a_file_does_not_say_is_read_from_beside_it(float16_file, tmp_path):
+    file = shutil.copy(float16_file.path, tmp_path)
+    with pytest.warns(UserWarning, match="does not say how images are prepared.*middle 87.5%"):
+        assert open_classifier(file).preprocess == Preprocess(size=(32, 32))
+    other = Preprocess(size=(32, 32), crop_ratio=0.5)
     (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
     assert open_classifier(file).preprocess == other
 
 
-def test_preprocessing_for_another_size_than_the_files_is_refused(exported, tmp_path):
-    file = shutil.copy(exported / "model.tflite", tmp_path)
-    other = Preprocess(size=(32, 16))
-    (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
-    with pytest.raises(InputError, match=r"preprocess\.json.*32×16.*16×16"):
+def test_preprocessing_for_another_size_than_the_files_is_refused(float16_file, tmp_path):
+    file = Path(shutil.copy(float16_file.path, tmp_path))
+    other = json.dumps(Preprocess(size=(32, 16)).to_dict())
+    (tmp_path / "preprocess.json").write_text(other)
+    with pytest.raises(InputError, match=r"preprocess\.json.*32×16.*32×32"):
+        open_classifier(file)
+    append_files(file, {"preprocess.json": other})
+    with pytest.raises(InputError, match=r"digits\.tflite.*32×16.*32×32"):
+        open_classifier(file)
+
+
+def test_preprocessing_in_a_file_that_is_none_is_refused(float16_file, tmp_path):
+    file = Path(shutil.copy(float16_file.path, tmp_path))
+    append_files(file, {"preprocess.json": '{"size": 3}'})
+    with pytest.raises(InputError, match=r"JSON as `export` writes it. Received: .*digits\.tflite"):
         open_classifier(file)
 
 
@@ -85,7 +101,7 @@ def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_pat
 def test_an_exported_file_that_cannot_classify_images_is_told(
     exported, tmp_path, monkeypatch, file, message
 ):
-    known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None} | file
+    known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None, "preprocess": None} | file
     opened = types.SimpleNamespace(**known)
     monkeypatch.setattr("keras_resnet18.runtime.classifier.open_exported", lambda path: opened)
     with pytest.raises(InputError, match=message):

@@ -21,7 +21,7 @@ from keras_resnet18.tflite_file import metadata
 from keras_resnet18.tflite_file.contents import (
     Tensor,
     add_metadata,
-    append_labels,
+    append_files,
     contents,
     keep_softmax_float,
     op_histogram,
@@ -86,13 +86,13 @@ def test_operators_are_counted_and_custom_ones_told_apart(as_converted):
 def test_labels_are_read_back_as_they_were(as_converted, held_out, labels):
     before = TFLiteFile(as_converted)(held_out[0][:1])
     assert read_labels(as_converted) is None
-    append_labels(as_converted, labels)
+    append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in labels)})
     assert read_labels(as_converted) == labels
     np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:1]), before)
 
 
 def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
-    append_labels(as_converted, ["a", "b"])
+    append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in ["a", "b"])})
     with zipfile.ZipFile(as_converted) as archive:
         assert archive.namelist() == ["labels.txt"]
     if shutil.which("unzip"):
@@ -129,7 +129,7 @@ def test_metadata_changes_nothing_of_the_model(as_converted, held_out):
 def test_of_broken_metadata_it_is_said_and_the_rest_is_read(as_converted, labels, buffer):
     before = contents(as_converted)
     add_metadata(as_converted, buffer)
-    append_labels(as_converted, labels)
+    append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in labels)})
     assert contents(as_converted) == dataclasses.replace(before, metadata=None, labels=labels)
     assert re.search("^metadata +cannot be read$", about_file(as_converted), re.MULTILINE)
 
@@ -203,8 +203,8 @@ def test_contents_of_a_damaged_file_are_read_or_refused_in_one_line(int8_file, t
 
 
 def test_labels_that_cannot_be_unpacked_are_told(as_converted):
-    append_labels(as_converted, ["first", "second"])
+    append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in ["first", "second"])})
     content = as_converted.read_bytes()
     as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
-    with pytest.raises(InputError, match="labels that cannot be unpacked"):
+    with pytest.raises(InputError, match=r"labels\.txt that cannot be unpacked"):
         read_labels(as_converted)

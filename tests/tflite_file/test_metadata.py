@@ -121,15 +121,18 @@ class TestFile:
         version = contents(float32_file.path).metadata["version"]
         assert contents(int8_file.path).metadata["version"] == version and len(version) == 12
         model = build_tiny()
-        one = metadata.describe_model(model, labelled=False, about={})
+        one = metadata.describe_model(model, labelled=False, prepared=False, about={})
         model.set_weights([weights + 1 for weights in model.get_weights()])
-        assert one["version"] != metadata.describe_model(model, labelled=False, about={})["version"]
+        assert (
+            one["version"]
+            != metadata.describe_model(model, labelled=False, prepared=False, about={})["version"]
+        )
 
     @pytest.mark.parametrize(("channels", "space"), [(1, 2), (3, 1), (4, 0)])
     def test_says_which_colours_it_takes(self, channels, space):
         model = keras.Sequential([keras.Input((8, 8, channels)), keras.layers.Flatten()])
         said = metadata.unpack(
-            metadata.pack(metadata.describe_model(model, labelled=False, about={}))
+            metadata.pack(metadata.describe_model(model, labelled=False, prepared=False, about={}))
         )
         (image,) = said["subgraph_metadata"][0]["input_tensor_metadata"]
         assert image["content"]["content_properties"].get("color_space", 0) == space
