@@ -203,7 +203,10 @@ class Preprocess:
             kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[self.interpolation],
             antialias=self.antialias,
         )
-        pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
+        if self.interpolation == "bilinear":  # never beyond the levels that it is made of
+            pixels = tf.cast(resized + 0.5, tf.uint8)
+        else:
+            pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
         pixels = pixels if image.shape.rank == 4 else pixels[0]
         return tf.ensure_shape(pixels, (*image.shape[:-3], *self.size, image.shape[-1]))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,6 +13,8 @@ from keras_resnet18.data.trivial_augment import trivial_augment as changed
 from keras_resnet18.preprocess import IMAGENET_MEAN, Preprocess
 
 _CROP_TRIES = 10
+# How many random numbers each kind takes
+_DRAWS = {"crop": 4 * _CROP_TRIES, "flip": 1, "shift": 2, "erase": 5, "jitter": 3}
 _CROP_ASPECTS = (3 / 4, 4 / 3)
 _ERASE_AREAS = (0.02, 0.33)  # Zhong et al. 2017, as are the aspects
 _ERASE_ASPECTS = (0.3, 3.3)
@@ -31,7 +35,7 @@ def augment(
 ) -> tf.Tensor:
     """Makes a random training image.
 
-    Each kind of randomness has its own seed, so that turning one off changes none of the others.
+    Each kind of randomness has its own numbers, so that turning one off changes none of the others.
 
     Args:
         image: The image.
@@ -53,78 +57,95 @@ def augment(
     Returns:
         uint8, shape (*preprocess.size, 3).
     """
-    seeds = tf.unstack(tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 6))
+    seed = tf.cast(seed, tf.int64)
+    # all at once: an op that draws takes 60 µs, for one number or a hundred
+    numbers = tf.random.stateless_uniform((sum(_DRAWS.values()),), seed)
+    random = dict(zip(_DRAWS, tf.split(numbers, [*_DRAWS.values()]), strict=True))
     if resized_crop is not None:
-        pixels = _random_resized_crop(image, seeds[0], preprocess, resized_crop)
+        tries = tf.reshape(random["crop"], (4, _CROP_TRIES))
+        pixels = _random_resized_crop(image, tries, preprocess, resized_crop)
     else:
         whole = dataclasses.replace(preprocess, crop_ratio=1.0)
         pixels = whole.resize_and_crop(image.whole())
     pixels = tf.ensure_shape(pixels, (*preprocess.size, 3))
     if flip:
-        pixels = _random_flip(pixels, seeds[1])
+        pixels = _random_flip(pixels, random["flip"][0])
     if trivial_augment:
-        pixels = changed(pixels, seeds[4])
+        pixels = changed(pixels, tf.stack([seed[0], -1 - seed[1]]))
     if jitter:
-        pixels = _random_jitter(pixels, seeds[5], jitter)
+        pixels = _random_jitter(pixels, random["jitter"], jitter)
     if shift:
-        pixels = _random_shift(pixels, seeds[2], shift)
+        pixels = _random_shift(pixels, random["shift"], shift)
     if erase:
-        pixels = _random_erase(pixels, seeds[3], erase)
+        pixels = _random_erase(pixels, random["erase"], erase)
     return pixels
 
 
 def _random_resized_crop(
-    image: StoredImage, seed: tf.Tensor, preprocess: Preprocess, areas: tuple[float, float]
+    image: StoredImage, random: tf.Tensor, preprocess: Preprocess, areas: tuple[float, float]
 ) -> tf.Tensor:
     """The first of ten random windows that fits, else the largest allowed one in the middle.
 
-    torchvision's `RandomResizedCrop` with its ten tries drawn at once.
+    torchvision's `RandomResizedCrop` with the numbers for its ten tries, shape (4, 10), drawn at
+    once.
     """
     real = tf.cast(image.size, tf.float32)
     target = tf.constant(preprocess.size, tf.float32)
-    bars = tf.zeros(2)
+    canvas = real
     if preprocess.fit == "pad":
         bars = tf.floor((target * tf.reduce_max(real / target) - real) / 2)
-    canvas = real + 2 * bars
-    shape = target if preprocess.fit == "crop" else canvas
-    aspects = tuple(aspect * shape[1] / shape[0] for aspect in _CROP_ASPECTS)
-    random = tf.random.stateless_uniform((4, _CROP_TRIES), seed)
-    tries = _windows(tf.reduce_prod(canvas) * _between(areas, random[0]), aspects, random[1])
-    widest = tf.round(canvas[::-1] * tf.stack([1 / aspects[0], aspects[1]]))
+        canvas = real + 2 * bars
+    height, width = preprocess.size if preprocess.fit == "crop" else tf.unstack(canvas)
+    shape = width / height
+    area = tf.reduce_prod(canvas) * _between(areas, random[0])
+    tries = _windows(area, _CROP_ASPECTS, random[1], shape)
+    narrow, wide = _CROP_ASPECTS
+    widest = tf.round(canvas[::-1] * (1 / (narrow * shape), wide * shape))
     windows = tf.concat([tries, tf.minimum(canvas, widest)[:, tf.newaxis]], 1)
     places = tf.concat([random[2:], [[0.5], [0.5]]], 1)
     fits = tf.reduce_all((windows >= 1) & (windows <= canvas[:, tf.newaxis]), 0)
     first = tf.argmax(fits)
-    extent = windows[:, first]
-    # the middle of a window lies on the image, not on a bar
+    extent, place = windows[:, first], places[:, first]
+    if preprocess.fit == "pad":
+        return _padded_window(image, extent, place, bars, preprocess)
+    box = tf.cast((tf.floor(place * (canvas - extent + 1)), extent), tf.int32)
+    return image.window(box[0], box[1], preprocess.size, preprocess.interpolation)
+
+
+def _padded_window(
+    image: StoredImage,
+    extent: tf.Tensor,
+    place: tf.Tensor,
+    bars: tf.Tensor,
+    preprocess: Preprocess,
+) -> tf.Tensor:
+    """A window of the image between its bars; its middle lies on the image."""
+    real = tf.cast(image.size, tf.float32)
+    full = tf.constant(preprocess.size)
+    target = tf.cast(full, tf.float32)
     least = tf.maximum(bars - extent / 2, 0)
-    begin = tf.floor(least + places[:, first] * (canvas - extent - 2 * least + 1)) - bars
+    begin = tf.floor(least + place * (real + 2 * (bars - least) - extent + 1)) - bars
     start, end = tf.maximum(begin, 0), tf.minimum(begin + extent, real)
-    full = size = tf.constant(preprocess.size)
-    if preprocess.fit == "pad":
-        size = tf.cast(tf.maximum(tf.round((end - start) * target / extent), 1), tf.int32)
-    whole = tf.cast((start, end - start), tf.int32)
-    resized = image.window(whole[0], whole[1], size, preprocess.interpolation)
-    pixels = tf.saturate_cast(tf.round(resized), tf.uint8)
-    if preprocess.fit == "pad":
-        before = tf.cast(tf.round((start - begin) * target / extent), tf.int32)
-        before = tf.minimum(before, full - size)
-        bands = tf.stack([before, full - size - before], 1)
-        pixels = tf.pad(pixels, tf.concat([bands, [[0, 0]]], 0))
-    return pixels
+    size = tf.cast(tf.maximum(tf.round((end - start) * target / extent), 1), tf.int32)
+    box = tf.cast((start, end - start), tf.int32)
+    pixels = image.window(box[0], box[1], size, preprocess.interpolation)
+    before = tf.cast(tf.round((start - begin) * target / extent), tf.int32)
+    before = tf.minimum(before, full - size)
+    bands = tf.stack([before, full - size - before], 1)
+    return tf.pad(pixels, tf.concat([bands, [[0, 0]]], 0))
 
 
-def _random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _random_flip(image: tf.Tensor, random: tf.Tensor) -> tf.Tensor:
     def mirrored() -> tf.Tensor:
         return tf.reverse(image, [1])
 
     # not tf.where, whose broadcast costs 1 ms at 224 pixels
-    return tf.cond(tf.random.stateless_uniform((), seed) < 0.5, mirrored, lambda: image)
+    return tf.cond(random < 0.5, mirrored, lambda: image)
 
 
-def _random_jitter(image: tf.Tensor, seed: tf.Tensor, most: float) -> tf.Tensor:
+def _random_jitter(image: tf.Tensor, random: tf.Tensor, most: float) -> tf.Tensor:
     """Brightness, contrast and saturation, each times a factor of 1 - most to 1 + most."""
-    factors = tf.random.stateless_uniform((3,), seed, 1 - most, 1 + most)
+    factors = _between((1 - most, 1 + most), random)
     pixels = tf.minimum(tf.cast(image, tf.float32) * factors[0], 255.0)
     pixels = tf.image.adjust_contrast(pixels, factors[1])
     grey = tf.image.rgb_to_grayscale(pixels)
@@ -132,15 +153,14 @@ def _random_jitter(image: tf.Tensor, seed: tf.Tensor, most: float) -> tf.Tensor:
     return tf.saturate_cast(tf.round(pixels), tf.uint8)
 
 
-def _random_shift(image: tf.Tensor, seed: tf.Tensor, shift: int) -> tf.Tensor:
-    start = tf.random.stateless_uniform((2,), seed, maxval=2 * shift + 1, dtype=tf.int32)
+def _random_shift(image: tf.Tensor, random: tf.Tensor, shift: int) -> tf.Tensor:
+    start = tf.cast(random * (2 * shift + 1), tf.int32)
     padded = tf.pad(image, ((shift, shift), (shift, shift), (0, 0)))
     return tf.slice(padded, tf.concat([start, [0]], 0), image.shape)
 
 
-def _random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
+def _random_erase(image: tf.Tensor, random: tf.Tensor, probability: float) -> tf.Tensor:
     height, width = image.shape[:2]
-    random = tf.random.stateless_uniform((5,), seed)
 
     def erased() -> tf.Tensor:
         area = height * width * _between(_ERASE_AREAS, random[0])
@@ -159,10 +179,13 @@ def _random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.T
     return tf.cond(random[4] < probability, erased, lambda: image)
 
 
-def _windows(area: tf.Tensor, aspects: tuple[float, float], random: tf.Tensor) -> tf.Tensor:
-    """Heights and widths of an area, stacked; aspects, width / height, are log-uniform."""
-    root = tf.exp(_between((tf.math.log(aspects[0]) / 2, tf.math.log(aspects[1]) / 2), random))
+def _windows(
+    area: tf.Tensor, aspects: tuple[float, float], random: tf.Tensor, shape: Any = 1.0
+) -> tf.Tensor:
+    """Heights and widths of an area, stacked; width / height is log-uniform, times `shape`."""
+    root = tf.exp(_between((math.log(aspects[0]) / 2, math.log(aspects[1]) / 2), random))
     side = tf.sqrt(area)
+    root *= shape**0.5
     return tf.round(tf.stack([side / root, side * root]))
 
 

@@ -20,8 +20,8 @@ class StoredImage:
         size: int32 tensor of shape (2,), height and width.
         whole: Returns the image, uint8 of shape (height, width, 3).
         window: `window(start, extent, size, interpolation)` returns a window of the image, resized
-            to `size`: float32 of shape (*size, 3). Start and extent are int32 tensors of shape
-            (2,). For training: the decoder shrinks a JPEG, which is then resized without filter.
+            to `size`: uint8 of shape (*size, 3). Start and extent are int32 tensors of shape (2,).
+            For training: the decoder shrinks a JPEG, which is then resized without filter.
     """
 
     size: tf.Tensor
@@ -34,7 +34,7 @@ def decoded_image(pixels: tf.Tensor) -> StoredImage:
 
     def window(start: tf.Tensor, extent: tf.Tensor, size: Any, method: str) -> Any:
         cut = tf.slice(pixels, tf.concat([start, [0]], 0), tf.concat([extent, [3]], 0))
-        return tf.image.resize(cut, size, method, antialias=True)
+        return _whole_levels(tf.image.resize(cut, size, method, antialias=True), method)
 
     return StoredImage(tf.shape(pixels)[:2], lambda: pixels, window)
 
@@ -54,9 +54,15 @@ def encoded_image(
     """
     tail = tf.strings.substr(data, tf.maximum(tf.strings.length(data) - 2, 0), 2)
     native = is_plain & (tail == b"\xff\xd9")  # the end of a whole JPEG
-    other = tf.cond(
-        native, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_op(decode, argument)
-    )
+
+    def jpeg_size() -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.zeros((0, 0, 3), tf.uint8), tf.image.extract_jpeg_shape(data)[:2]
+
+    def decoded() -> tuple[tf.Tensor, tf.Tensor]:
+        image = decode_op(decode, argument)
+        return image, tf.shape(image)[:2]
+
+    other, size = tf.cond(native, jpeg_size, decoded)
     pixels = decoded_image(tf.ensure_shape(other, (None, None, 3)))
 
     def whole() -> tf.Tensor:
@@ -68,7 +74,9 @@ def encoded_image(
             # the decoder rounds a side up: a window of whole pixels after shrinking stays inside
             box = tf.concat([start // shrink, tf.maximum(extent // shrink, 1)], 0)
             cut = tf.image.decode_and_crop_jpeg(data, box, ratio=shrink, **_JPEG)
-            return tf.image.resize(cut, size, method)
+            # a cast is cheaper than what the resizing does to whole numbers
+            resized = tf.image.resize(tf.cast(cut, tf.float32), size, method)
+            return _whole_levels(resized, method)
 
         times = tf.reduce_min(extent // size)
         choice = tf.reduce_sum(tf.cast(times >= _SHRINKS[1:], tf.int32))
@@ -79,8 +87,14 @@ def encoded_image(
             lambda: pixels.window(start, extent, size, method),
         )
 
-    size = tf.cond(native, lambda: tf.image.extract_jpeg_shape(data)[:2], lambda: pixels.size)
     return StoredImage(size, whole, window)
+
+
+def _whole_levels(pixels: tf.Tensor, interpolation: str) -> tf.Tensor:
+    """Pixels as uint8, rounded."""
+    if interpolation == "bilinear":  # which stays between the levels that it is made of
+        return tf.cast(pixels + 0.5, tf.uint8)
+    return tf.saturate_cast(tf.round(pixels), tf.uint8)
 
 
 def decode_op(decode: Callable[[Any], Any], argument: tf.Tensor) -> tf.Tensor:
