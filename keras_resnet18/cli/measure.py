@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import DataOption, ModelArgument, SplitOption, console
+from keras_resnet18.cli.options import DataOption, ModelArgument, console
 
 
 def evaluate(
     model: ModelArgument,
     data: DataOption = None,
-    split: SplitOption = "test",
+    split: Annotated[
+        Literal["train", "validation", "test", "all"] | None,
+        typer.Option(
+            help="Split of the images. [default: test; with --data, all of them]",
+            show_default=False,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -34,7 +40,9 @@ def evaluate(
 
     out = console()
     found = evaluate(model, data=data, split=split, out=folder)
-    out.print(f"{split} accuracy {found}", *found.notes(), sep="\n")
+    split = split or ("test" if data is None else "all")
+    out.print(f"{'accuracy' if split == 'all' else f'{split} accuracy'} {found}")
+    out.print(*found.notes(), sep="\n")
     all_in = "metrics.json with --out" if folder is None else str(folder / "metrics.json")
     print_classes(out, found.per_class, all_in)
     if folder is not None:

@@ -107,16 +107,7 @@ def open_files(
             )
     unused = frozenset(leave_out)
     everything = [i.path for images in given.values() for i in images if i.path not in unused]
-    found = read_headers([f"{root}/{path}" for path in everything], advance)
-    headers = dict(zip(everything, found, strict=True))
-    broken = [path for path, header in headers.items() if header is Header.BROKEN]
-    if broken:
-        raise InputError(
-            "image files must hold JPEG, PNG, BMP, GIF or WebP. "
-            f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
-            "Replace or delete them, or train with --on-bad-image skip; `keras-resnet18 check` "
-            "lists them all."
-        )
+    plain = _plain_jpegs(root, everything, advance)
     training = given["train"]
     wanted = [kind for kind in SPLITS if kind not in given]
     keys, labels = zip(*((image.key, image.class_name) for image in training), strict=True)
@@ -126,7 +117,6 @@ def open_files(
         kind: [image for image in images if image.path not in unused]
         for kind, images in parts.items()
     }
-    plain = {path for path, header in headers.items() if header is Header.PLAIN_JPEG}
     return Source(
         name=name,
         classes=tuple(classes),
@@ -136,6 +126,49 @@ def open_files(
     ).with_notes_on(
         dict.fromkeys(wanted, f"about 10 % of {origins['train']} by hash") | dict(origins)
     )
+
+
+def open_test_files(
+    root: Path, name: str, images: Sequence[ImageFile], classes: Sequence[str], advance: Advance
+) -> Split:
+    """Makes one split of image files for a test: any of the classes, and any number of images.
+
+    Args:
+        root: The folder that paths are relative to.
+        name: What to call the source.
+        images: The images.
+        classes: All class names; a label is an index into them.
+        advance: Is told of the headers that are read.
+
+    Raises:
+        InputError: If there are none, one has another class, or a file is not an image.
+    """
+    if not images:
+        raise InputError(
+            "images to test must be JPEG, PNG, BMP, GIF or WebP and lie in one folder for each "
+            f"class. Received: {name!r} with none of them so."
+        )
+    if unknown := sorted({image.class_name for image in images} - set(classes)):
+        raise InputError(
+            f"the images must be of the classifier's classes, {listed(classes)}. Received: "
+            f"{name!r} with {listed(unknown)}. Rename or remove them."
+        )
+    plain = _plain_jpegs(root, [image.path for image in images], advance)
+    return _split(root, images, classes, plain)
+
+
+def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
+    """Reads the headers of files: those that TensorFlow decodes as they are."""
+    headers = dict(zip(paths, read_headers([f"{root}/{p}" for p in paths], advance), strict=True))
+    broken = [path for path, header in headers.items() if header is Header.BROKEN]
+    if broken:
+        raise InputError(
+            "image files must hold JPEG, PNG, BMP, GIF or WebP. "
+            f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
+            "Replace or delete them, or train with --on-bad-image skip; `keras-resnet18 check` "
+            "lists them all."
+        )
+    return {path for path, header in headers.items() if header is Header.PLAIN_JPEG}
 
 
 def _split(

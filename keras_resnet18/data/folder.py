@@ -52,6 +52,15 @@ def open_folder(
     )
 
 
+def test_images(root: Path) -> list[ImageFile]:
+    """All images of a tree in class folders, whichever splits they are in."""
+    tree = walk(root)
+    tops = {path.split("/")[0] for path in tree.images if "/" in path}
+    are_splits = all(top.lower() in SPLIT_NAMES for top in tops)
+    folders = sorted(tops) if are_splits else [""]
+    return [image for folder in folders for image in _images_below(folder, tree)]
+
+
 def _split_folders(tree: Tree, name: str) -> dict[SplitName, str]:
     """The splits that have folders of their own; `{"train": ""}` if the classes lie on top."""
     tops = sorted({path.split("/")[0] for path in tree.images if "/" in path})

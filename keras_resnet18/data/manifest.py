@@ -79,6 +79,13 @@ def open_manifest(
     )
 
 
+def test_rows(path: Path, name: str) -> list[ImageFile]:
+    """All images of a manifest, whichever splits they are in."""
+    return [
+        ImageFile(row["path"], composed(row["label"]), row["path"]) for _, row in _rows(path, name)
+    ]
+
+
 def manifest_paths(path: Path, name: str) -> list[str]:
     """The paths in a manifest, relative to its folder."""
     return [row["path"] for _, row in _rows(path, name)]

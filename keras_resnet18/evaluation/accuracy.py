@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,7 @@ class Evaluation:
         probabilities: Probabilities of these, float32 (n,), 0 to 1.
         classes: Names of all classes.
         names: The images' names, or their numbers from 0 where they have none.
+        trained_on: How many of the images the classifier was trained on; None if that is not known.
     """
 
     accuracy: float
@@ -59,6 +61,7 @@ class Evaluation:
     probabilities: npt.NDArray[np.float32]
     classes: tuple[str, ...]
     names: tuple[str, ...]
+    trained_on: int | None = 0
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
@@ -98,7 +101,15 @@ class Evaluation:
         """Lines that qualify the accuracy: top-5, balance, the majority class, missing classes."""
         top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
         balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
-        return [balanced, *notes(self.to_dict())]
+        lines = [balanced, *notes(self.to_dict())]
+        if self.trained_on is None:
+            lines.append("how many of the images are training images is not known")
+        elif self.trained_on:
+            lines.append(
+                f"{self.trained_on:,} of the {self.n:,} images are training images: of new ones "
+                "fewer may be right"
+            )
+        return lines
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
@@ -133,11 +144,36 @@ def measure(
     Raises:
         InputError: If an image is broken; the message has its name.
     """
-    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
+    return measure_splits(predict, (split,), range(len(classes)), preprocess, classes)
+
+
+def measure_splits(
+    predict: Predict,
+    splits: Sequence[Split],
+    numbers: Sequence[int],
+    preprocess: Preprocess,
+    classes: Sequence[str],
+) -> Evaluation:
+    """Runs a classifier over all images of several splits, each once.
+
+    Args:
+        predict: The classifier.
+        splits: The images.
+        numbers: The classifier's number of each class of the splits' labels.
+        preprocess: How images become the classifier's pixels.
+        classes: The classifier's classes.
+
+    Raises:
+        InputError: If an image is broken; the message has its name.
+    """
+    number = np.asarray(numbers, np.int64)
     labels, predictions, highest, losses, among_five = [], [], [], [], 0
     with broken_images_named():
-        for images, targets in batches:
-            probabilities, truth = predict(images.numpy()), targets.numpy()
+        for images, targets in itertools.chain.from_iterable(
+            eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
+            for split in splits
+        ):
+            probabilities, truth = predict(images.numpy()), number[targets.numpy()]
             right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
             best = (-probabilities).argsort(1, kind="stable")[:, :5]
             among_five += int((best == truth[:, np.newaxis]).sum())
@@ -147,6 +183,7 @@ def measure(
             losses.append(-np.log(right))
     truth, predicted = np.concatenate(labels), np.concatenate(predictions)
     hits, n = int((truth == predicted).sum()), len(truth)
+    names = [name for split in splits for name in split.names or ()]
     return Evaluation(
         accuracy=hits / n,
         interval=interval(hits, n),
@@ -157,5 +194,5 @@ def measure(
         predictions=predicted,
         probabilities=np.concatenate(highest),
         classes=tuple(classes),
-        names=tuple(map(str, range(n))) if split.names is None else split.names,
+        names=tuple(names if len(names) == n else map(str, range(n))),
     )

@@ -178,7 +178,9 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
             assert answer.out.startswith(f"{split} accuracy {accuracy:.2%} (95 % interval ")
             assert f"n = {n}" in answer.out
             assert (answer.status, answer.err) == (0, "")
-    assert command("evaluate", run.path, "--data", images).out.startswith("test accuracy")
+    answer = command("evaluate", run.path, "--data", images)
+    assert answer.out.startswith("accuracy ") and "n = 70)" in answer.out
+    assert "49 of the 70 images are training images" in answer.out
 
 
 def test_evaluate_prints_each_class_and_writes_what_it_found(command, run, images, tmp_path):
@@ -191,7 +193,7 @@ def test_evaluate_prints_each_class_and_writes_what_it_found(command, run, image
     assert widest(answer.out) <= 80
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     test = run.metrics["test"] | {"loss": pytest.approx(run.metrics["test"]["loss"], rel=1e-4)}
-    about = {"model": str(run.path), "data": str(images), "split": "test"}
+    about = {"model": str(run.path), "data": str(images), "split": "test", "trained_on": 0}
     assert figures == about | test
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
