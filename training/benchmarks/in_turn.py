@@ -1,4 +1,4 @@
-"""Training steps that are timed in turn, each in a process that keeps its compiled step.
+"""Steps of training or reading, timed in turn, each in a process that keeps what it compiled.
 
 A machine whose speed drifts treats all of them alike, and each is compiled once.
 """
@@ -9,6 +9,7 @@ import json
 import math
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def answer(make: Any, *arguments: Any) -> None:
 
 
 class Case:
-    """A process that runs `answer`.
+    """A process that runs `answer`; it is stopped between its turns, or it would read ahead.
 
     Attributes:
         facts: What its step says about itself; empty if it failed.
@@ -89,13 +90,17 @@ class Case:
             text=True,
         )
         self.facts = self._read(patience) or {}
+        self._process.send_signal(signal.SIGSTOP)
 
     def run(self, seconds: float, patience: float) -> None:
         """Times about so many seconds of steps."""
         if self.error:
             return
+        self._process.send_signal(signal.SIGCONT)
         print(seconds, file=self._process.stdin, flush=True)
-        if row := self._read(patience):
+        row = self._read(patience)
+        self._process.send_signal(signal.SIGSTOP)
+        if row:
             self.step_s.append(row["step_s"])
             self.peak_mib = row["peak_mib"]
 
