@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
+FITS = ("crop", "pad", "squash")
 STEMS = ("imagenet", "small", "small_stride2")
 VARIANTS = ("d",)
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")

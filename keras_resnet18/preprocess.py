@@ -7,12 +7,14 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, one_of, within
+from keras_resnet18.names import FITS
 
 # Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +23,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-FITS = ("crop", "pad", "squash")
 _LARGEST_SIDE = 16_384
 
 
@@ -174,6 +175,22 @@ class Preprocess:
             new_width = most(choose(full_height * width // height, full_width), 1)
         corner = _half(new_height - self.size[0]), _half(new_width - self.size[1])
         return (new_height, new_width), corner
+
+    def fraction_unseen(self, sizes: Sequence[tuple[int, int]]) -> float:
+        """What `fit="crop"` cuts off for want of the right proportions, whatever the crop ratio.
+
+        Args:
+            sizes: (height, width) of images.
+
+        Returns:
+            The mean fraction of an image's area, 0 to 1; 0 for the other fits and without images.
+        """
+        if self.fit != "crop" or not sizes:
+            return 0.0
+        whole = dataclasses.replace(self, crop_ratio=1.0)
+        height, width = self.size
+        areas = [math.prod(map(int, whole.placement(*size)[0])) for size in sizes]
+        return 1 - sum(height * width / area for area in areas) / len(areas)
 
     def resize_and_crop(self, image: Any) -> Any:
         """Brings one image, or several of one size, to the network's size, in TensorFlow.

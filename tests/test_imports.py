@@ -27,7 +27,7 @@ ROOMS = {
     "machine": set(),
     "staging": set(),
     "names": set(),
-    "preprocess": set(),
+    "preprocess": {"names"},
     "device": {"machine"},
     "tflite_file": {"formats"},
     "recipe": {"names"},

@@ -381,3 +381,18 @@ def test_predictions_of_another_shape_are_refused(shape):
 def test_top_outside_of_1_to_1000_is_refused(top):
     with pytest.raises(InputError, match=f"from 1 to 1000. Received: top={top}"):
         decode_predictions(np.zeros((1, 1000)), top=top)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes", "expected"),
+    [
+        (Preprocess((224, 224)), [(300, 400)], 0.25),
+        (Preprocess((224, 224), crop_ratio=1.0), [(300, 400), (300, 300)], 0.125),
+        (Preprocess((168, 224)), [(300, 400)], 0.0),
+        (Preprocess((224, 224), fit="pad"), [(300, 900)], 0.0),
+        (Preprocess((224, 224), fit="squash"), [(300, 900)], 0.0),
+        (Preprocess((224, 224)), [], 0.0),
+    ],
+)
+def test_a_crop_knows_how_much_of_images_it_never_shows(spec, sizes, expected):
+    assert spec.fraction_unseen(sizes) == pytest.approx(expected, abs=0.01)

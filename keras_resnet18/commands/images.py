@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from keras_resnet18.commands.progress import watched
 from keras_resnet18.data.findings import Finding, counts_in_words, on_copies
 from keras_resnet18.data.inspection import (
+    Facts,
     copies_to_leave_out,
     digests_of_same_size,
     inspect_files,
@@ -22,11 +24,14 @@ from keras_resnet18.data.inspection import (
 from keras_resnet18.data.sources import files_of, open_source
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
 
 AnySource = Source | str | os.PathLike[str]
 
 ON_BAD_IMAGE = ("raise", "skip")
+
+_MUCH_UNSEEN = 0.2  # a photo of 4 to 3 in a square loses 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Images:
         split_seed: Seed of the hash split.
         left_out: Files that are not used, and why.
         findings: What was found about copies, for the metrics.
+        sizes: (height, width) of the images that were decoded to be checked.
     """
 
     source: Source
     split_seed: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -81,6 +88,7 @@ def look(
     """
     one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     left_out: dict[str, str] = {}
+    facts: list[Facts] = []
     if on_bad_image == "skip" and not isinstance(source, Source) and (files := files_of(source)):
         with watched(console, "checking", len(files[1])) as advance:
             facts = inspect_files(*files, advance)
@@ -88,18 +96,20 @@ def look(
     found = opened(source, split_seed, left_out, console)
     root = found.folder
     if root is None:
-        return Images(found, split_seed, left_out)
+        one_size = [] if found.image_size is None else [found.image_size]
+        return Images(found, split_seed, left_out, sizes=tuple(one_size))
     if on_bad_image == "raise":
-        _check_held_out(found, root, console)
+        facts = _check_held_out(found, root, console)
     groups = same_content(found, digests_of_same_size(root, (p.name for p in places(found))))
     findings = tuple(on_copies(groups))
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies
         found = opened(source, split_seed, left_out, console)
-    return Images(found, split_seed, left_out, findings)
+    sizes = tuple(fact.size for fact in facts if fact.error is None)
+    return Images(found, split_seed, left_out, findings, sizes)
 
 
-def _check_held_out(source: Source, root: Path, console: Console) -> None:
+def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]:
     """Decodes validation and test images, which are else first read hours later."""
     names = [place.name for place in places(source) if place.split != "train"]
     with watched(console, "checking", len(names)) as advance:
@@ -112,16 +122,26 @@ def _check_held_out(source: Source, root: Path, console: Console) -> None:
             "or delete them, or train with --on-bad-image skip; `keras-resnet18 check` lists them "
             f"all. Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
         )
+    return facts
 
 
-def in_words(images: Images) -> Iterator[str]:
-    """Lines for the beginning of a training: classes, what is left out, copies."""
+def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
+    """Lines for the beginning of a training: classes, what is left out, copies, what is unseen."""
     yield counts_in_words(images.source)
     for name, reason in images.left_out.items():
         yield f"left out: {name}: {reason}"
     for finding in images.findings:
         if finding.spoils or not images.left_out:
             yield finding.text
+    unseen = preprocess.fraction_unseen(images.sizes)
+    if unseen > _MUCH_UNSEEN:
+        height, width = (round(statistics.mean(s)) for s in zip(*images.sizes, strict=True))
+        yield (
+            f"fit='crop' never shows {unseen:.0%} of an image to evaluation and prediction, on "
+            f"average: images are {height}×{width} and the network's input "
+            f"{'×'.join(map(str, preprocess.size))}. --set fit=pad or fit=squash shows all, and so "
+            "does an image_size=[HEIGHT,WIDTH] of the same proportions"
+        )
 
 
 def open_again(run: Run) -> Source:

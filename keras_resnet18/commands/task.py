@@ -249,14 +249,12 @@ def _like_its_run(recipe: Recipe) -> Recipe:
     if run is None:
         return recipe
     network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
-    height, width = run.preprocess.size
-    size = height if height == width else None
-    return dataclasses.replace(recipe, network=network, image_size=size)
+    return dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
 
 
 def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
     """Preprocessing of published weights, or the default; the recipe's values take precedence."""
-    size = (recipe.image_size,) * 2 if recipe.image_size else source.image_size
+    size = recipe.input_size or source.image_size
     if size is None:
         raise InputError(
             "a recipe needs image_size unless all images have one size. "
@@ -274,4 +272,6 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
         preprocess = Preprocess(size=size)
     if recipe.crop_ratio is not None:
         preprocess = dataclasses.replace(preprocess, crop_ratio=recipe.crop_ratio)
+    if recipe.fit is not None:
+        preprocess = dataclasses.replace(preprocess, fit=recipe.fit)
     return preprocess

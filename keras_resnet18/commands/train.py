@@ -157,7 +157,7 @@ def _start(task: Task, console: Console) -> keras.Model:
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
     if (missing := missing_gpu()) is not None:
         console.print(missing)
-    for line in (*task.source.notes, *in_words(task.images)):
+    for line in (*task.source.notes, *in_words(task.images, task.preprocess)):
         console.print(line)
     class_weights(task)  # or the error that says why there are none
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, nearest, one_of, within
-from keras_resnet18.names import NETWORKS, PRECISIONS, RECIPES, STEMS, VARIANTS
+from keras_resnet18.names import FITS, NETWORKS, PRECISIONS, RECIPES, STEMS, VARIANTS
 from keras_resnet18.recipe.schema import check_types, from_table, toml_value, without_none
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -181,8 +181,10 @@ class Recipe:
         name: Name to print.
         epochs: Passes over the training images; 0, in fine-tuning, for the linear probe alone.
         batch_size: Images per step, 2 or more.
-        image_size: Side of the network's square input in pixels; None for the images' own size,
-            where they share one.
+        image_size: Side of the network's square input in pixels, or (height, width); None for the
+            images' own size, where they share one.
+        fit: How an image of other proportions is fitted in: `"crop"`, `"pad"` or `"squash"`, as
+            `Preprocess` has it; None for the way of published weights, `"crop"` without any.
         crop_ratio: Fraction of each side that evaluation keeps, over 0 and up to 1; None for the
             ratio of published weights, 0.875 for other pretrained weights, 1 from scratch.
         precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
@@ -203,7 +205,8 @@ class Recipe:
     name: str = "custom"
     epochs: int = 10
     batch_size: int = 128
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
+    fit: str | None = None
     crop_ratio: float | None = None
     precision: str = "auto"
     seed: int = 0
@@ -221,8 +224,10 @@ class Recipe:
         else:
             within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
         within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
-        if self.image_size is not None:
-            within("image_size", self.image_size, self.image_size >= 8, "8 or more")
+        if self.input_size is not None:
+            within("image_size", self.image_size, min(self.input_size) >= 8, "8 or more")
+        if self.fit is not None:
+            one_of("fit", self.fit, FITS)
         if self.crop_ratio is not None:
             within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
         one_of("precision", self.precision, PRECISIONS)
@@ -231,6 +236,12 @@ class Recipe:
         if self.max_minutes is not None:
             within("max_minutes", self.max_minutes, self.max_minutes > 0, "over 0")
         within("seed", self.seed, 0 <= self.seed < 2**31, "from 0 to 2147483647")
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) of the network's input; None for the images' own."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

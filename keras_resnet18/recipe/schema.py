@@ -40,9 +40,12 @@ def check_types(table: Any, prefix: str) -> None:
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
     """Converts `value` to the annotated type, or raises InputError."""
-    if value is None and isinstance(hint, types.UnionType):
-        return None
-    hint = _wanted(hint)
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        *others, hint = (option for option in typing.get_args(hint) if option is not type(None))
+        if others and type(value) is others[0]:  # a whole number, or two of them
+            return value
     if typing.get_origin(hint) is tuple:
         items = typing.get_args(hint)
         if isinstance(value, list | tuple) and len(value) == len(items):
@@ -54,6 +57,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         return value
     kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
     expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
+    if typing.get_args(hint) == (int, int):
+        expected = "a whole number or two, such as 224 or [192, 256]"
     raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import shutil
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from keras_resnet18 import load_run, train
+from keras_resnet18 import Preprocess, export, load_run, open_classifier, train
 from keras_resnet18.commands.task import default_out
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
@@ -191,3 +193,28 @@ def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     assert default_out("tfds:a/160px-v2").as_posix() == "saved_models/tfds-a-160px-v2"
     assert default_out("/data/flowers/").as_posix() == "saved_models/flowers"
     assert default_out(".").as_posix() == f"saved_models/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_wide_images_and_a_rectangular_input(tiny_network, quick_recipe, tmp_path, fit):
+    """What is seen at the ends alone is learnt by every fit but the crop, which says so."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 8), ("test", 8)):
+        for number, name in enumerate(("left", "right")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 100, (10, 40, 3), np.uint8)
+                pixels[:, 35 * number : 35 * number + 5] += 150
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.png")
+    recipe = quick_recipe.changed(["image_size=[8,12]", f"fit={fit}"])
+    said = io.StringIO()
+    out = tmp_path / "run"
+    run = train(tmp_path / "data", recipe, out, console=Console(file=said, width=200))
+    assert run.preprocess == Preprocess((8, 12), crop_ratio=1.0, fit=fit)
+    assert run.model.input_shape == (None, 8, 12, 3)
+    assert load_run(run.path).recipe == recipe
+    unseen = "never shows 62% of an image" in said.getvalue()
+    assert unseen == (fit == "crop")
+    assert (run.metrics["test"]["accuracy"] > 0.9) == (fit != "crop")
+    (report,) = export(run, "tflite", tmp_path / "export")
+    assert open_classifier(report.path).preprocess == run.preprocess
