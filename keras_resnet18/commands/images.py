@@ -16,7 +16,7 @@ from keras_resnet18.data.findings import Finding, counts_in_words, on_copies
 from keras_resnet18.data.inspection import (
     Facts,
     copies_to_leave_out,
-    digests_of_same_size,
+    digests_of_alike,
     inspect_files,
     places,
     same_content,
@@ -100,7 +100,9 @@ def look(
         return Images(found, split_seed, left_out, sizes=tuple(one_size))
     if on_bad_image == "raise":
         facts = _check_held_out(found, root, console)
-    groups = same_content(found, digests_of_same_size(root, (p.name for p in places(found))))
+    with watched(console, "comparing") as advance:
+        digests = digests_of_alike(root, (place.name for place in places(found)), advance)
+    groups = same_content(found, digests)
     findings = tuple(on_copies(groups))
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet18.data.each_file import Advance
 from keras_resnet18.data.hash_split import carve
-from keras_resnet18.data.headers import Advance, Header, read_headers
+from keras_resnet18.data.headers import Header, read_headers
 from keras_resnet18.data.splits import Source, Split, indexed_split, listed, on_cpu
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.errors import InputError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
+from keras_resnet18.data.each_file import Advance
 from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files, split_like
-from keras_resnet18.data.headers import Advance
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.data.walk import Tree, by_suffix, walk
 from keras_resnet18.errors import InputError

@@ -5,21 +5,14 @@ from __future__ import annotations
 import enum
 import os
 import struct
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Literal
 
+from keras_resnet18.data.each_file import READ, Advance, each_file, silent
 from keras_resnet18.images import MAX_PIXELS, has_image_header
-
-# Receives the number of files read since its last call, and of all files
-Advance = Callable[[int, int], object]
 
 _FIRST_BYTES = 2**13  # the whole header of most files
 _MOST_BYTES = 2**20  # of a header with a thumbnail and a colour profile
-_CHUNK = 500  # files at once
-_THREADS = 16  # that wait for the storage
-_SLOW = 1e-4  # seconds for a file: a disk or the network, not the memory
 
 # Markers of JPEG (ITU T.81, table B.1); the 4, 8 and C among C0 to CF begin no frame
 _FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
@@ -40,38 +33,17 @@ class Header(enum.Enum):
     BROKEN = enum.auto()
 
 
-def silent(count: int, total: int) -> None:
-    """Shows no progress."""
-
-
 def read_headers(
     paths: Sequence[str | os.PathLike[str]], advance: Advance = silent
 ) -> list[Header]:
-    """Reads the headers of many files; where the storage is slow, many at once."""
-    headers: list[Header] = []
-    chunks = iter([paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)])
-    for chunk in chunks:
-        start = time.perf_counter()
-        headers += _headers(chunk)
-        advance(len(chunk), len(paths))
-        if time.perf_counter() - start > _SLOW * len(chunk):
-            break
-    # not before, because threads make slower what Python itself computes
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for found in pool.map(_headers, chunks):
-            headers += found
-            advance(len(found), len(paths))
-    return headers
-
-
-def _headers(paths: Sequence[str | os.PathLike[str]]) -> list[Header]:
-    return [read_header(path) for path in paths]
+    """Reads the headers of many files."""
+    return each_file(read_header, paths, advance)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Reads the header of a file; no pixel is decoded."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, READ)
         try:
             data = os.read(file, _FIRST_BYTES)
             header = header_of(data)

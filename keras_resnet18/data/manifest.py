@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from keras_resnet18.data.each_file import Advance
 from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_files
-from keras_resnet18.data.headers import Advance
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SplitName

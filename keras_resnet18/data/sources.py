@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_resnet18.data.each_file import Advance, silent
 from keras_resnet18.data.folder import open_folder
 from keras_resnet18.data.hash_split import carve
-from keras_resnet18.data.headers import Advance, silent
 from keras_resnet18.data.idx import has_idx, read_idx_folder
 from keras_resnet18.data.manifest import MANIFESTS, manifest_paths, open_manifest
 from keras_resnet18.data.splits import Order, Source, Split, indexed_split, on_cpu

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from keras_resnet18.data.each_file import Advance, silent
 from keras_resnet18.data.files import open_test_files
 from keras_resnet18.data.folder import test_images
-from keras_resnet18.data.headers import Advance, silent
 from keras_resnet18.data.idx import has_idx
 from keras_resnet18.data.manifest import MANIFESTS, test_rows
 from keras_resnet18.data.sources import check_spec, open_source

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from keras_resnet18.data import headers
+from keras_resnet18.data import each_file
 from keras_resnet18.data.headers import Header, header_of, read_headers
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.stored import StoredImage, encoded_image
@@ -58,8 +58,8 @@ def test_headers_tell_images_from_other_files(tmp_path: Path) -> None:
 def test_many_headers_come_in_order_with_progress(
     slow: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(headers, "_CHUNK", 3)
-    monkeypatch.setattr(headers, "_SLOW", slow)
+    monkeypatch.setattr(each_file, "_CHUNK", 3)
+    monkeypatch.setattr(each_file, "_SLOW", slow)
     plain, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
     plain.write_bytes(jpeg())
     text.write_text("not an image")
