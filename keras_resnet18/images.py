@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import os
@@ -15,11 +16,31 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".avif",
+)
 
 MAX_PIXELS = 89_478_485  # of an image: where Pillow begins to warn; 268 MB once it is decoded
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP or AVIF"
+_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF")
+
+if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's licence is the LGPL
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    IMAGE_SUFFIXES += (".heic", ".heif")
+    FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
+    _FORMATS += ("HEIF",)
+
 _EXPECTED = "an image must be"  # the beginning of every refusal of an image
 
 
@@ -36,7 +57,7 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
     are taken, of an animation the first frame.
 
     Args:
-        data: A JPEG, PNG, BMP, GIF or WebP file.
+        data: A JPEG, PNG, BMP, GIF, WebP or AVIF file; HEIC with the extra `heic`.
         name: What an error should call the image; its number of bytes by default.
 
     Returns:
@@ -73,6 +94,8 @@ def image_kind(data: bytes) -> str | None:
     """The format that a file begins like, by Pillow's name; None if it is none that is read."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
     starts = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "BMP": b"BM"}
     return next((kind for kind, start in starts.items() if data.startswith(start)), None)
 
@@ -196,7 +219,7 @@ def _refusal(name: str, error: Exception) -> str:
     reason = " ".join(reason.split()) or type(error).__name__
     # repr keeps the message on one line whatever the name, and printable
     return (
-        f"{_EXPECTED} a whole JPEG, PNG, BMP, GIF or WebP file. Received: {name!r} ({reason}). "
+        f"{_EXPECTED} a whole {FORMATS_IN_WORDS} file. Received: {name!r} ({reason}). "
         "Replace or delete it."
     )
 

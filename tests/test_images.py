@@ -17,6 +17,7 @@ from keras_resnet18.images import (
     broken_image,
     decode_image,
     has_image_header,
+    image_kind,
     is_image_name,
     read_image,
 )
@@ -132,7 +133,20 @@ def test_a_camera_jpeg_with_a_preview_inside_is_a_jpeg() -> None:
     assert decode_image(data)[0, 0].argmax() == 0
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+def test_avif_and_heic_are_read_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    stored = Image.fromarray(QUARTERS.repeat(32, 0).repeat(32, 1))
+    upright = np.asarray(stored.transpose(Image.Transpose.ROTATE_270), np.int64)
+    for kind, suffix in (("AVIF", ".avif"), ("HEIF", ".heic")):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(encoded(stored, kind, quality=95, exif=exif.tobytes()))
+        assert is_image_name(path) and has_image_header(path)
+        assert image_kind(path.read_bytes()) == kind
+        assert np.abs(read_image(path) - upright).mean() < 3, kind
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF", "HEIF"])
 def test_a_truncated_file_is_an_input_error(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encoded(Image.fromarray(noise), kind)

@@ -24,6 +24,7 @@ from keras_resnet18.data.inspection import (
 from keras_resnet18.data.sources import files_of, open_source
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.images import FORMATS_IN_WORDS
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run
 
@@ -120,7 +121,7 @@ def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]
     if broken:
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
         raise InputError(
-            "validation and test images must be whole JPEG, PNG, BMP, GIF or WebP files: replace "
+            f"validation and test images must be whole {FORMATS_IN_WORDS} files: replace "
             "or delete them, or train with --on-bad-image skip; `keras-resnet18 check` lists them "
             f"all. Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
         )

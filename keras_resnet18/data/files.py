@@ -18,7 +18,7 @@ from keras_resnet18.data.headers import Header, read_headers
 from keras_resnet18.data.splits import Source, Split, indexed_split, listed, on_cpu
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.errors import InputError
-from keras_resnet18.images import read_image
+from keras_resnet18.images import FORMATS_IN_WORDS, read_image
 from keras_resnet18.names import SPLITS, SplitName
 
 # How people name splits, in folders and in manifests.
@@ -146,7 +146,7 @@ def open_test_files(
     """
     if not images:
         raise InputError(
-            "images to test must be JPEG, PNG, BMP, GIF or WebP and lie in one folder for each "
+            f"images to test must be {FORMATS_IN_WORDS} and lie in one folder for each "
             f"class. Received: {name!r} with none of them so."
         )
     if unknown := sorted({image.class_name for image in images} - set(classes)):
@@ -164,7 +164,7 @@ def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]
     broken = [path for path, header in headers.items() if header is Header.BROKEN]
     if broken:
         raise InputError(
-            "image files must hold JPEG, PNG, BMP, GIF or WebP. "
+            f"image files must hold {FORMATS_IN_WORDS}. "
             f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
             "Replace or delete them, or train with --on-bad-image skip; `keras-resnet18 check` "
             "lists them all."

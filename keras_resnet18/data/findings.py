@@ -27,6 +27,8 @@ _KINDS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
 }
 
 

@@ -10,6 +10,7 @@ from keras_resnet18.data.files import SPLIT_NAMES, ImageFile, composed, open_fil
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.data.walk import Tree, by_suffix, walk
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import FORMATS_IN_WORDS
 from keras_resnet18.names import SplitName
 
 
@@ -34,10 +35,12 @@ def open_folder(
     given = {kind: images for kind, images in given.items() if images}
     if "train" not in given:
         others = f" and {by_suffix(tree.others)} files" if tree.others else ""
+        heic = any(path.lower().endswith((".heic", ".heif")) for path in tree.others)
+        remedy = "pip install 'keras-resnet18[heic]' for HEIC" if heic else "Convert the files"
         raise InputError(
-            "training images must be JPEG, PNG, BMP, GIF or WebP and lie in one folder for each "
+            f"training images must be {FORMATS_IN_WORDS} and lie in one folder for each "
             f"class, such as flowers/rose/1.jpg. Received: {name!r} with {len(tree.images):,} "
-            f"images{others}, none of them so. Convert the files, or make a folder for each class."
+            f"images{others}, none of them so. {remedy}, or make a folder for each class."
         )
     whole = f"{folders['train'] or root.resolve().name}/"
     return open_files(

@@ -31,7 +31,7 @@ class Facts:
     Attributes:
         name: Its path relative to the source's folder, or its number.
         error: Why it cannot be decoded; None if it can.
-        kind: `"JPEG"`, `"PNG"`, `"BMP"`, `"GIF"` or `"WEBP"`; None if it is none, or not a file.
+        kind: Such as `"JPEG"`, by Pillow's name; None if it is none, or not a file.
         size: (height, width) in pixels, upright.
         digest: SHA-256 of size and pixels; empty if it cannot be decoded.
         spread: Largest difference between two values of a channel, 0 to 255.

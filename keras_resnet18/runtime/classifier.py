@@ -15,7 +15,7 @@ import numpy.typing as npt
 from keras_resnet18.data.walk import walk
 from keras_resnet18.errors import InputError
 from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
-from keras_resnet18.images import read_image, resize_and_crop
+from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.runtime.exported import Predict, class_names, open_exported
@@ -174,8 +174,7 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         images = [path / name for name in walk(path).images] if path.is_dir() else [path]
         if not images:
             raise InputError(
-                "a folder to predict needs JPEG, PNG, BMP, GIF or WebP images in it. "
-                f"Received: {path}"
+                f"a folder to predict needs {FORMATS_IN_WORDS} images in it. Received: {path}"
             )
         files += images
     return files

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_resnet18 import images
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.walk import by_suffix, walk
 from keras_resnet18.errors import InputError
@@ -80,12 +81,18 @@ def test_a_folder_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
         walk(tmp_path / "file")
 
 
-@pytest.mark.parametrize("suffix", [".heic", ".tif"])
-def test_a_folder_of_another_format_says_so_by_extension(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "remedy"), [(".heic", r"keras-resnet18\[heic\]"), (".tif", "Convert the files")]
+)
+def test_a_folder_of_another_format_says_so_by_extension(
+    tmp_path: Path, suffix: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tuple(one for one in images.IMAGE_SUFFIXES if one not in (".heic", ".heif"))
+    monkeypatch.setattr(images, "IMAGE_SUFFIXES", plain)  # as without the extra
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"1{suffix.upper()}").touch()
-    with pytest.raises(InputError, match=f"0 images and 2 {suffix} files.*Convert"):
+    with pytest.raises(InputError, match=f"0 images and 2 {suffix} files.*{remedy}"):
         open_source(tmp_path)
 
 

@@ -163,7 +163,7 @@ def test_images_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
 
 
 def test_a_folder_without_images_is_refused_before_any_row(tmp_path):
-    with pytest.raises(InputError, match="WebP images in it"):
+    with pytest.raises(InputError, match="images in it"):
         image_files([tmp_path / "a.png", tmp_path])
 
 
