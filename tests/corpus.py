@@ -259,6 +259,7 @@ def _others() -> Iterator[tuple[str, bytes]]:
     yield "webp animated.webp", encoded(image, "WEBP", save_all=True, append_images=frames)
     yield "webp turned.webp", encoded(image, "WEBP", exif=exif(6))
     yield "webp named jpg.jpg", encoded(image, "WEBP")
+    yield "avif.avif", encoded(image, "AVIF")
     yield "bmp.bmp", (bmp := encoded(image, "BMP"))
     yield "bmp palette.bmp", encoded(image.quantize(64), "BMP")
     yield "bmp 1 bit.bmp", encoded(image.convert("1"), "BMP")

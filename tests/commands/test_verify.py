@@ -306,5 +306,5 @@ def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
 
 def test_a_file_is_measured_alone_too(colour_run, file, command):
     status, out, _ = command("evaluate", file, "--data", colour_run.source)
-    assert status == 0 and out.startswith("test accuracy 100.00% (95 % interval ")
+    assert status == 0 and out.startswith("accuracy 100.00% (95 % interval ")
     assert not file.with_name(f"{file.name}.json").exists()

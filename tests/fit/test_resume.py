@@ -126,4 +126,6 @@ def test_under_jax_too_where_the_trainer_has_the_state(run_python):
             __file__,
         ),
         KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",  # compiling is most of what it costs
     )
