@@ -50,11 +50,6 @@ def _run_converter_here(command: list[str], **options: Any) -> Any:
     return subprocess.CompletedProcess(command, 0, "", "")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than there are cores: each waits now and then for one of its own."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(scope="session", autouse=True)
 def converters_here() -> Iterator[None]:
     """Spares each conversion a process, whose start takes longer than most conversions.
