@@ -124,7 +124,7 @@ export function resizeAndCrop({ width, height, rgba }, spec) {
           sum = f32(sum + f32(weight * line[at]));
           at += 3;
         }
-        pixels[out++] = sum;
+        pixels[out++] = spec.interpolation === "bilinear" ? Math.floor(f32(sum + 0.5)) : sum;
       }
     }
   }
