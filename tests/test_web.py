@@ -24,7 +24,7 @@ from keras_resnet18.tflite_file.contents import append_files
 
 SIZE = 64
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.filterwarnings("ignore:.*how images are prepared")]
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: see CONTRIBUTING.md"
 )
