@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Arrays, mean_and_spread
 
 from keras_resnet18.machine import start_keras
 
@@ -34,8 +35,6 @@ NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
 COLOURS = {"18": "tab:cyan", "34": "tab:red"}
 GRADIENT_IMAGES = 512
 PAPERS_STEPS, BATCH = 64_000, 128
-
-Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def main() -> None:
@@ -279,8 +278,9 @@ def print_table(
         at_end = [r for r in errors if (r["network"], r["epoch"]) == (network, last)]
         test = [1 - run.metrics["test"]["accuracy"] for run in of_network]
         cells = [
-            *(in_words([r[key] for r in at_end]) for key in ("training_error", "validation_error")),
-            in_words(test),
+            mean_and_spread([row["training_error"] for row in at_end]),
+            mean_and_spread([row["validation_error"] for row in at_end]),
+            mean_and_spread(test),
             str(len(of_network)),
             f"{sum(r['seconds'] for r in errors if r['network'] == network) / len(test) / 60:.1f}",
         ]
@@ -295,11 +295,6 @@ def print_table(
         print(f"| {network} | {' | '.join(ratios)} |")
     facts = next(iter(runs.values())).environment
     print(f"\n{facts['device']}, {facts['precision']}; {facts['cpu']}, {facts['threads']} threads")
-
-
-def in_words(values: list[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread} %"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Arrays, mean_and_spread
 
 from keras_resnet18.machine import start_tensorflow
 
@@ -25,8 +26,6 @@ PRETRAINED = ("airplane", "automobile", "bird", "cat", "deer", "dog")
 OTHERS = ("frog", "horse", "ship", "truck")
 IMAGES_A_CLASS = (10, 50)
 VALIDATION_A_CLASS = 50
-
-Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def main() -> None:
@@ -84,9 +83,8 @@ def main() -> None:
                 name = f"transfer-{way}-{count}-seed{seed}"
                 runs.append(trained(name, recipe.changed([f"seed={seed}"]), source))
             accuracies = [run.metrics["test"]["accuracy"] for run in runs]
-            spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
             print(
-                f"{count} a class, {way}: {statistics.mean(accuracies):.2%} ± {spread:.2%}, "
+                f"{count} a class, {way}: {mean_and_spread(accuracies)}, "
                 f"{len(runs)} seed(s){speed_ratio(runs[-1])}",
                 flush=True,
             )

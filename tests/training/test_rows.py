@@ -1,0 +1,52 @@
+"""What the programs of training/ share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rows import append_row, arrays, mean_and_spread, read_rows, refused_in_a_line, table
+
+from keras_resnet18 import from_arrays, open_source
+
+
+def test_rows_come_back_but_for_a_line_that_a_kill_cut_short(tmp_path):
+    path = tmp_path / "folder" / "rows.jsonl"
+    assert read_rows(path) == []
+    append_row(path, {"epoch": 1})
+    append_row(path, {"epoch": 2})
+    path.write_bytes(path.read_bytes()[:-3])
+    assert read_rows(path) == [{"epoch": 1}]
+    append_row(path, {"epoch": 3})
+    assert read_rows(path) == [{"epoch": 1}, {"epoch": 3}]
+
+
+def test_of_rows_with_one_key_the_newest_stays(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for seed, epoch, loss in ((0, 1, 9), (1, 1, 8), (0, 1, 7), (0, 2, 6)):
+        append_row(path, {"seed": seed, "epoch": epoch, "loss": loss})
+    assert [row["loss"] for row in read_rows(path, "seed", "epoch")] == [8, 7, 6]
+    assert len(read_rows(path)) == 4
+
+
+def test_a_mean_has_its_spread_from_two_values_on():
+    assert mean_and_spread([0.9, 0.94]) == "92.00 ± 2.83 %"
+    assert mean_and_spread([0.9]) == "90.00 %"
+    assert mean_and_spread([2, 4], percent=False, digits=1) == "3.0 ± 1.4"
+
+
+def test_a_table_is_markdown():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+
+
+def test_a_split_gives_its_images_and_labels_as_arrays(digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    source = from_arrays(images, labels, test=(images[:7], labels[:7]))
+    pixels, classes = arrays(source.splits["test"])
+    np.testing.assert_array_equal(pixels, images[:7])
+    np.testing.assert_array_equal(classes, labels[:7])
+
+
+def test_what_cannot_be_used_is_said_in_a_line_without_a_traceback():
+    line = r"^error: images must be .* Received: '/nowhere'[^\n]*$"
+    with pytest.raises(SystemExit, match=line), refused_in_a_line():
+        open_source("/nowhere")

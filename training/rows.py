@@ -1,0 +1,105 @@
+"""What the programs share: rows on disk as they come, tables of them, images as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet18.errors import InputError
+from keras_resnet18.machine import environment
+
+Row = dict[str, Any]
+Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+# The flags that tell how fast a CPU can train, and run an int8 file.
+_SPEED = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a line of JSON to a file, which it makes with its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read() != b"\n":  # a process was killed in the middle of a line
+                file.write(b"\n")
+        file.write(f"{json.dumps(row)}\n".encode())
+
+
+def read_rows(path: Path, *key: str) -> list[Row]:
+    """The rows of a file; none where there is no file, and no line that was cut short.
+
+    Args:
+        path: What `append_row` wrote.
+        key: Names of values: of rows that share all of these, the newest stays.
+    """
+    rows: dict[tuple[Any, ...], Row] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines):
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            index = tuple(row.get(name) for name in key) if key else (number,)
+            rows.pop(index, None)
+            rows[index] = row
+    return list(rows.values())
+
+
+def mean_and_spread(values: Sequence[float], *, percent: bool = True, digits: int = 2) -> str:
+    """`94.84 ± 0.06 %`: mean and standard deviation, which a single value has not.
+
+    Args:
+        values: Fractions, unless `percent` is False.
+        percent: Whether to multiply by 100.
+        digits: After the point.
+    """
+    scale, unit = (100, " %") if percent else (1, "")
+    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{spread}{unit}"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a table in Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return "\n".join([lines[0], "|---" * len(titles) + "|", *lines[1:]])
+
+
+def machine() -> Row:
+    """Where and when a row was measured."""
+    facts = environment()
+    kept = {name: facts[name] for name in ("cpu", "threads", "packages", "settings")}
+    flags = [flag for flag in facts["cpu_flags"] if flag in _SPEED]
+    return {"date": datetime.date.today().isoformat(), **kept, "cpu_flags": flags}
+
+
+def machine_in_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line for each machine on which rows were measured."""
+    lines = (
+        f"{row['cpu']} ({' '.join(row['cpu_flags'])}), {row['threads']} threads, Keras "
+        f"{row['packages']['keras']}, TensorFlow {row['packages']['tensorflow']}, {row['date']}"
+        for row in rows
+    )
+    return "\n".join(dict.fromkeys(lines))
+
+
+def arrays(split: Any) -> Arrays:
+    """Images (n, height, width, 3), uint8 of one size, and labels (n,) of a source's split."""
+    batches = split.elements(None, 0).map(split.fetch).batch(1024).as_numpy_iterator()
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@contextlib.contextmanager
+def refused_in_a_line() -> Iterator[None]:
+    """Ends the program with one line, and no traceback, where what was given cannot be used."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"error: {error}")
