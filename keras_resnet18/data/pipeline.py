@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from keras_resnet18.data.splits import Order, Split
 from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.machine import cpu_count
+from keras_resnet18.processes import ALONE, Processes
 
 _PREFETCHED_BATCHES = 2
 
@@ -34,6 +36,7 @@ def train_batches(
     seed: int,
     first_step: int = 0,
     mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
+    processes: Processes = ALONE,
 ) -> tf.data.Dataset:
     """Endless dataset in which batch g is a pure function of (seed, g).
 
@@ -50,10 +53,12 @@ def train_batches(
             it are not read.
         mix: From (images, labels, seed) of a batch to those that are trained on; the seed is an
             int64 tensor of shape (2,), different for every batch.
+        processes: Those that share each batch: this one makes `Processes.rows` of it, and all of
+            them together the batch that one process would make.
 
     Returns:
-        Endless dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of
-        shape (batch,), or what `mix` made of them.
+        Endless dataset of (images, labels), uint8 of shape (rows, height, width, 3) and int64 of
+        shape (rows,), or what `mix` made of them.
     """
     steps = steps_per_epoch(split.size, batch_size)
     batch_size = min(batch_size, split.size)
@@ -70,8 +75,9 @@ def train_batches(
         return transform(image, tf.stack([tf.constant(seed, tf.int64), position])), label
 
     examples = tf.data.Dataset.range(first_epoch, 2**40).flat_map(one_epoch)
+    examples, rows = _share(examples, batch_size, processes)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    batches = _batches(examples, example, batch_size, drop_remainder=True)
+    batches = _batches(examples, example, rows, drop_remainder=True)
     if mix is not None:
         numbered = batches.enumerate(first_step)  # no image has its seeds
         batches = numbered.map(lambda g, batch: mix(*batch, tf.stack([2**31 + seed, g])))
@@ -85,6 +91,7 @@ def eval_batches(
     batch_size: int,
     order: Order | None = None,
     limit: int | None = None,
+    processes: Processes = ALONE,
 ) -> tf.data.Dataset:
     """Finite dataset of each image once, in the split's own order.
 
@@ -95,6 +102,8 @@ def eval_batches(
         batch_size: Images in a batch; the last one has what is left.
         order: A shuffle, for a sample of all classes; None for the split's own order.
         limit: The highest number of images to take; None for all.
+        processes: Those that share the images: with this process's number the first image begins,
+            and each takes every `count`-th.
 
     Returns:
         Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape
@@ -108,8 +117,42 @@ def eval_batches(
     elements = split.elements(order, 0)
     if limit is not None:
         elements = elements.take(limit)
+    elements = elements.shard(processes.count, processes.index)
     batches = _batches(elements, example, batch_size, drop_remainder=False)
     return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def whole_eval_batches(
+    split: Split,
+    transform: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    batch_size: int,
+    processes: Processes = ALONE,
+) -> tf.data.Dataset:
+    """`eval_batches` whose last batch is as large as the others, for devices that share them.
+
+    It is filled up with images that have been there, whose weight is 0.
+
+    Args:
+        split: The images.
+        transform: From an image to an image of one size for all.
+        batch_size: Images in a batch.
+        processes: Those that share each batch, as in `train_batches`.
+
+    Returns:
+        Dataset of (images, labels, weights), the weights float32 of shape (rows,), 1 or 0.
+    """
+
+    def example(position: tf.Tensor, element: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, label = split.fetch(element)
+        return transform(image), label, tf.cast(position < split.size, tf.float32)
+
+    count = -(-split.size // batch_size)
+    elements = split.elements(None, 0).repeat().enumerate().take(count * batch_size)
+    elements, rows = _share(elements, batch_size, processes)
+    batches = _batches(elements, example, rows, drop_remainder=True)
+    counted = tf.data.experimental.assert_cardinality(count)
+    return batches.prefetch(_PREFETCHED_BATCHES).apply(counted)
 
 
 def sample_batches(
@@ -124,9 +167,23 @@ def sample_batches(
     return eval_batches(split, transform, batch_size=batch_size, order=order, limit=limit)
 
 
+def _share(
+    elements: tf.data.Dataset, batch_size: int, processes: Processes
+) -> tuple[tf.data.Dataset, int]:
+    """This process's elements of each batch, and how many they are."""
+    if processes.count == 1:
+        return elements, batch_size
+    rows = processes.rows(batch_size)
+
+    def mine(*batch: Any) -> Any:
+        return tf.nest.map_structure(lambda values: tf.gather(values, rows), batch)
+
+    return elements.batch(batch_size, drop_remainder=True).map(mine).unbatch(), len(rows)
+
+
 def _batches(
     elements: tf.data.Dataset,
-    example: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    example: Callable[..., tuple[tf.Tensor, ...]],
     batch_size: int,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
