@@ -37,10 +37,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from images import arrays
 from rows import (
     Row,
     append_row,
-    arrays,
     machine,
     machine_in_words,
     mean_and_spread,
@@ -48,6 +48,7 @@ from rows import (
     refused_in_a_line,
     table,
 )
+from runs import minutes_by_epoch, trained
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_keras
@@ -185,16 +186,10 @@ def train_ours(arguments: argparse.Namespace, seed: int, about: Row) -> Row:
     )
     name = f"ours-{arguments.images}-images-{arguments.epochs}-epochs-{arguments.stem}-seed{seed}"
     out = arguments.out / name
-    if (out / "recipe.toml").is_file():
-        run = kr.train(source, resume=out)
-    else:
-        values = {"epochs": arguments.epochs, "batch_size": BATCH, "seed": seed}
-        settings = [f"{key}={value}" for key, value in values.items()]
-        settings.append(f"network.stem={arguments.stem}")
-        run = kr.train(source, "small-images", out, settings=settings)
-    minutes = 0.0
-    for row in run.history:
-        minutes += row["steps"] * BATCH / row["images_per_second"] / 60
+    settings = [f"epochs={arguments.epochs}", f"batch_size={BATCH}", f"seed={seed}"]
+    settings.append(f"network.stem={arguments.stem}")
+    run = trained(source, "small-images", out, settings)
+    for row, minutes in zip(run.history, minutes_by_epoch(run), strict=True):
         values = {"epoch": int(row["epoch"]), "minutes": minutes}
         values["validation_accuracy"] = row["validation_accuracy"]
         append_row(arguments.out / "rows.jsonl", {**about, **values})

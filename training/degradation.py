@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import Arrays, mean_and_spread
+from images import Arrays
+from rows import mean_and_spread
+from runs import minutes_by_epoch, trained
 
 from keras_resnet18.machine import start_keras
 
@@ -64,18 +66,15 @@ def main() -> None:
         names |= {"seed": str(seed), "epochs": str(epochs), "batch_size": str(BATCH)}
         return [f"{key}={value}" for key, value in names.items()]
 
-    def trained(network: str, seed: int, epochs: int) -> None:
+    def train(network: str, seed: int, epochs: int) -> None:
         out = arguments.out / f"{network}-{epochs}-epochs-seed{seed}"
-        if (out / "recipe.toml").is_file():
-            kr.train(source, resume=out)
-        else:
-            kr.train(source, "small-images", out, settings=settings(network, seed, epochs))
+        trained(source, "small-images", out, settings(network, seed, epochs))
 
     for seed in range(arguments.seeds):
         for network in arguments.networks:
-            trained(network, seed, epochs)
+            train(network, seed, epochs)
     for network in arguments.networks:
-        trained(network, 0, 1)  # whose weights show the gradients after an epoch
+        train(network, 0, 1)  # whose weights show the gradients after an epoch
     if all((arguments.out / f"{name}-1-epochs-seed0/metrics.json").is_file() for name in NETWORKS):
         report(arguments, epochs, training)
 
@@ -130,16 +129,15 @@ def report(arguments: argparse.Namespace, epochs: int, training: Arrays) -> None
 def error_rows(runs: dict[tuple[str, int], Any]) -> Iterator[dict[str, Any]]:
     """Training and validation error of each epoch, as fractions."""
     for (network, seed), run in runs.items():
-        with run.history_file.open(newline="") as file:
-            for row in csv.DictReader(file):
-                yield {
-                    "network": network,
-                    "seed": seed,
-                    "epoch": int(row["epoch"]),
-                    "seconds": int(row["steps"]) * BATCH / float(row["images_per_second"]),
-                    "training_error": 1 - float(row["accuracy"]),
-                    "validation_error": 1 - float(row["validation_accuracy"]),
-                }
+        for row, minutes in zip(run.history, minutes_by_epoch(run), strict=True):
+            yield {
+                "network": network,
+                "seed": seed,
+                "epoch": int(row["epoch"]),
+                "minutes": minutes,
+                "training_error": 1 - row["accuracy"],
+                "validation_error": 1 - row["validation_accuracy"],
+            }
 
 
 def gradient_rows(arguments: argparse.Namespace, training: Arrays) -> Iterator[dict[str, Any]]:
@@ -282,7 +280,7 @@ def print_table(
             mean_and_spread([row["validation_error"] for row in at_end]),
             mean_and_spread(test),
             str(len(of_network)),
-            f"{sum(r['seconds'] for r in errors if r['network'] == network) / len(test) / 60:.1f}",
+            f"{statistics.mean(row['minutes'] for row in at_end):.1f}",
         ]
         print(f"| {network} | {' | '.join(cells)} |")
     print("\n| network | first convolution's gradient norm / the last one's | | |")

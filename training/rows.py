@@ -1,4 +1,4 @@
-"""What the programs share: rows on disk as they come, tables of them, images as arrays."""
+"""What the programs share: rows on disk as they come, and tables of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import environment
 
 Row = dict[str, Any]
-Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 # The flags that tell how fast a CPU can train, and run an int8 file.
 _SPEED = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -87,13 +84,6 @@ def machine_in_words(rows: Iterable[Mapping[str, Any]]) -> str:
         for row in rows
     )
     return "\n".join(dict.fromkeys(lines))
-
-
-def arrays(split: Any) -> Arrays:
-    """Images (n, height, width, 3), uint8 of one size, and labels (n,) of a source's split."""
-    batches = split.elements(None, 0).map(split.fetch).batch(1024).as_numpy_iterator()
-    images, labels = zip(*batches, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import Arrays, mean_and_spread
+from images import Arrays
+from rows import mean_and_spread
 
 from keras_resnet18.machine import start_tensorflow
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from rows import append_row, arrays, mean_and_spread, read_rows, refused_in_a_line, table
+from rows import append_row, mean_and_spread, read_rows, refused_in_a_line, table
 
-from keras_resnet18 import from_arrays, open_source
+from keras_resnet18 import open_source
 
 
 def test_rows_come_back_but_for_a_line_that_a_kill_cut_short(tmp_path):
@@ -36,14 +35,6 @@ def test_a_mean_has_its_spread_from_two_values_on():
 
 def test_a_table_is_markdown():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
-
-
-def test_a_split_gives_its_images_and_labels_as_arrays(digits):
-    images, labels = digits[0][:40], digits[1][:40]
-    source = from_arrays(images, labels, test=(images[:7], labels[:7]))
-    pixels, classes = arrays(source.splits["test"])
-    np.testing.assert_array_equal(pixels, images[:7])
-    np.testing.assert_array_equal(classes, labels[:7])
 
 
 def test_what_cannot_be_used_is_said_in_a_line_without_a_traceback():

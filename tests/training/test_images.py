@@ -1,0 +1,51 @@
+"""Images and answers, as the programs of training/ take them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from images import answers, arrays, mirrored
+
+from keras_resnet18 import Preprocess, from_arrays, open_source
+from keras_resnet18.errors import InputError
+
+AS_THEY_ARE = Preprocess(size=(32, 32), crop_ratio=1.0)
+
+
+@pytest.fixture
+def split(digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    return from_arrays(images, labels, test=(images[:7], labels[:7])).splits["test"]
+
+
+def test_a_split_gives_its_images_and_labels_as_arrays(split, digits):
+    images, labels = arrays(split)
+    np.testing.assert_array_equal(images, digits[0][:7])
+    np.testing.assert_array_equal(labels, digits[1][:7])
+
+
+def test_answers_are_of_changed_and_then_prepared_images(split, digits):
+    seen, labels = answers(lambda pixels: pixels, split, AS_THEY_ARE, mirrored)
+    np.testing.assert_array_equal(seen, digits[0][:7, :, ::-1])
+    np.testing.assert_array_equal(labels, digits[1][:7])
+
+
+def test_a_few_images_are_drawn_from_all_and_keep_their_labels(split, digits):
+    seen, labels = answers(lambda pixels: pixels, split, AS_THEY_ARE, limit=3)
+    kept = [i for i in range(7) if any((digits[0][i] == image).all() for image in seen)]
+    assert len(seen) == 3
+    np.testing.assert_array_equal(labels, digits[1][kept])
+
+
+def test_images_of_several_sizes_are_answered_too(split):
+    def odd(image):
+        return image[: 16 if image[:, :16].sum() % 2 else 32]
+
+    seen, _ = answers(lambda pixels: pixels, split, Preprocess(size=(8, 8)), odd)
+    assert seen.shape == (7, 8, 8, 3)
+
+
+def test_a_broken_image_is_named(broken_images):
+    split = open_source(broken_images).splits["test"]
+    with pytest.raises(InputError, match=r"bee/0\.png"):
+        answers(lambda pixels: pixels, split, Preprocess(size=(8, 8)))
