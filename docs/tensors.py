@@ -13,7 +13,7 @@ from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet18.tflite_file.contents import read_labels
+from keras_resnet18.tflite_file.contents import contents
 
 PAGES = tuple(Path(__file__).with_name(name) for name in ("android.md", "ios.md"))
 
@@ -35,7 +35,7 @@ def table(paths: Sequence[Path]) -> str:
             ("output", signature.get_output_details()),
         ):
             lines += [_row(path, role, name, details) for name, details in tensors.items()]
-        names = read_labels(path) or []
+        names = contents(path).labels or []
         labels.append(f"{len(names)} in `{path.name}` ({', '.join(names)})")
     lines += [
         "",

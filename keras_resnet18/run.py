@@ -18,6 +18,7 @@ from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.staging import staged, to_json
+from keras_resnet18.threshold import check_threshold
 
 DEFAULT_FOLDER = Path("saved_models")
 
@@ -152,6 +153,16 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test."""
         return self._read_json(self.metrics_file)
+
+    @property
+    def threshold(self) -> float | None:
+        """Highest probability below which an image is "none of these"; None without one."""
+        calibration = self.metrics.get("calibration", {})
+        try:
+            check_threshold(threshold := calibration.get("threshold"))
+        except (AttributeError, InputError):
+            raise _damaged(self.metrics_file) from None
+        return None if threshold is None else float(threshold)
 
     @property
     def history(self) -> list[dict[str, float]]:

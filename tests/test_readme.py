@@ -15,7 +15,7 @@ from small import colour_digits
 
 from keras_resnet18 import save_weights
 from keras_resnet18.runtime.exported import TFLiteFile
-from keras_resnet18.tflite_file.contents import read_labels
+from keras_resnet18.tflite_file.contents import contents
 
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -107,7 +107,7 @@ def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypat
     pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     expected, got = resnet18.predict_on_batch(pixels), TFLiteFile(Path("resnet18.tflite"))(pixels)
     np.testing.assert_allclose(got, expected, atol=1e-6)
-    assert read_labels(Path("resnet18.tflite"))[:2] == ["tench", "goldfish"]
+    assert contents(Path("resnet18.tflite")).labels[:2] == ["tench", "goldfish"]
 
 
 def test_the_feature_pyramid_has_a_level_at_each_stride():

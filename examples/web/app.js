@@ -79,7 +79,9 @@ async function answer(image) {
   show(pixels);
   element("answers").replaceChildren(...best.map((i) => row(model.labels[i], probabilities[i])));
   element("result").hidden = false;
-  const first = `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
+  const highest = `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
+  const first =
+    probabilities[best[0]] < model.threshold ? `None of these (best: ${highest})` : highest;
   return { best: first, prepare: prepared - start, run: done - prepared };
 }
 

@@ -12,8 +12,8 @@ let runtime; // a promise: LiteRT.js can be loaded once
 /**
  * Opens a .tflite file that takes uint8 pixels and gives float32 probabilities.
  *
- * Returns {name, labels, spec, run(pixels), close()}; `spec` is how images are prepared, `run`
- * takes a Uint8Array of height × width × 3 and gives a Float32Array of one probability a label.
+ * Returns {name, labels, spec, threshold, run(pixels), close()}; `spec` is how images are
+ * prepared, below the probability `threshold` an image is none of the classes, `run` takes a Uint8Array of height × width × 3 and gives a Float32Array of one probability a label.
  * Throws an Error of one line if the file is none, or if LiteRT.js cannot run it.
  */
 export async function openModel(file) {
@@ -30,6 +30,7 @@ export async function openModel(file) {
       name: file.name,
       labels: readLabels(packed["labels.txt"], classes, file.name),
       spec: readSpec(packed["preprocess.json"], shape.slice(1, 3), file.name),
+      threshold: readThreshold(packed["threshold.json"], file.name),
       run: (pixels) => run(compiled, pixels, shape),
       close: () => compiled.delete(),
     };
@@ -68,7 +69,7 @@ function checkedShape(compiled, name) {
 
 /** Files in the zip archive behind the model, bytes by name. */
 function unpack(bytes) {
-  const names = ["labels.txt", "preprocess.json"];
+  const names = ["labels.txt", "preprocess.json", "threshold.json"];
   try {
     return unzipSync(bytes, { filter: (entry) => names.includes(entry.name) });
   } catch (error) {
@@ -87,6 +88,22 @@ function readSpec(packed, size, name) {
     );
   }
   return spec;
+}
+
+/** The highest probability below which an image is none of the classes; 0 without a threshold. */
+function readThreshold(packed, name) {
+  if (!packed) return 0;
+  const text = strFromU8(packed);
+  let threshold;
+  try {
+    threshold = JSON.parse(text).score_threshold;
+  } catch {
+    // refused below
+  }
+  if (!(threshold >= 0 && threshold <= 1)) {
+    throw new Error(`The threshold.json in ${name} must have a probability. Received: ${text}`);
+  }
+  return threshold;
 }
 
 /** The classes' names, or their numbers if there are none. */

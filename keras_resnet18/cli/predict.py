@@ -13,6 +13,7 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
+from keras_resnet18.threshold import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from keras_resnet18.commands.predict import Prediction
@@ -27,12 +28,24 @@ def predict(
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of classes to name for each image.")
     ] = 3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help="Say 'none of these' where no class has this probability; 0 never does. "
+            "[default: the model's own score threshold]",
+            show_default=False,
+        ),
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in UTF-8.")] = False,
 ) -> None:
     """Name the most probable classes of images.
 
-    Prints a row for each file, in the order given. A file that cannot be read gets a row that says
-    why, and the exit status is 1.
+    Prints a row for each file, in the order given; 'none of these', where the highest probability
+    is below the score threshold that the training found on validation images. A file that cannot be
+    read gets a row that says why, and the exit status is 1.
     """
     if model.is_dir():  # the other models are run without TensorFlow
         machine.start_keras()
@@ -40,7 +53,7 @@ def predict(
 
     # on a terminal the rows themselves show how far it is
     console = Console(stderr=True, quiet=sys.stdout.isatty())
-    rows = predict(model, images, top=top, console=console)
+    rows = predict(model, images, top=top, threshold=threshold, console=console)
     broken = (_print_csv if as_csv else _print_text)(rows, top)
     if broken:
         raise typer.Exit(1)
@@ -50,7 +63,11 @@ def _print_text(rows: Iterable[Prediction], top: int) -> int:
     broken = 0
     for row in rows:
         broken += row.error is not None
-        print(row.path, row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top), sep="  ")
+        answer = row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top)
+        if row.none_of_these:
+            name, p = row.top[0]
+            answer = f"{NONE_OF_THESE} (best: {name} {p:.1%})"
+        print(row.path, answer, sep="  ")
     return broken
 
 
@@ -64,8 +81,10 @@ def _print_csv(rows: Iterable[Prediction], top: int) -> int:
             width = min(top, row.classes)
             kinds = ("class", "probability")
             names = [f"{kind}_{i}" for i in range(1, width + 1) for kind in kinds]
-            writer.writerow(["file", *names, "error"])
+            writer.writerow(["file", *names, "none_of_these", "error"])
         broken += row.error is not None
         cells = [cell for name, p in row.top for cell in (name, f"{p:.6f}")]
-        writer.writerow([row.path, *cells, *[""] * (2 * width - len(cells)), row.error or ""])
+        none = "" if row.none_of_these is None else str(row.none_of_these).lower()
+        cells += [""] * (2 * width - len(cells))
+        writer.writerow([row.path, *cells, none, row.error or ""])
     return broken

@@ -78,6 +78,7 @@ def _about_run(path: Path) -> str:
             f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
             f"wrote: copy them from a backup, or train again. Received: {path}, {found}"
         ) from None
+    facts["score threshold"] = _threshold(run.threshold)
     facts["labels"] = _labels(run.labels)
     return f"{facts_table(facts)}\n\n{_about_model(run.model)}"
 
@@ -115,6 +116,7 @@ def _about_onnx(path: Path) -> str:
             "output": f"{OUTPUT}, float32 batch×{file.classes}",
             "operators": operators_in_words(onnx_op_histogram(path)),
             "labels": "none" if file.labels is None else _labels(file.labels),
+            "score threshold": _threshold(file.threshold),
         }
     )
 
@@ -130,6 +132,7 @@ def _about_saved_model(path: Path) -> str:
         facts["images"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
     facts["operators"] = operators_in_words(folder.op_histogram())
     facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
+    facts["score threshold"] = _threshold(folder.threshold)
     return facts_table(facts)
 
 
@@ -147,8 +150,13 @@ def _about_metadata(said: dict[str, Any]) -> dict[str, str]:
         "normalization": "not said"
         if normalization is None
         else "mean {}, standard deviation {}".format(*map(_numbers, normalization)),
+        "score threshold": _threshold(metadata.score_threshold(said)),
         "metadata": f"for parsers from {said.get('min_parser_version', 'an unsaid version')} on",
     }
+
+
+def _threshold(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:.1%}"
 
 
 def _tensor(tensor: Tensor) -> str:

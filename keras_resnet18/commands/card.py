@@ -58,6 +58,7 @@ def _text(run: Run, name: str, images: str, figures: Mapping[str, Any]) -> str:
     listed = ", ".join(f"`{label}`" for label in run.labels[:_CLASSES])
     if (more := len(run.labels) - _CLASSES) > 0:
         listed += f" and {more:,} more"
+    calibrated = _calibrated(run)
     accuracy = in_words(figures["accuracy"], figures["interval"], figures["n"])
     return f"""{_OURS}
 
@@ -70,8 +71,8 @@ A classifier of images into {len(run.labels):,} classes: {listed}.
 Top-1 accuracy on the test images: {accuracy}.
 
 {"".join(f"- {_escaped(note)}{chr(10)}" for note in notes(figures))}
-Each class has its figures in `metrics.json`; `report.html` shows the hardest mistakes. On images of
-another kind than those it was trained on, and on images of none of its classes, it will be wrong.
+Each class has its figures in `metrics.json`; `report.html` shows the hardest mistakes. {calibrated}
+On images of another kind than those it was trained on it may be sure and wrong.
 
 ## How to use it
 
@@ -91,6 +92,15 @@ probabilities = model.predict(pixels)  # pixels: (n, {height}, {width}, 3), RGB,
 {network.name} (stem `{network.stem}`), recipe `{run.recipe.name}` in `recipe.toml`, on `{images}`.
 Versions and device are in `environment.json`.
 """
+
+
+def _calibrated(run: Run) -> str:
+    if run.threshold is None:
+        return "Its probabilities are not calibrated."
+    return (
+        f"Its probabilities\nare calibrated on validation images. Where the highest is below "
+        f"{run.threshold:.1%},\nthe image is best taken for none of the classes."
+    )
 
 
 def _escaped(text: str) -> str:

@@ -52,7 +52,7 @@ def evaluate(
     found = measure_splits(
         classifier.predict, whole.splits, whole.numbers, classifier.preprocess, classifier.labels
     )
-    found = dataclasses.replace(found, trained_on=trained_on)
+    found = dataclasses.replace(found, trained_on=trained_on, threshold=classifier.threshold)
     if out is not None:
         about = {
             "model": str(model.path if isinstance(model, Run) else model),

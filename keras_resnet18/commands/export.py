@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -27,6 +28,7 @@ from keras_resnet18.runtime.classifier import open_images
 from keras_resnet18.runtime.exported import check_onnx_extra
 from keras_resnet18.staging import check_parent
 from keras_resnet18.tflite_file.metadata import check_about
+from keras_resnet18.threshold import THRESHOLD_FILE, threshold_to_json
 from keras_resnet18.verification.report import ExportReport
 
 # Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
@@ -152,24 +154,25 @@ def _export(
             return None
         return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
 
+    threshold = run.threshold
+    about_run: dict[str, Any] = {
+        "labels": run.labels,
+        "preprocess": run.preprocess,
+        "score_threshold": threshold,
+    }
     calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
     for name in formats:
         path = out / EXPORTS[name].file
         with broken_images_named():
             if name == "saved_model":
-                report = export_saved_model(
-                    run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
-                )
+                report = export_saved_model(run.model, path, **about_run, check=check)
             elif name == "onnx":
-                report = export_onnx(
-                    run.model, path, labels=run.labels, preprocess=run.preprocess, check=check
-                )
+                report = export_onnx(run.model, path, **about_run, check=check)
             else:
                 report = export_tflite(
                     run.model,
                     path,
-                    labels=run.labels,
-                    preprocess=run.preprocess,
+                    **about_run,
                     quantize=name.partition("-")[2] or None,
                     calibration=calibration,
                     check=check,
@@ -177,4 +180,8 @@ def _export(
                 )
         for file in (run.labels_file, run.preprocess_file):
             run.write_text(out / file.name, file.read_text(encoding="utf-8-sig"))
+        if threshold is not None:
+            run.write_text(out / THRESHOLD_FILE, threshold_to_json(threshold))
+        else:  # of another run that was exported here
+            (out / THRESHOLD_FILE).unlink(missing_ok=True)
         yield report

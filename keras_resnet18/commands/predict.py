@@ -17,6 +17,7 @@ from keras_resnet18.errors import InputError, within
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.run import Run
 from keras_resnet18.runtime.classifier import Classifier, image_files, open_classifier
+from keras_resnet18.threshold import check_threshold
 
 _BATCH = 16
 
@@ -31,12 +32,15 @@ class Prediction:
             the file could not be read.
         error: Why it could not be read, in one line; else None.
         classes: How many classes the classifier knows.
+        none_of_these: Whether the highest probability is below the score threshold, so that the
+            image is of none of the classes; None without a threshold.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...]
     error: str | None
     classes: int
+    none_of_these: bool | None
 
 
 def predict(
@@ -44,6 +48,7 @@ def predict(
     images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     top: int = 3,
+    threshold: float | None = None,
     console: Console | None = None,
 ) -> Iterator[Prediction]:
     """Names the most probable classes of images.
@@ -55,6 +60,7 @@ def predict(
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
         images: Image files, and folders for all images in them; one or several.
         top: How many classes to name for each; all of them, if there are fewer.
+        threshold: Score threshold in place of the model's own; 0 answers every image.
         console: Where progress is shown; nowhere by default.
 
     Returns:
@@ -64,10 +70,12 @@ def predict(
         InputError: If the model cannot be opened, or a folder holds no images.
     """
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
+    check_threshold(threshold, "threshold")
     several = [images] if isinstance(images, str | os.PathLike) else images
-    return _predictions(
-        open_classifier(model), image_files(several), top, console or Console(quiet=True)
-    )
+    classifier = open_classifier(model)
+    if threshold is not None:
+        classifier = dataclasses.replace(classifier, threshold=threshold)
+    return _predictions(classifier, image_files(several), top, console or Console(quiet=True))
 
 
 def _predictions(
@@ -94,5 +102,8 @@ def _predictions(
             for path, image in zip(paths, batch, strict=True):
                 error = image if isinstance(image, str) else None
                 named = () if error else tuple(next(best))
-                yield Prediction(path, named, error, len(classifier.labels))
+                none = None
+                if named and classifier.threshold is not None:
+                    none = named[0][1] < classifier.threshold
+                yield Prediction(path, named, error, len(classifier.labels), none)
                 advance(1)

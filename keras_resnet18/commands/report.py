@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from keras_resnet18.data.splits import Split
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import measure, notes
 from keras_resnet18.evaluation.activation import activation_maps
-from keras_resnet18.evaluation.calibration import reliability
+from keras_resnet18.evaluation.calibration import Reliability, reliability
 from keras_resnet18.evaluation.mistakes import confusions, hardest_mistakes, images_at
 from keras_resnet18.evaluation.predictions import Predictions, read_predictions, write_predictions
 from keras_resnet18.figures.page import Mistake, Report, page
@@ -63,16 +64,16 @@ def write_report(run: Run, images: Split | None, model: Any = None) -> Path:
         model: The network, where it is open already.
     """
     figures, found = _answers(run, images)
-    if "per_class" not in figures:
+    if "coverage" not in figures:
         raise InputError(
-            "a report needs figures of each class: train again. "
-            f"Received: {run.metrics_file} without them"
+            "a report needs the figures that this version measures: train again. "
+            f"Received: {run.metrics_file} without some"
         )
     wrong = int((found.labels != found.predictions).sum())
     mistakes = [] if images is None else _mistakes(run, found, images, model)
     matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.labels)))
     confused = confusions(found, _CONFUSIONS)
-    calibration, facts = _calibration(found)
+    calibration, facts = _calibration(run, figures, found)
     contents = Report(
         name=run.path.absolute().name,
         figures=figures,
@@ -84,6 +85,7 @@ def write_report(run: Run, images: Split | None, model: Any = None) -> Path:
         curves=_curves(run),
         calibration=calibration,
         calibration_facts=facts,
+        data_check=_data_check(run),
         made=_made(run),
         command=_command(run),
         recipe=run.recipe.to_toml(),
@@ -115,6 +117,7 @@ def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predict
         )
     classifier = open_classifier(run)
     found = measure(classifier.predict, images, classifier.preprocess, classifier.labels)
+    found = dataclasses.replace(found, threshold=classifier.threshold)
     with staged(run.predictions_file) as new:
         write_predictions(found, new)
     return found.to_dict(), read_predictions(run.predictions_file, run.labels)
@@ -166,11 +169,39 @@ def _curves(run: Run) -> dict[str, bytes]:
     }
 
 
-def _calibration(found: Predictions) -> tuple[dict[str, bytes], dict[str, str]]:
-    now = reliability(found.probabilities, found.labels == found.predictions)
-    plot = reliability_svg({"test images": (now.probability, now.accuracy, now.n)})
+def _calibration(
+    run: Run, figures: Mapping[str, Any], found: Predictions
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The plot of reliability, and the figures beside it."""
+    said = run.metrics.get("calibration")
+    curves, facts = {}, {}
+    if said is not None:
+        facts["temperature"] = f"{said['temperature']:.3g}, from {said['n']:,} validation images"
+        for name, key in (("before", "before"), ("calibrated", "after")):
+            curves[f"validation images, {name}"] = Reliability.from_dict(said[key])
+        if said["threshold"] is None:
+            facts["temperature"] = f"1: {said['n']:,} validation images are too few for another"
+            curves = {"validation images": curves["validation images, calibrated"]}
+    curves["test images"] = reliability(found.probabilities, found.labels == found.predictions)
+    for name, one in curves.items():
+        facts[f"calibration error (ECE), {name}"] = f"{one.ece:.1%}"
+    if figures["threshold"] is not None:
+        facts["score threshold"] = f"{figures['threshold']:.1%}"
+        facts["test images answered at it"] = f"{figures['coverage']:.1%}"
+        if figures["accuracy_answered"] is not None:
+            facts["of these right"] = f"{figures['accuracy_answered']:.1%}"
+    plot = reliability_svg({k: (x.probability, x.accuracy, x.n) for k, x in curves.items()})
     alt = "Fraction of right answers against the probability of the predicted class, in ten bins"
-    return {alt: plot}, {"calibration error (ECE)": f"{now.ece:.1%} on the test images"}
+    return {alt: plot}, facts
+
+
+def _data_check(run: Run) -> list[str]:
+    """What was found about the images before the training, a line each."""
+    facts = run.metrics.get("images", {})
+    lines = [finding["text"] for finding in facts.get("findings", [])]
+    if facts.get("left_out"):
+        lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
+    return lines
 
 
 def _made(run: Run) -> dict[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from rich.console import Console
 
 from keras_resnet18.commands.batches import class_weights, make_batches
+from keras_resnet18.commands.calibrate import calibrate_network
 from keras_resnet18.commands.images import AnySource, in_words, look
 from keras_resnet18.commands.network import build_network
 from keras_resnet18.commands.report import write_report
@@ -30,6 +32,7 @@ from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.device import device_name, dtype_policy, missing_gpu
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
+from keras_resnet18.evaluation.calibration import Calibration
 from keras_resnet18.evaluation.predictions import write_predictions
 from keras_resnet18.evaluation.table import print_classes
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
@@ -123,7 +126,22 @@ def train(
     return _finished(path, results, console)
 
 
-Results = tuple[list[Row], Mapping[str, Evaluation], Split, keras.Model]
+class Results(NamedTuple):
+    """What a training ends with.
+
+    Attributes:
+        rows: Its history.
+        calibration: Of the network.
+        evaluations: On validation and test images.
+        images: The test images.
+        model: The network.
+    """
+
+    rows: list[Row]
+    calibration: Calibration
+    evaluations: Mapping[str, Evaluation]
+    images: Split
+    model: keras.Model
 
 
 def _resume(path: Path, source: AnySource | None, console: Console) -> Run:
@@ -201,23 +219,28 @@ def _train(
             evaluate = functools.partial(
                 measure, preprocess=task.preprocess, classes=task.source.classes
             )
+            splits = task.source.splits
+            calibration = calibrate_network(model, splits["validation"], task.preprocess, training)
             evaluations = {
-                name: evaluate(model.predict_on_batch, task.source.splits[name])
+                name: dataclasses.replace(
+                    evaluate(model.predict_on_batch, splits[name]), threshold=calibration.threshold
+                )
                 for name in ("validation", "test")
             }
             with staged(training.predictions_file) as new:
                 write_predictions(evaluations["test"], new)
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
             kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
-            facts = task.images.facts
-            about = {"left_out": len(facts["left_out"]), "findings": facts["findings"]}
-            training.write_json(training.metrics_file, {**figures, **kept, "images": about})
+            images = task.images.facts
+            about = {"left_out": len(images["left_out"]), "findings": images["findings"]}
+            facts = {"calibration": calibration.to_dict(), "images": about}
+            training.write_json(training.metrics_file, {**figures, **kept, **facts})
     except BaseException:
         with contextlib.suppress(OSError):  # a terminal that hung up
             console.print(run.unfinished_in_words(training))
         raise
     _plot(training, rows, evaluations["test"], console)
-    return rows, evaluations, task.source.splits["test"], model
+    return Results(rows, calibration, evaluations, splits["test"], model)
 
 
 def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None:
@@ -236,14 +259,16 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
 def _finished(path: Path, results: Results | None, console: Console) -> Run:
     run = load_run(path)
     if results is not None:
-        rows, evaluations, images, model = results
-        console.print(best_in_words(rows))
-        for name, evaluation in evaluations.items():
+        console.print(best_in_words(results.rows))
+        for line in results.calibration.in_words():
+            console.print(line)
+        for name, evaluation in results.evaluations.items():
             console.print(f"{name:10} accuracy {evaluation}")
-        for note in evaluations["test"].notes():
+        test = results.evaluations["test"]
+        for note in test.notes():
             console.print(f"{'':10} {note}")
-        print_classes(console, evaluations["test"].per_class, str(run.metrics_file))
-        _report(run, images, model, console)
+        print_classes(console, test.per_class, str(run.metrics_file))
+        _report(run, results.images, results.model, console)
     console.print(f"everything lies in {run.path}")
     return run
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Split, listed
+from keras_resnet18.evaluation.calibration import reliability
 from keras_resnet18.evaluation.interval import in_words, interval
 from keras_resnet18.evaluation.per_class import (
     ClassFigures,
@@ -49,6 +50,7 @@ class Evaluation:
         classes: Names of all classes.
         names: The images' names, or their numbers from 0 where they have none.
         trained_on: How many of the images the classifier was trained on; None if that is not known.
+        threshold: Score threshold below which an image counts as refused; None without one.
     """
 
     accuracy: float
@@ -62,6 +64,7 @@ class Evaluation:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     trained_on: int | None = 0
+    threshold: float | None = None
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
@@ -72,6 +75,26 @@ class Evaluation:
     def balanced_accuracy(self) -> float:
         """Mean recall of the classes with images, 0 to 1."""
         return balanced_accuracy(self.per_class)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, 0 to 1."""
+        return reliability(self.probabilities, self.labels == self.predictions).ece
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the images whose highest probability reaches the score threshold, 0 to 1."""
+        return float(self._answered.mean())
+
+    @property
+    def accuracy_answered(self) -> float | None:
+        """Fraction of those that are right, 0 to 1; None if there are none."""
+        right = (self.labels == self.predictions)[self._answered]
+        return float(right.mean()) if len(right) else None
+
+    @property
+    def _answered(self) -> npt.NDArray[np.bool_]:
+        return self.probabilities >= (self.threshold or 0)
 
     @property
     def never_tested(self) -> tuple[str, ...]:
@@ -91,6 +114,10 @@ class Evaluation:
             "majority_class": always,
             "majority_accuracy": share,
             "never_tested": list(self.never_tested),
+            "ece": self.ece,
+            "threshold": self.threshold,
+            "coverage": self.coverage,
+            "accuracy_answered": self.accuracy_answered,
             "per_class": to_rows(self.per_class),
         }
 
@@ -113,7 +140,7 @@ class Evaluation:
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """Lines that qualify the accuracy: the majority class, classes that were never tested.
+    """Lines that qualify the accuracy: the majority class, classes never tested, the threshold.
 
     Args:
         figures: `Evaluation.to_dict()`.
@@ -124,6 +151,12 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
     if figures["never_tested"]:
         lines.append(f"classes without an image: {listed(figures['never_tested'])}")
+    if figures["threshold"] is not None:
+        answered, right = figures["coverage"], figures["accuracy_answered"]
+        lines.append(
+            f"at the score threshold of {figures['threshold']:.1%}, {answered:.1%} of the images "
+            f"are answered" + ("" if right is None else f", and {right:.2%} of these right")
+        )
     return lines
 
 

@@ -16,6 +16,7 @@ from keras_resnet18.exporters.process import run_converter
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.exported import OnnxFile, Predict, check_onnx_extra
 from keras_resnet18.staging import to_json
+from keras_resnet18.threshold import check_threshold, threshold_to_json
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
 
@@ -29,6 +30,7 @@ def export_onnx(
     *,
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    score_threshold: float | None = None,
     check: Any = None,
 ) -> ExportReport:
     """Writes an .onnx file that takes pixels and gives probabilities, verified by ONNX Runtime.
@@ -47,6 +49,8 @@ def export_onnx(
         path: The file to write; one that exists is replaced.
         labels: The classes' names in the order of the model's output.
         preprocess: How images become the model's pixels.
+        score_threshold: Highest probability below which an image is "none of these"; as JSON under
+            the metadata's key `threshold`.
         check: Held-out images to compare on: a `tf.data.Dataset` or arrays, of images or
             (image, label), batched or not; with labels, top-1 accuracy is measured too. By default
             noise, on which accuracy is not measured.
@@ -62,6 +66,7 @@ def export_onnx(
     serving.check_model(model, labels)
     serving.check_size(model, "an .onnx file")
     serving.check_preprocess(model, preprocess)
+    check_threshold(score_threshold)
     shape = model.input_shape[1:]
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
@@ -71,6 +76,8 @@ def export_onnx(
             properties["labels"] = "\n".join(labels)
         if preprocess is not None:
             properties["preprocess"] = to_json(preprocess.to_dict())
+        if score_threshold is not None:
+            properties["threshold"] = threshold_to_json(score_threshold)
         _tidy(new, properties)
         return OnnxFile(new), op_histogram(new)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,13 @@ from keras_resnet18.formats import FLOAT32_TOLERANCE, OUTPUT
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.runtime.exported import (
     PREPROCESS_IN_SAVED_MODEL,
+    THRESHOLD_IN_SAVED_MODEL,
     Predict,
     SavedModelFolder,
     class_names,
 )
+from keras_resnet18.staging import to_json
+from keras_resnet18.threshold import check_threshold, threshold_to_json
 from keras_resnet18.verification import reference
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
@@ -43,6 +45,7 @@ def export_saved_model(
     *,
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    score_threshold: float | None = None,
     check: Any = None,
 ) -> ExportReport:
     """Writes a SavedModel that takes images and gives probabilities, verified by TensorFlow.
@@ -79,6 +82,8 @@ def export_saved_model(
             until it covers that and its middle is cut out, so that pixels of the model's size stay
             as they are. A run and named weights have their own (`run.preprocess`,
             `find_weights("imagenet").preprocess`), which crop a little more.
+        score_threshold: Highest probability below which an image is "none of these", for
+            `assets.extra/threshold.json`; the endpoints' probabilities are what they are.
         check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
             arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
             measured too. By default noise, on which accuracy is not measured.
@@ -91,6 +96,7 @@ def export_saved_model(
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
     serving.check_model(model, labels)
+    check_threshold(score_threshold)
     preprocess = _preprocess(model, preprocess)
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     if check is None:
@@ -98,10 +104,14 @@ def export_saved_model(
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
+        files = {}
         if preprocess is not None:
-            file = new / PREPROCESS_IN_SAVED_MODEL
-            file.parent.mkdir()
-            file.write_text(json.dumps(preprocess.to_dict(), indent=2) + "\n", encoding="utf-8")
+            files[new / PREPROCESS_IN_SAVED_MODEL] = to_json(preprocess.to_dict())
+        if score_threshold is not None:
+            files[new / THRESHOLD_IN_SAVED_MODEL] = threshold_to_json(score_threshold)
+        for file, text in files.items():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         served = SavedModelFolder(new)
         _check_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
         return served, {}

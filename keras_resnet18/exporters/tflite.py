@@ -20,6 +20,7 @@ from keras_resnet18.runtime.exported import Predict, TFLiteFile
 from keras_resnet18.staging import to_json
 from keras_resnet18.tflite_file import metadata
 from keras_resnet18.tflite_file.contents import add_metadata, append_files, keep_softmax_float
+from keras_resnet18.threshold import THRESHOLD_FILE, check_threshold, threshold_to_json
 from keras_resnet18.verification.compare import MIN_AGREEMENT, check_graph
 from keras_resnet18.verification.pixels import pixel_batches
 from keras_resnet18.verification.report import ExportReport
@@ -38,6 +39,7 @@ def export_tflite(
     *,
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    score_threshold: float | None = None,
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
@@ -59,6 +61,8 @@ def export_tflite(
         labels: The classes' names in the order of the model's output, to pack into the file.
         preprocess: How images become the model's pixels, to pack into the file: `predict`,
             `evaluate` and the web page then prepare them so.
+        score_threshold: Highest probability below which an image is "none of these", for the
+            metadata, which MediaPipe obeys, and as `threshold.json` behind the model.
         quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
             the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
             weights and activations, a quarter. The softmax is float32 in all of them.
@@ -83,6 +87,7 @@ def export_tflite(
     serving.check_size(model, "a .tflite file")
     serving.check_preprocess(model, preprocess)
     _check_arguments(quantize, calibration, check, min_agreement)
+    check_threshold(score_threshold)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
     if check is None and calibration is None:
@@ -105,8 +110,14 @@ def export_tflite(
             files[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
         if preprocess is not None:
             files[PREPROCESS_FILE] = to_json(preprocess.to_dict())
+        if score_threshold is not None:
+            files[THRESHOLD_FILE] = threshold_to_json(score_threshold)
         tables = metadata.describe_model(
-            twin, labelled=LABELS_FILE in files, prepared=PREPROCESS_FILE in files, about=about
+            twin,
+            labelled=LABELS_FILE in files,
+            prepared=PREPROCESS_FILE in files,
+            score_threshold=score_threshold,
+            about=about,
         )
         add_metadata(new, metadata.pack(tables))
         if files:

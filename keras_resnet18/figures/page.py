@@ -58,6 +58,7 @@ class Report:
         curves: Plots as SVG, by their description.
         calibration: Plots as SVG, by their description.
         calibration_facts: Figures beside them.
+        data_check: What was found about the images, a line each.
         made: Source, versions, device and time, by name.
         command: The command that makes it again.
         recipe: The recipe, as TOML.
@@ -74,6 +75,7 @@ class Report:
     curves: Mapping[str, bytes]
     calibration: Mapping[str, bytes]
     calibration_facts: Mapping[str, str]
+    data_check: Sequence[str]
     made: Mapping[str, str]
     command: str
     recipe: str
@@ -98,6 +100,7 @@ def page(report: Report) -> str:
         confused=_confused(report),
         classes=_classes(figures["per_class"]),
         calibration=_calibration(report),
+        data_check=_data_check(report.data_check),
         curves=_plots(report.curves),
         made=_facts(report.made),
         command=_text(report.command),
@@ -253,9 +256,17 @@ def _calibration(report: Report) -> str:
     facts = f"<dl>\n{_facts(report.calibration_facts)}\n</dl>"
     return (
         "<p>Where a probability is right, of the answers said with 80 % four in five are right: "
-        "the points lie on the diagonal.</p>\n"
+        "the points lie on the diagonal. Below the score threshold, which 95 % of the validation "
+        "images reach, the answer is “none of these”; on images of another kind than those it was "
+        "trained on, the network may be sure and wrong all the same.</p>\n"
         f'<div class="plots">\n{_plots(report.calibration)}\n{facts}\n</div>'
     )
+
+
+def _data_check(lines: Sequence[str]) -> str:
+    if not lines:
+        return "<p>No image is in two classes or two splits, and none was left out.</p>"
+    return "<ul>\n" + "\n".join(f"<li>{_text(line)}</li>" for line in lines) + "\n</ul>"
 
 
 def _plots(plots: Mapping[str, bytes]) -> str:

@@ -33,12 +33,14 @@ class Classifier:
         labels: The classes' names.
         preprocess: How an image becomes those pixels.
         run: The run that it is of, if that is known.
+        threshold: Highest probability below which an image is "none of these"; None without one.
     """
 
     predict: Predict
     labels: tuple[str, ...]
     preprocess: Preprocess
     run: Run | None
+    threshold: float | None = None
 
     def open_images(self, data: str | None = None) -> Source:
         """The labelled images that it was trained on, or others of the same classes.
@@ -184,7 +186,8 @@ def _from_run(run: Run) -> Classifier:
     from keras_resnet18.device import fastest_jit  # imports Keras
 
     run.model.compile(jit_compile=fastest_jit())
-    return Classifier(run.model.predict_on_batch, run.labels, run.preprocess, run)
+    predict = run.model.predict_on_batch
+    return Classifier(predict, run.labels, run.preprocess, run, run.threshold)
 
 
 def _from_exported(path: Path) -> Classifier:
@@ -201,4 +204,5 @@ def _from_exported(path: Path) -> Classifier:
             f"classes and {len(file.labels)} labels: export it again"
         )
     preprocess = file.preprocess or preprocess_beside(path, tuple(size))
-    return Classifier(file, class_names(file.labels, file.classes), preprocess, run_of(path))
+    labels = class_names(file.labels, file.classes)
+    return Classifier(file, labels, preprocess, run_of(path), file.threshold)

@@ -19,14 +19,17 @@ from keras_resnet18.errors import ExportError, InputError, check_utf8
 from keras_resnet18.formats import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.tflite_file.contents import read_file, read_labels
+from keras_resnet18.tflite_file.contents import contents, read_file
+from keras_resnet18.tflite_file.metadata import score_threshold
+from keras_resnet18.threshold import THRESHOLD_FILE, threshold_from_json
 
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-# Where a SavedModel keeps what its graph does to images; the folder is the format's own place for
-# what other programs add.
+# Where a SavedModel keeps what its graph does to images, and its score threshold; the folder is the
+# format's own place for what other programs add.
 PREPROCESS_IN_SAVED_MODEL = Path("assets.extra") / PREPROCESS_FILE
+THRESHOLD_IN_SAVED_MODEL = Path("assets.extra") / THRESHOLD_FILE
 
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
@@ -49,6 +52,7 @@ class TFLiteFile:
         classes: How many.
         labels: Their names, if it has them.
         preprocess: How images become those pixels, if it says so.
+        threshold: Highest probability below which it says "none of these", if it has one.
 
     Raises:
         InputError: If what is packed into it is broken.
@@ -86,8 +90,10 @@ class TFLiteFile:
         self._lock = threading.Lock()  # an interpreter answers one thread at a time
         self.image_shape = tuple(map(int, self.input["shape"][1:]))
         self.classes = int(self.output["shape"][1])
-        self.labels = None if (labels := read_labels(path)) is None else tuple(labels)
+        said = contents(path)
+        self.labels = None if said.labels is None else tuple(said.labels)
         self.preprocess = _preprocess(path, read_file(path, PREPROCESS_FILE), self.image_shape)
+        self.threshold = score_threshold(said.metadata or {})
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -113,6 +119,7 @@ class SavedModelFolder:
         classes: How many.
         labels: Their names, if it has them.
         preprocess: What its graph does to images of other sizes, if it takes those.
+        threshold: Highest probability below which it says "none of these", if it has one.
         signatures: Its endpoints, by name.
 
     Raises:
@@ -151,6 +158,9 @@ class SavedModelFolder:
         self.preprocess = None
         if (file := path / PREPROCESS_IN_SAVED_MODEL).is_file():
             self.preprocess = Preprocess.read(file)
+        self.threshold = None
+        if (file := path / THRESHOLD_IN_SAVED_MODEL).is_file():
+            self.threshold = threshold_from_json(file.read_text(encoding="utf-8"), file)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -197,6 +207,7 @@ class OnnxFile:
         classes: How many.
         labels: Their names, if it has them.
         preprocess: How images become those pixels, if it says so.
+        threshold: Highest probability below which it says "none of these", if it has one.
 
     Raises:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
@@ -232,6 +243,8 @@ class OnnxFile:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.labels = tuple(metadata["labels"].split("\n")) if "labels" in metadata else None
         self.preprocess = _preprocess(path, metadata.get("preprocess"), self.image_shape)
+        threshold = metadata.get("threshold")
+        self.threshold = None if threshold is None else threshold_from_json(threshold, path)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""

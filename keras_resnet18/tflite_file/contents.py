@@ -169,15 +169,6 @@ def read_file(path: Path, name: str) -> str | None:
         raise InputError(f"{path} has a {name} that cannot be unpacked: export it again") from None
 
 
-def read_labels(path: Path) -> list[str] | None:
-    """The labels that lie behind a model, in the file that its metadata names; None if none do.
-
-    Raises:
-        InputError: If the file is broken.
-    """
-    return contents(path).labels
-
-
 def _labels(path: Path, about: dict[str, Any]) -> list[str] | None:
     text = read_file(path, metadata.labels_file(about) or LABELS_FILE)
     return None if text is None else text.splitlines()

@@ -61,15 +61,21 @@ _SCHEMA = {
         "stats": "",
         "associated_files": "[AssociatedFile]",
     },
-    "Content": {"content_properties_type": "byte", "content_properties": "ImageProperties"},
+    "Content": {"content_properties_type": "byte", "content_properties": "ContentProperties"},
     "ImageProperties": {"color_space": "byte"},
-    "ProcessUnit": {"options_type": "byte", "options": "NormalizationOptions"},
+    "ProcessUnit": {"options_type": "byte", "options": "ProcessUnitOptions"},
     "NormalizationOptions": {"mean": "[float]", "std": "[float]"},
+    "ScoreThresholdingOptions": {"global_score_threshold": "float"},
     "AssociatedFile": {"name": "string", "description": "string", "type": "byte"},
 }
 
-# These are one choice of a union, and have this number in it; the field before says which it is.
-_CHOICES = {"ImageProperties": 2, "NormalizationOptions": 1}
+# The tables of each union that are of use here, by their number in it; the field before says which
+# one is there.
+_UNIONS = {
+    "ContentProperties": {2: "ImageProperties"},
+    "ProcessUnitOptions": {1: "NormalizationOptions", 3: "ScoreThresholdingOptions"},
+}
+_IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING = 2, 1, 3
 
 
 def check_about(about: Mapping[str, str]) -> None:
@@ -82,7 +88,12 @@ def check_about(about: Mapping[str, str]) -> None:
 
 
 def describe_model(
-    model: keras.Model, *, labelled: bool, prepared: bool, about: Mapping[str, str]
+    model: keras.Model,
+    *,
+    labelled: bool,
+    prepared: bool,
+    score_threshold: float | None,
+    about: Mapping[str, str],
 ) -> dict[str, Any]:
     """What is true of every file that is made from a classifier, and what its maker says of it.
 
@@ -90,6 +101,7 @@ def describe_model(
         model: A classifier that takes pixels of 0 to 255, of one fixed size.
         labelled: Whether `LABELS_FILE` lies behind the model.
         prepared: Whether `PREPROCESS_FILE` does.
+        score_threshold: Probability below which a class is not an answer, which MediaPipe obeys.
         about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
             never made up. The version without one is the first 12 hexadecimal digits of the
             SHA-256 of the weights, so that files of one model can be told from another's.
@@ -105,12 +117,12 @@ def describe_model(
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
         "the normalisation is inside.",
         "content": {
-            "content_properties_type": _CHOICES["ImageProperties"],
+            "content_properties_type": _IMAGE,
             "content_properties": {"color_space": _COLOURS.get(channels, 0)},
         },
         "process_units": [
             {
-                "options_type": _CHOICES["NormalizationOptions"],
+                "options_type": _NORMALIZATION,
                 "options": {"mean": [0.0], "std": [1.0]},
             }
         ],
@@ -126,6 +138,9 @@ def describe_model(
         "description": "One for each class, with a sum of 1.",
         "associated_files": [labels] if labelled else [],
     }
+    if score_threshold is not None:
+        options = {"global_score_threshold": score_threshold}
+        probabilities["process_units"] = [{"options_type": _SCORE_THRESHOLDING, "options": options}]
     return {
         "name": model.name,
         "description": f"Image classifier of {model.output_shape[1]} classes, "
@@ -177,11 +192,25 @@ def labels_file(metadata: Mapping[str, Any]) -> str | None:
 
 def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
     """Mean and standard deviation of the first input; None if it is not said."""
+    options = _options(metadata, "input_tensor_metadata", _NORMALIZATION)
+    return None if options is None else (options.get("mean", []), options.get("std", []))
+
+
+def score_threshold(metadata: Mapping[str, Any]) -> float | None:
+    """Probability below which a class of the first output is not an answer; None if not said."""
+    options = _options(metadata, "output_tensor_metadata", _SCORE_THRESHOLDING)
+    # float32 in the file: six digits are what was meant
+    return None if options is None else round(options.get("global_score_threshold", 0.0), 6)
+
+
+def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
+    """Options of the first process unit of a kind, of the first input or output."""
     for graph in metadata.get("subgraph_metadata", [])[:1]:
-        for image in graph.get("input_tensor_metadata", [])[:1]:
-            for unit in image.get("process_units", []):
-                if "options" in unit:
-                    return unit["options"].get("mean", []), unit["options"].get("std", [])
+        for tensor in graph.get(tensors, [])[:1]:
+            for unit in tensor.get("process_units", []):
+                if unit.get("options_type") == kind:
+                    options: dict[str, Any] = unit.get("options", {})
+                    return options
     return None
 
 
@@ -199,32 +228,40 @@ def _pack(builder: Any, kind: str, value: Any) -> Any:
         return builder.EndVector()
     fields = _SCHEMA[kind]
     inside = {  # comes first: a FlatBuffer is written from its leaves to its root
-        name: _pack(builder, fields[name], item)
+        name: _pack(builder, _table(fields[name], name, value), item)
         for name, item in value.items()
-        if fields[name] != "byte"
+        if fields[name] not in ("byte", "float")
     }
     builder.StartObject(len(fields))
     for number, name in enumerate(fields):
         if name in inside:
             builder.PrependUOffsetTRelativeSlot(number, inside[name], 0)
+        elif name in value and fields[name] == "float":
+            builder.PrependFloat32Slot(number, value[name], 0.0)
         elif name in value:
             builder.PrependInt8Slot(number, value[name], 0)
     return builder.EndObject()
+
+
+def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
+    """The kind of a field, for a union the table that is there; "" if that is of no use here."""
+    return _UNIONS[kind].get(fields.get(f"{name}_type", 0), "") if kind in _UNIONS else kind
 
 
 def _unpack(table: Any, kind: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for number, (name, field) in enumerate(_SCHEMA[kind].items()):
         offset = table.Offset(4 + 2 * number)
-        chosen = field not in _CHOICES or found.get(f"{name}_type") == _CHOICES[field]
-        if offset and field and chosen:
-            found[name] = _field(table, offset, field)
+        if offset and (chosen := _table(field, name, found)):
+            found[name] = _field(table, offset, chosen)
     return found
 
 
 def _field(table: Any, offset: int, kind: str) -> Any:
     if kind == "byte":
         return table.Get(number_types.Int8Flags, table.Pos + offset)
+    if kind == "float":
+        return table.Get(number_types.Float32Flags, table.Pos + offset)
     if kind == "string":
         return table.String(table.Pos + offset).decode("utf-8", "replace")
     if kind == "[float]":

@@ -250,6 +250,21 @@ def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run,
     assert answer.status == 1
 
 
+def test_predict_says_none_of_these_below_the_threshold(command, exported, images):
+    model, image = exported / "model.tflite", images / "test" / "bee" / "0.png"
+    answer = command("predict", model, image, "--threshold", "1")
+    assert re.search(r"  none of these \(best: bee \d+\.\d%\)$", answer.out.strip())
+    assert answer.status == 0
+    for threshold, expected in (("0", "false"), ("1", "true"), (None, "")):
+        options = [] if threshold is None else ["--threshold", threshold]
+        (row,) = csv.DictReader(
+            io.StringIO(command("predict", model, image, "--csv", *options).out)
+        )
+        assert (row["none_of_these"], row["class_1"]) == (expected, "bee")
+    refused = command("predict", model, image, "--threshold", "50")
+    assert refused.status == 2 and "--threshold" in refused.err
+
+
 def test_predict_runs_exported_files_without_tensorflow(run_python, exported, images):
     program = """
 import sys

@@ -89,6 +89,10 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
         "majority_class": "even",
         "majority_accuracy": 0.5,
         "never_tested": [],
+        "ece": pytest.approx(0.3),
+        "threshold": None,
+        "coverage": 1.0,
+        "accuracy_answered": 0.5,
         "per_class": to_rows(result.per_class),
     }
     assert str(result).startswith("50.00% (95 % interval 41.")

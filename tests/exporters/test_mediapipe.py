@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet18.exporters.tflite import export_tflite
 from keras_resnet18.runtime.exported import TFLiteFile
 from keras_resnet18.tflite_file.contents import contents
 
@@ -27,7 +28,7 @@ pytestmark = [
     ),
 ]
 
-# prints each photo's best class and its score
+# prints each photo's classes and their scores, the best one first
 CLASSIFY = """
 import json, sys
 import mediapipe, numpy
@@ -38,8 +39,8 @@ options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_pat
 with vision.ImageClassifier.create_from_options(options) as classifier:
     for pixels in numpy.load(photos):
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
-        best = classifier.classify(image).classifications[0].categories[0]
-        print(json.dumps([best.category_name, best.score]))
+        found = classifier.classify(image).classifications[0].categories
+        print(json.dumps([[one.category_name, one.score] for one in found]))
 """
 
 # prints the metadata as MediaPipe's own module of the schema reads it
@@ -85,7 +86,7 @@ def lines_of(program: str, *arguments: Path) -> list:
 
 def test_its_image_classifier_names_what_the_interpreter_finds(any_file, labels, photos, tmp_path):
     np.save(tmp_path / "photos.npy", photos)
-    answers = lines_of(CLASSIFY, any_file.path, tmp_path / "photos.npy")
+    answers = [best for best, *_ in lines_of(CLASSIFY, any_file.path, tmp_path / "photos.npy")]
     probabilities = TFLiteFile(any_file.path)(photos)
     assert [name for name, _ in answers] == [labels[i] for i in probabilities.argmax(1)]
     assert len({name for name, _ in answers}) > 2  # else this would show little
@@ -93,6 +94,17 @@ def test_its_image_classifier_names_what_the_interpreter_finds(any_file, labels,
     np.testing.assert_allclose(
         [score for _, score in answers], probabilities.max(1), atol=tolerance
     )
+
+
+def test_its_image_classifier_obeys_the_score_threshold(small_classifier, labels, photos, tmp_path):
+    np.save(tmp_path / "photos.npy", photos)
+    highest = small_classifier.predict_on_batch(photos).max(1)
+    threshold = float(np.median(highest))
+    path = tmp_path / "digits.tflite"
+    export_tflite(small_classifier, path, labels=labels, score_threshold=threshold)
+    answers = lines_of(CLASSIFY, path, tmp_path / "photos.npy")
+    assert [bool(classes) for classes in answers] == (highest >= threshold).tolist()
+    assert sum(map(bool, answers)) == 10
 
 
 def test_its_own_module_of_the_schema_reads_the_metadata(any_file):

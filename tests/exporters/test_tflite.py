@@ -25,7 +25,7 @@ from keras_resnet18 import (
 )
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import convert, tflite
-from keras_resnet18.tflite_file.contents import Tensor, _tensor, read_labels
+from keras_resnet18.tflite_file.contents import Tensor, _tensor, contents
 
 
 def probabilities_of(path: Path, images: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ class TestFile:
         assert (np.abs(got * 256 - np.rint(got * 256)) > 0.01).mean() > 0.5
 
     def test_carries_its_labels(self, any_file, labels):
-        assert read_labels(any_file.path) == labels
+        assert contents(any_file.path).labels == labels
 
     def test_is_as_small_as_its_weights(self, float32_file, float16_file, dynamic_file, int8_file):
         assert float32_file.report.size_bytes < 1.01 * weights_bytes(float32_file.model)
@@ -420,7 +420,7 @@ class TestArguments:
         convert_to(float32_file.converted)
         path = tmp_path / "new" / "folder" / "a.tflite"
         export_tflite(classifier, str(path))
-        assert read_labels(path) is None
+        assert contents(path).labels is None
         export_tflite(classifier, path, labels=[str(number) for number in range(10)])
-        assert read_labels(path) == [str(number) for number in range(10)]
+        assert contents(path).labels == [str(number) for number in range(10)]
         assert {file.name for file in path.parent.iterdir()} == {"a.tflite", "a.tflite.json"}

@@ -45,6 +45,7 @@ def report(classes, labels, predictions, mistakes=()) -> Report:
         curves={"loss": curve_svg([{"epoch": 1.0, **history[0]}], "loss", 1)},
         calibration={"reliability": reliability_svg({"test": (empty, empty, np.arange(10) // 9)})},
         calibration_facts={"ECE": "1 %"},
+        data_check=["the same image in more than one split"],
         made={"images": EVIL},
         command="keras-resnet18 train",
         recipe=EVIL,

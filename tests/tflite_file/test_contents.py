@@ -25,7 +25,6 @@ from keras_resnet18.tflite_file.contents import (
     contents,
     keep_softmax_float,
     op_histogram,
-    read_labels,
 )
 
 
@@ -85,9 +84,9 @@ def test_operators_are_counted_and_custom_ones_told_apart(as_converted):
 )
 def test_labels_are_read_back_as_they_were(as_converted, held_out, labels):
     before = TFLiteFile(as_converted)(held_out[0][:1])
-    assert read_labels(as_converted) is None
+    assert contents(as_converted).labels is None
     append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in labels)})
-    assert read_labels(as_converted) == labels
+    assert contents(as_converted).labels == labels
     np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:1]), before)
 
 
@@ -103,7 +102,7 @@ def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
 def test_another_archive_behind_the_model_holds_no_labels_of_ours(as_converted):
     with zipfile.ZipFile(as_converted, "a") as archive:
         archive.writestr("notes.txt", "")
-    assert read_labels(as_converted) is None
+    assert contents(as_converted).labels is None
 
 
 def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
@@ -115,7 +114,7 @@ def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
     with zipfile.ZipFile(as_converted, "a") as archive:
         archive.writestr("labels.txt", "of something else")
         archive.writestr("labels_en.txt", "cat\r\nsea lion")
-    assert read_labels(as_converted) == ["cat", "sea lion"]
+    assert contents(as_converted).labels == ["cat", "sea lion"]
 
 
 def test_metadata_changes_nothing_of_the_model(as_converted, held_out):
@@ -207,4 +206,4 @@ def test_labels_that_cannot_be_unpacked_are_told(as_converted):
     content = as_converted.read_bytes()
     as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
     with pytest.raises(InputError, match=r"labels\.txt that cannot be unpacked"):
-        read_labels(as_converted)
+        contents(as_converted)

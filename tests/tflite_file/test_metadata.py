@@ -51,6 +51,12 @@ FULL = {
 }
 
 
+def described(model: keras.Model, score_threshold: float | None = None) -> dict:
+    return metadata.describe_model(
+        model, labelled=False, prepared=False, score_threshold=score_threshold, about={}
+    )
+
+
 class TestBuffer:
     def test_gives_back_what_was_put_in(self):
         assert metadata.unpack(metadata.pack(FULL)) == FULL
@@ -60,7 +66,7 @@ class TestBuffer:
         assert metadata.pack({})[4:8] == b"M001"
 
     def test_leaves_other_choices_of_a_union_unread(self):
-        tokenizer = {"options_type": 4, "options": {"mean": [1.0]}}
+        tokenizer = {"options_type": 4}
         unread = metadata.pack(
             {"subgraph_metadata": [{"input_tensor_metadata": [{"process_units": [tokenizer]}]}]}
         )
@@ -96,6 +102,13 @@ class TestBuffer:
         assert metadata.normalization(FULL) == ([0.5, 1.0, -2.0], [0.25])
         assert metadata.labels_file({}) is None and metadata.normalization({}) is None
 
+    @pytest.mark.parametrize("threshold", [0.0, 0.4123, 1.0])
+    def test_keeps_the_score_threshold_of_the_output(self, tiny, threshold):
+        read = metadata.unpack(metadata.pack(described(tiny, threshold)))
+        assert metadata.score_threshold(read) == threshold
+        assert metadata.normalization(read) == ([0.0], [1.0])
+        assert metadata.score_threshold(FULL) is None
+
 
 class TestFile:
     def test_says_what_it_takes_and_gives(self, any_file, labels):
@@ -121,19 +134,14 @@ class TestFile:
         version = contents(float32_file.path).metadata["version"]
         assert contents(int8_file.path).metadata["version"] == version and len(version) == 12
         model = build_tiny()
-        one = metadata.describe_model(model, labelled=False, prepared=False, about={})
+        one = described(model)
         model.set_weights([weights + 1 for weights in model.get_weights()])
-        assert (
-            one["version"]
-            != metadata.describe_model(model, labelled=False, prepared=False, about={})["version"]
-        )
+        assert one["version"] != described(model)["version"]
 
     @pytest.mark.parametrize(("channels", "space"), [(1, 2), (3, 1), (4, 0)])
     def test_says_which_colours_it_takes(self, channels, space):
         model = keras.Sequential([keras.Input((8, 8, channels)), keras.layers.Flatten()])
-        said = metadata.unpack(
-            metadata.pack(metadata.describe_model(model, labelled=False, prepared=False, about={}))
-        )
+        said = metadata.unpack(metadata.pack(described(model)))
         (image,) = said["subgraph_metadata"][0]["input_tensor_metadata"]
         assert image["content"]["content_properties"].get("color_space", 0) == space
 
