@@ -1,7 +1,8 @@
-"""What the programs share: a training that goes on where it stopped, and its minutes."""
+"""What the programs share: trainings that go on, minutes, models told apart."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,8 @@ def minutes_by_epoch(run: Any) -> list[float]:
     for row in run.history:
         minutes.append(minutes[-1] + row["steps"] * batch / row["images_per_second"] / 60)
     return minutes[1:]
+
+
+def digest(run: Any) -> str:
+    """Tells a run's model from another that was trained into the same folder."""
+    return hashlib.sha256(run.model_file.read_bytes()).hexdigest()[:16]
