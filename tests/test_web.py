@@ -21,6 +21,7 @@ from keras_resnet18 import Preprocess, build_resnet18, export_tflite
 from keras_resnet18.images import read_image
 from keras_resnet18.runtime.classifier import open_classifier
 from keras_resnet18.tflite_file.contents import append_files
+from keras_resnet18.threshold import threshold_to_json
 
 SIZE = 64
 
@@ -225,6 +226,29 @@ def test_preprocess_json_in_the_model_is_obeyed(page, models, images, tmp_path):
     assert got == pytest.approx({label: expected[label] for label in got}, abs=1e-3)
     without = interpreted(model, images["photo"], Preprocess(size=(SIZE, SIZE)))
     assert max(abs(without[label] - expected[label]) for label in expected) > 1e-2
+
+
+@pytest.mark.parametrize(("threshold", "known"), [(0.0, True), (1.0, False)])
+def test_below_the_score_threshold_it_is_none_of_these(
+    page, models, images, tmp_path, threshold, known
+):
+    model = Path(shutil.copy(models["float32"], tmp_path))
+    pack(model, "threshold.json", threshold_to_json(threshold))
+    page.set_input_files("#model", model)
+    page.set_input_files("#image", images["photo"])
+    got = answers(page)
+    label, probability = next(iter(got.items()))
+    best = f"{label}, {100 * probability:.1f} %"
+    said = page.inner_text("[role=status]")
+    assert said.startswith(f"{best}. " if known else f"None of these (best: {best}). ")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"score_threshold": 2}'])
+def test_threshold_json_must_be_one(page, unnamed, tmp_path, text):
+    model = pack(Path(shutil.copy(unnamed, tmp_path)), "threshold.json", text)
+    page.set_input_files("#model", model)
+    page.wait_for_function("document.querySelector('#error').textContent")
+    assert "must have a probability" in page.inner_text("#error")
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])

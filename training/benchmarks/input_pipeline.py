@@ -2,6 +2,7 @@
 
     python training/benchmarks/input_pipeline.py --folder PHOTOS [--size 224] [--batch 64]
                         [--rounds 5] [--seconds 5] [--cases NAME ...] [--torch-python PYTHON]
+                        [--mosaics N]
 
 Each case is a process of its own with an endless pipeline on all cores, and the cases run in turn;
 the batches that lay ready are not timed. A table is printed: images per second, ratios round by
@@ -13,6 +14,9 @@ out of larger ones. Evaluation resizes with the antialiased filter and crops the
 say how near the pixels are: the training crop's mean difference to the antialiased crop, and the
 largest difference of evaluation to Pillow.
 
+`--mosaics N` reads so many images of 640×480 instead, each of nine of the photos, whose files are
+about as large as ImageNet's: for photos that are smaller than that.
+
 torch's cases need torch and Pillow; without them they are left out. On a machine that others use,
 `chrt -r 5` keeps them away.
 """
@@ -23,6 +27,7 @@ import argparse
 import datetime
 import functools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -216,6 +221,24 @@ def evaluation_difference(split: Any, paths: Sequence[str], spec: Any) -> int:
     return largest
 
 
+def make_mosaics(photos: Path, folder: Path, count: int) -> None:
+    """Writes JPEGs of 640×480, each of nine photos in rows of three, into two classes."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    files = sorted(photos.rglob("*.jpg"))
+    random = np.random.default_rng(0)
+    for number in range(count):
+        mosaic = Image.new("RGB", (640, 480))
+        for place, file in enumerate(random.choice(len(files), 9)):
+            with Image.open(files[file]) as photo:
+                tile = ImageOps.fit(photo.convert("RGB"), (214, 160))
+            mosaic.paste(tile, (place % 3 * 213, place // 3 * 160))
+        path = folder / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        mosaic.save(path, quality=85)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", required=True, help="photos, a folder for each class")
@@ -226,6 +249,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--mosaics", type=int, metavar="N", help="read N mosaics of the photos")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -233,6 +257,15 @@ def main() -> None:
         answer(make_pipeline, arguments.case, *facts)
         return
 
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.mosaics:
+            make_mosaics(Path(arguments.folder), Path(folder), arguments.mosaics)
+            arguments.folder = folder
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Runs the cases in turn, and prints the table."""
     facts = environment()
     print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
     cases = compare(

@@ -1,0 +1,115 @@
+"""Requests and programs of docs/server.md, made as they stand there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_resnet18 import open_classifier
+
+PAGE = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
+
+
+FILES = {"onnxruntime": "model.onnx", "ai_edge_litert": "model.tflite"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def place(exported, images, tmp_path, monkeypatch):
+    """A folder with the page's files, which becomes the working directory."""
+    for name in ("model.tflite", "model.onnx"):
+        if (exported / name).exists():
+            shutil.copy(exported / name, tmp_path)
+    with Image.open(images / "test" / "bee" / "0.png") as image:
+        image.save(tmp_path / "photo.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def served(request: dict, model: Path) -> dict:
+    """What TensorFlow Serving's REST API answers to a request in row format."""
+    signature = tf.saved_model.load(str(model)).signatures[
+        request.get("signature_name", "serving_default")
+    ]
+    ((name, spec),) = signature.structured_input_signature[1].items()
+    decoded = [
+        base64.b64decode(one["b64"]) if isinstance(one, dict) else one
+        for one in request["instances"]
+    ]
+    columns = {
+        key: value.numpy().tolist()
+        for key, value in signature(**{name: tf.constant(decoded, spec.dtype)}).items()
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    assert name.endswith("_bytes") or spec.dtype != tf.string  # else its base64 is not decoded
+    return {"predictions": rows}
+
+
+def test_the_curl_line_makes_the_request_and_the_answer_has_the_pages_keys(place, exported):
+    _, curl = blocks("bash")
+    body = curl.partition(" |\n  curl")[0]
+    made = subprocess.run(["bash", "-c", body], capture_output=True, check=True).stdout
+    request, answer, _ = map(json.loads, (x.replace("…", "") for x in blocks("json")))
+    sent = json.loads(made)
+    assert sent.keys() == request.keys()
+    assert sent["signature_name"] == request["signature_name"]
+    assert sent["instances"][0].keys() == request["instances"][0].keys()
+    got = served(sent, exported / "saved_model")
+    assert got.keys() == answer.keys()
+    (row,) = got["predictions"]
+    assert row.keys() == answer["predictions"][0].keys()
+    assert row["labels"][0] == b"bee"
+    expected = open_classifier(exported / "saved_model").top(place / "photo.jpg", 3)
+    assert row["probabilities"] == pytest.approx([p for _, p in expected], abs=1e-4)
+
+
+def test_the_request_of_pixels_is_taken(exported):
+    (request,) = (json.loads(x) for x in blocks("json") if x.startswith('{"instances"'))
+    (probabilities,) = served(request, exported / "saved_model")["predictions"]
+    assert sum(probabilities["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("words", "file"), FILES.items())
+@pytest.mark.parametrize("threshold", [None, 1.0])
+def test_a_program_gives_the_answer_of_predict(place, capsys, words, file, threshold):
+    if not (place / file).exists():
+        pytest.skip("needs the extra onnx")
+    (program,) = (text for text in blocks("python") if words in text)
+    if threshold is not None:
+        program = re.sub(r"^threshold = .*", "threshold = 1.0", program, flags=re.MULTILINE)
+        program = program.replace('if "threshold.json"', 'if "no.json"')
+    exec(compile(program, file, "exec"), {})
+    *label, probability = capsys.readouterr().out.split()
+    ((best, expected),) = open_classifier(place / file).top(place / "photo.jpg", 1)
+    assert " ".join(label) == ("none of these" if threshold else best)
+    assert float(probability) == pytest.approx(expected, abs=0.02)
+    written = [line for line in program.splitlines() if line]
+    assert len([line for line in written if not re.match("import|from", line)]) <= 15
+
+
+def test_the_two_lines_do_it_too(place, capsys):
+    if not (place / "model.onnx").exists():
+        pytest.skip("needs the extra onnx")
+    (program,) = (text for text in blocks("python") if "kr.predict" in text)
+    exec(compile(program, "two lines", "exec"), {})
+    assert "'bee'" in capsys.readouterr().out
+
+
+def test_a_folder_with_a_version_number_is_served(place, exported):
+    assert "models/photos/1" in blocks("bash")[0]
+    shutil.copytree(exported / "saved_model", place / "models" / "photos" / "1")
+    loaded = tf.saved_model.load(str(place / "models" / "photos" / "1"))
+    assert {"serving_default", "serve_bytes"} <= set(loaded.signatures)
+    labels = loaded.signatures["labels"]()["labels"].numpy()
+    assert [label.decode() for label in labels] == ["ant", "bee", "蝉"]
