@@ -1,4 +1,4 @@
-"""Exceptions: InputError for a caller's mistake, ExportError for an export that fails verification.
+"""Exceptions: InputError for a caller's mistake, and two kinds of it for trainings and exports.
 
 And the checks that raise the first one, so that every refusal of a value reads alike.
 """
@@ -17,6 +17,10 @@ class InputError(ValueError):
     The message is one line: what was expected, what was received, what to do. The command line
     prints it as it stands; every other exception is a bug and keeps its traceback.
     """
+
+
+class DivergedError(InputError):
+    """A training whose loss or weights are no longer finite numbers; going on would not help."""
 
 
 class ExportError(InputError):

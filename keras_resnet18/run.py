@@ -257,6 +257,12 @@ class Run:
         so_far = f"; its best model so far is {model}" if model.is_file() else ""
         return f"{self.path} is an unfinished run: go on with {self.resume_command}{so_far}"
 
+    def diverged_in_words(self, training: Run) -> str:
+        """Says what is left of a training that diverged, and how to begin anew in its folder."""
+        model = training.model_file
+        kept = f"its best model so far is {model}; " if model.is_file() else ""
+        return f"{self.path}: {kept}with --overwrite a new training takes its place"
+
     def write_text(self, path: Path, text: str) -> None:
         """Writes one of the files, whole or not at all."""
         with staged(path) as new:

@@ -30,7 +30,7 @@ from keras_resnet18.commands.task import (
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.device import device_name, dtype_policy, missing_gpu
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import DivergedError, InputError
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.evaluation.calibration import Calibration
 from keras_resnet18.evaluation.predictions import write_predictions
@@ -235,9 +235,12 @@ def _train(
             about = {"left_out": len(images["left_out"]), "findings": images["findings"]}
             facts = {"calibration": calibration.to_dict(), "images": about}
             training.write_json(training.metrics_file, {**figures, **kept, **facts})
-    except BaseException:
+    except BaseException as error:
+        # going on from the last checkpoint would diverge at the same step
+        diverged = isinstance(error, DivergedError)
+        words = run.diverged_in_words if diverged else run.unfinished_in_words
         with contextlib.suppress(OSError):  # a terminal that hung up
-            console.print(run.unfinished_in_words(training))
+            console.print(words(training))
         raise
     _plot(training, rows, evaluations["test"], console)
     return Results(rows, calibration, evaluations, splits["test"], model)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import DivergedError
 from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.best import BestModel
 from keras_resnet18.fit.checkpoint import Arrays, Checkpoint, save_checkpoint
@@ -171,8 +171,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         # Within an epoch JAX's trainer has the values elsewhere; `self.model` has brought them.
         return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
 
-    def _diverged(self, received: str) -> InputError:
-        return InputError(
+    def _diverged(self, received: str) -> DivergedError:
+        return DivergedError(
             f"the training diverged at {self}: lower optimizer.learning_rate and train again. "
             f"Received: {received}"
         )

@@ -283,8 +283,12 @@ def test_a_diverged_training_leaves_its_last_good_checkpoint(images, scratch, st
         weight.assign(np.full(weight.shape, np.nan))
 
     stop_at("on_train_batch_end", STEPS + 2, spoil)
+    printed = io.StringIO()
     with pytest.raises(InputError, match="diverged at epoch 2, step 3 of 6"):
-        train(images, scratch, tmp_path / "run", console=QUIET)
+        train(images, scratch, tmp_path / "run", console=Console(file=printed, width=500))
+    last = printed.getvalue().splitlines()[-1]
+    assert "model.keras; with --overwrite a new training takes its place" in last
+    assert "--resume" not in last  # it would diverge again
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert newest.name == "epoch00001-step00000002.npz"
     with np.load(newest) as file:
