@@ -294,6 +294,9 @@ def draw(curves: dict[str, list[list[Row]]], path: Path) -> None:
             axes.axhline(100 * mean[:, 1].max(), color=COLOURS[side], linewidth=1, linestyle=":")
     axes.set(xlabel="minutes of training", ylabel="validation accuracy, %")
     axes.set_xlim(left=0)
+    # a first epoch near chance, at a high learning rate, would flatten all that follows
+    later = [r["validation_accuracy"] for c in curves.values() for seed in c for r in seed[1:]]
+    axes.set_ylim(bottom=max(0.0, 100 * min(later, default=0.0) - 3))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
