@@ -6,6 +6,7 @@ import antialias
 import numpy as np
 import pytest
 import seeds
+from images import arrays
 from PIL import Image
 
 from keras_resnet18 import open_source
@@ -30,9 +31,8 @@ def test_jpeg_and_png_are_the_same_pixels_in_the_same_splits(photos, tmp_path, m
     for name, split in open_source(photos).splits.items():
         of_jpeg, of_png = jpeg.splits[name], png.splits[name]
         assert split.size == of_jpeg.size == of_png.size > 0
-        for i in range(split.size):
-            (a, x), (b, y) = of_jpeg.fetch(i), of_png.fetch(i)
-            assert np.array_equal(a, b) and int(x) == int(y)
+        for a, b in zip(arrays(of_jpeg), arrays(of_png), strict=True):
+            np.testing.assert_array_equal(a, b)
     assert all("image_size=16" in words for words in given)
 
 
