@@ -12,8 +12,9 @@ let runtime; // a promise: LiteRT.js can be loaded once
 /**
  * Opens a .tflite file that takes uint8 pixels and gives float32 probabilities.
  *
- * Returns {name, labels, spec, threshold, run(pixels), close()}; `spec` is how images are
- * prepared, below the probability `threshold` an image is none of the classes, `run` takes a Uint8Array of height × width × 3 and gives a Float32Array of one probability a label.
+ * Returns {name, labels, spec, threshold, run(pixels), close()}; `spec` is how images are prepared,
+ * below the probability `threshold` an image is none of the classes, and `run` takes a Uint8Array of
+ * height × width × 3 and gives a Float32Array of one probability a label.
  * Throws an Error of one line if the file is none, or if LiteRT.js cannot run it.
  */
 export async function openModel(file) {
