@@ -9,6 +9,7 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import SplitSeedOption, console
+from keras_resnet18.cli.watched import watched
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import PRECISIONS, RECIPES
 
@@ -93,30 +94,60 @@ def train(
         str | None,
         typer.Option(metavar="SOURCE", help="With --resume: the new place of the images."),
     ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Train with other processes, such as on several machines; needs "
+            "KERAS_BACKEND=jax. SLURM and Open MPI say the rest, or the next three.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With --distributed: where process 0 runs."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", help="With --distributed: how many there are.")
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(metavar="I", help="With --distributed: this one, from 0.")
+    ] = None,
 ) -> None:
     """Train a classifier on labelled images.
 
     Writes a run: a folder with the model, the recipe, the metrics and plots. Ctrl-C saves a
     checkpoint, which --resume continues.
     """
-    machine.start_keras()
-    from keras_resnet18.commands.train import train
-
     changes = [f"epochs={epochs}"] if epochs is not None else []
     changes += [f"max_minutes={max_minutes}"] if max_minutes is not None else []
     changes += [f"precision={precision}"] if precision is not None else []
     if data is not None and (resume is None or source is not None):
         raise InputError("--data goes with --resume; a new training takes its images as SOURCE")
-    train(
-        source if data is None else data,
-        recipe,
-        out,
-        weights=weights,
-        settings=[*changes, *(settings or [])],
-        split_seed=split_seed,
-        on_bad_image=on_bad_image,
-        dedupe=dedupe,
-        overwrite=overwrite,
-        resume=resume,
-        console=console(),
-    )
+    cluster = (coordinator, processes, process)
+    if any(x is not None for x in cluster) and not distributed:
+        raise InputError("--coordinator, --processes and --process go with --distributed")
+
+    def work() -> None:
+        machine.start_keras()
+        from keras_resnet18.commands.together import Cluster
+        from keras_resnet18.commands.train import train
+
+        train(
+            source if data is None else data,
+            recipe,
+            out,
+            weights=weights,
+            settings=[*changes, *(settings or [])],
+            split_seed=split_seed,
+            on_bad_image=on_bad_image,
+            dedupe=dedupe,
+            overwrite=overwrite,
+            resume=resume,
+            distributed=Cluster(*cluster) if distributed else None,
+            console=console(),
+        )
+
+    if distributed:
+        watched(work)
+    else:
+        work()

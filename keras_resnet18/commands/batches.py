@@ -14,27 +14,45 @@ from keras_resnet18.commands.progress import watched
 from keras_resnet18.commands.task import Task
 from keras_resnet18.data.augment import augment
 from keras_resnet18.data.mix import mix
-from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from keras_resnet18.data.pipeline import (
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+    whole_eval_batches,
+)
 from keras_resnet18.data.splits import Split, array_split
-from keras_resnet18.device import fastest_jit
+from keras_resnet18.device import device_count, fastest_jit
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit.phases import Batches, Pair
+from keras_resnet18.fit.replica import alone
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.processes import ALONE, Processes
 
 _FEATURES_BATCH = 64
 
 
-def make_batches(task: Task, console: Console) -> Batches:
-    """Training and validation batches of every phase, each a function of its number."""
+def make_batches(task: Task, console: Console, processes: Processes = ALONE) -> Batches:
+    """Training and validation batches of every phase, each a function of its number.
+
+    Args:
+        task: What the training is given.
+        console: Where progress is shown.
+        processes: Those that share every batch.
+    """
     recipe, preprocess = task.recipe, task.preprocess
     training, validation = task.source.splits["train"], task.source.splits["validation"]
-    size = min(recipe.batch_size, training.size)
-    shuffled = functools.partial(train_batches, batch_size=size, seed=recipe.seed)
-    in_order = functools.partial(eval_batches, batch_size=size)
+    size = batch_size_of(task)
+    shuffled = functools.partial(
+        train_batches, batch_size=size, seed=recipe.seed, processes=processes
+    )
+    if device_count() == 1:
+        in_order = functools.partial(eval_batches, batch_size=size)
+    else:
+        in_order = functools.partial(whole_eval_batches, batch_size=size, processes=processes)
     variation = dataclasses.asdict(recipe.augment)
     mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
     vary = functools.partial(augment, preprocess=preprocess, **variation)
-    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
+    mixed = functools.partial(mix, classes=len(task.source.classes), processes=processes, **mixing)
 
     def images(first_step: int) -> Pair:
         mix_or_not = mixed if any(mixing.values()) else None
@@ -42,13 +60,19 @@ def make_batches(task: Task, console: Console) -> Batches:
         return batches, in_order(validation, preprocess.resize_and_crop)
 
     def features(body: keras.Model, first_step: int) -> Pair:
-        known = _features(body, training, preprocess, console)
-        held_out = _features(body, validation, preprocess, console)
+        body = alone(body)
+        known = _features(body, training, preprocess, console, processes)
+        held_out = _features(body, validation, preprocess, console, processes)
         batches = shuffled(known, lambda features, seed: features.whole(), first_step=first_step)
         return batches, in_order(held_out, lambda features: features)
 
     steps = steps_per_epoch(training.size, size)
     return Batches(size, steps, class_weights(task), images, features)
+
+
+def batch_size_of(task: Task) -> int:
+    """Images per step: the recipe's, or all of a smaller training set."""
+    return min(task.recipe.batch_size, task.source.splits["train"].size)
 
 
 def class_weights(task: Task) -> Sequence[float] | None:
@@ -70,14 +94,27 @@ def class_weights(task: Task) -> Sequence[float] | None:
     return weights
 
 
-def _features(body: keras.Model, split: Split, preprocess: Preprocess, console: Console) -> Split:
-    """What the network makes of each image, computed once."""
-    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH)
+def _features(
+    body: keras.Model,
+    split: Split,
+    preprocess: Preprocess,
+    console: Console,
+    processes: Processes,
+) -> Split:
+    """What the network makes of each image, computed once, by one of the processes."""
+    batches = eval_batches(
+        split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH, processes=processes
+    )
     body.compile(jit_compile=fastest_jit())
-    features, labels = [], []
+    # one of no image, for a process that has none
+    features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
+    labels = [np.empty(0, np.int64)]
     with watched(console, "features", split.size) as advance:
         for images, targets in batches:
-            features.append(body.predict_on_batch(images))
+            features.append(body.predict_on_batch(images.numpy()))
             labels.append(targets.numpy())
             advance(len(targets))
-    return array_split(np.concatenate(features), np.concatenate(labels))
+    return array_split(
+        processes.gather(np.concatenate(features), split.size),
+        processes.gather(np.concatenate(labels), split.size),
+    )

@@ -10,6 +10,7 @@ from keras_resnet18.data.splits import Split
 from keras_resnet18.evaluation.calibration import Calibration, calibrate
 from keras_resnet18.fit.finetune import split_head
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.processes import ALONE, Processes
 from keras_resnet18.run import Run, save_model
 from keras_resnet18.staging import staged
 
@@ -17,7 +18,11 @@ _BATCH_SIZE = 64
 
 
 def calibrate_network(
-    model: keras.Model, validation: Split, preprocess: Preprocess, run: Run
+    model: keras.Model,
+    validation: Split,
+    preprocess: Preprocess,
+    run: Run,
+    processes: Processes = ALONE,
 ) -> Calibration:
     """Divides the logits by the temperature that validation images ask for.
 
@@ -29,21 +34,24 @@ def calibrate_network(
         validation: The images.
         preprocess: How they become the model's pixels.
         run: The run of the model.
+        processes: Those that share the images, each with the same model; the first one writes.
     """
     body, _ = split_head(model)
     head = model.layers[-1]
-    features, labels = [], []
+    features = [np.empty((0, *body.output_shape[1:]), np.float32)]  # a process may have no image
+    labels = [np.empty(0, np.int64)]
     for images, targets in eval_batches(
-        validation, preprocess.resize_and_crop, batch_size=_BATCH_SIZE
+        validation, preprocess.resize_and_crop, batch_size=_BATCH_SIZE, processes=processes
     ):
         features.append(np.asarray(body.predict_on_batch(images.numpy()), np.float32))
         labels.append(targets.numpy())
     kernel, bias = head.get_weights()
     # of the features: a probability of a float32 softmax may be 0, whose logarithm is lost
-    logits = np.concatenate(features) @ kernel + bias
-    found = calibrate(logits, np.concatenate(labels))
+    logits = processes.gather(np.concatenate(features) @ kernel + bias, validation.size)
+    found = calibrate(logits, processes.gather(np.concatenate(labels), validation.size))
     if found.temperature != 1:
         head.set_weights([kernel / found.temperature, bias / found.temperature])
-        with staged(run.model_file) as new:
-            save_model(model, new)
+        if processes.is_first:
+            with staged(run.model_file) as new:
+                save_model(model, new)
     return found

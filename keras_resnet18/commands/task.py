@@ -14,7 +14,7 @@ import keras
 from keras_resnet18.commands.images import AnySource, Images, open_again, opened
 from keras_resnet18.data.findings import Finding
 from keras_resnet18.data.splits import Source
-from keras_resnet18.device import device_name, recommended_policy
+from keras_resnet18.device import device_count, device_name, recommended_policy
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import environment
 from keras_resnet18.preprocess import Preprocess
@@ -28,7 +28,9 @@ _SMALL_SIDE = 64
 
 # What a resumed training may find changed: its result is then not bit-equal to that of a training
 # that was never interrupted (in keys of `Task.settings`).
-_CHANGES_BITS = tuple(f"environment.{key}" for key in ("threads", "cpu", "settings", "packages"))
+_CHANGES_BITS = tuple(
+    f"environment.{key}" for key in ("threads", "cpu", "settings", "packages", "sharing")
+)
 
 # What the trained weights do not depend on.
 _IRRELEVANT = tuple(
@@ -74,6 +76,7 @@ class Task:
                     for name, split in self.source.splits.items()
                 },
                 "device": device_name(),
+                "sharing": device_count(),
                 "backend": keras.config.backend(),
                 "precision": self.policy,
                 "precision_reason": self.reason,
@@ -168,6 +171,13 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
                 f"{what}. Restore that, or train again with --overwrite"
             )
         yield f"the result will differ from an uninterrupted training's in rounding: {what}"
+
+
+def same_everywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `Task.settings` must be the same on all machines that train together."""
+    own = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", "threads")
+    environment = {key: x for key, x in settings["environment"].items() if key not in own}
+    return {**settings, "environment": environment}
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

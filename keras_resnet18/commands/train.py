@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 from rich.console import Console
 
-from keras_resnet18.commands.batches import class_weights, make_batches
+from keras_resnet18.commands.batches import batch_size_of, class_weights, make_batches
 from keras_resnet18.commands.calibrate import calibrate_network
 from keras_resnet18.commands.images import AnySource, in_words, look
 from keras_resnet18.commands.network import build_network
@@ -25,8 +25,10 @@ from keras_resnet18.commands.task import (
     default_out,
     new_task,
     old_task,
+    same_everywhere,
     settings_of,
 )
+from keras_resnet18.commands.together import Cluster, check_batch, sharing_in_words, together
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.device import device_name, dtype_policy, missing_gpu
@@ -38,10 +40,18 @@ from keras_resnet18.evaluation.table import print_classes
 from keras_resnet18.figures.plots import plot_confusion, plot_curves
 from keras_resnet18.fit.best import best_in_words, best_row
 from keras_resnet18.fit.checkpoint import Checkpoint, load_checkpoint
-from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
+from keras_resnet18.fit.folder import (
+    check_out,
+    new_training,
+    old_training,
+    training_of_another,
+    unfinished,
+)
 from keras_resnet18.fit.history import Row
 from keras_resnet18.fit.phases import train_network
+from keras_resnet18.fit.replica import alone
 from keras_resnet18.fit.signals import stop_signals
+from keras_resnet18.processes import Processes
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
@@ -59,6 +69,7 @@ def train(
     dedupe: bool = False,
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
+    distributed: Cluster | None = None,
     console: Console | None = None,
 ) -> Run:
     """Trains a classifier and leaves a run.
@@ -69,6 +80,9 @@ def train(
 
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt or
     SystemExit.
+
+    With Keras on JAX all devices share every batch: those of this machine, and with `distributed`
+    those of several. The recipe's batch is the one that they share.
 
     Args:
         source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
@@ -88,15 +102,17 @@ def train(
         dedupe: Whether to leave out validation and test images that are copies of others.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
+        distributed: Where the processes of a training on several machines meet; each of them calls
+            `train` with the same arguments, and the first one writes.
         console: Where progress is printed; standard output by default,
             `rich.console.Console(quiet=True)` for silence.
 
     Returns:
-        The run.
+        The run; on another process than the first it may not be there.
 
     Raises:
         InputError: If an argument cannot be used, before anything is written; if an image is
-            broken, the training diverges or the run cannot be written.
+            broken, the training diverges, the run cannot be written or another process ends.
     """
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if resume is not None:
@@ -106,7 +122,9 @@ def train(
                 "a training is resumed as it was begun: with resume give the images at most, where "
                 "they have moved, and nothing else"
             )
-        return _resume(Path(resume), source, console)
+        with together(distributed) as processes:
+            results = _resume(Path(resume), source, _quiet(console, processes), processes)
+        return _finished(Path(resume), results, console, processes)
     settings = [settings] if isinstance(settings, str) else settings
     if source is None:
         raise InputError("train needs images, or the run to go on with. Received: neither")
@@ -115,15 +133,46 @@ def train(
     path = Path(out) if out is not None else default_out(source)
     check_outside(path, source)
     check_out(path, overwrite=overwrite)
-    open_images = functools.partial(
-        look, console=console, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
-    )
-    task = new_task(source, recipe, weights, settings, open_images)
-    model = _start(task, console)
-    with new_training(path, overwrite=overwrite) as training:
-        task.write(training, given := task.settings())
-        results = _train(task, model, Run(path), training, given, None, console)
-    return _finished(path, results, console)
+    with together(distributed) as processes:
+        quiet = _quiet(console, processes)
+        open_images = functools.partial(
+            look, console=quiet, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
+        )
+
+        def given() -> Given:
+            task = new_task(source, recipe, weights, settings, open_images)
+            check_batch(task.recipe, batch_size_of(task), processes)
+            return Given(task, task.settings(), None)
+
+        new = processes.alike("task", given, Given.facts)
+        model = _start(new.task, processes, quiet)
+        if processes.is_first:
+            writing = new_training(path, overwrite=overwrite)
+        else:
+            writing = training_of_another(Run(path))
+        with writing as training:
+            if processes.is_first:
+                new.task.write(training, new.settings)
+            results = _train(new, model, Run(path), training, processes, quiet)
+    return _finished(path, results, console, processes)
+
+
+class Given(NamedTuple):
+    """What a training begins with.
+
+    Attributes:
+        task: What it is given.
+        settings: `task.settings()`.
+        start: The checkpoint to begin at, or None.
+    """
+
+    task: Task
+    settings: dict[str, Any]
+    start: Checkpoint | None
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same on all processes."""
+        return {**same_everywhere(self.settings), "checkpoint": str(self.start)}
 
 
 class Results(NamedTuple):
@@ -144,37 +193,50 @@ class Results(NamedTuple):
     model: keras.Model
 
 
-def _resume(path: Path, source: AnySource | None, console: Console) -> Run:
-    if unfinished(Run(path)) is None:
-        run = load_run(path)  # or the error that says what else it is
+def _quiet(console: Console, processes: Processes) -> Console:
+    """The console of the first process, and none for the others."""
+    return console if processes.is_first else Console(quiet=True)
+
+
+def _resume(
+    path: Path, source: AnySource | None, console: Console, processes: Processes
+) -> Results | None:
+    run = Run(path)
+    is_there = functools.partial(dict.fromkeys, [f"an unfinished training in {path}"])
+    found = processes.alike("run", lambda: unfinished(run), lambda found: is_there(bool(found)))
+    if found is None:
+        load_run(path)  # or the error that says what else it is
         console.print(f"{path} is finished: there is nothing to go on with")
-        return run
-    with old_training(Run(path)) as training:
-        ended = training.metrics_file.is_file()  # its process was killed as it cleared up
-        results = None if ended else _go_on(Run(path), training, source, console)
-    return _finished(path, results, console)
+        return None
+    with old_training(run) if processes.is_first else training_of_another(run) as training:
+        if training.metrics_file.is_file():  # its process was killed as it cleared up
+            return None
+
+        def given() -> Given:
+            task = old_task(training, source)
+            check_batch(task.recipe, batch_size_of(task), processes)
+            start = load_checkpoint(training.checkpoints_folder, console.print)
+            before = start.settings if start is not None else settings_of(training)
+            settings = task.settings()
+            for line in check_unchanged(before, settings, run):
+                console.print(line)
+            return Given(task, settings, start)
+
+        old = processes.alike("task", given, Given.facts)
+        if processes.is_first:
+            environment = {**training.environment, "source": old.task.source.spec}
+            training.write_json(training.environment_file, environment)
+        model = _start(old.task, processes, console)
+        console.print(f"going on at {old.start or 'the first step'}")
+        return _train(old, model, run, training, processes, console)
 
 
-def _go_on(run: Run, training: Run, source: AnySource | None, console: Console) -> Results:
-    task = old_task(training, source)
-    start = load_checkpoint(training.checkpoints_folder, console.print)
-    before = start.settings if start is not None else settings_of(training)
-    given = task.settings()
-    for line in check_unchanged(before, given, run):
-        console.print(line)
-    training.write_json(
-        training.environment_file, {**training.environment, "source": task.source.spec}
-    )
-    model = _start(task, console)
-    console.print(f"going on at {start or 'the first step'}")
-    return _train(task, model, run, training, given, start, console)
-
-
-def _start(task: Task, console: Console) -> keras.Model:
+def _start(task: Task, processes: Processes, console: Console) -> keras.Model:
     """Says what is trained on what, and builds the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
-    if (missing := missing_gpu()) is not None:
-        console.print(missing)
+    for line in (missing_gpu(), sharing_in_words(processes, batch_size_of(task))):
+        if line is not None:
+            console.print(line)
     for line in (*task.source.notes, *in_words(task.images, task.preprocess)):
         console.print(line)
     class_weights(task)  # or the error that says why there are none
@@ -185,48 +247,61 @@ def _start(task: Task, console: Console) -> keras.Model:
 
 
 def _train(
-    task: Task,
+    given: Given,
     model: keras.Model,
     run: Run,
     training: Run,
-    settings: dict[str, Any],
-    start: Checkpoint | None,
+    processes: Processes,
     console: Console,
-) -> Results:
+) -> Results | None:
     """Fit, evaluate, write: what took longest is on the disk before what may fail is tried.
 
     Args:
-        task: What the training is given.
+        given: What the training begins with.
         model: The network.
         run: The run as its user calls it.
         training: The run that is written, which may be the replacement of `run`.
-        settings: `task.settings()`.
-        start: The checkpoint to begin at, or None.
+        processes: Those that train; the first one alone gets results.
         console: Where progress is printed.
     """
+    task = given.task
+    if processes.count > 1:
+        console.print(
+            f"if a process ends, all do: go on with {run.resume_command} --distributed, on each"
+        )
     try:
-        with stop_signals() as stop, broken_images_named():
+        with stop_signals(processes) as stop, broken_images_named():
             rows = train_network(
                 model,
                 task.recipe,
-                make_batches(task, console),
+                make_batches(task, console, processes),
                 training,
-                settings=settings,
-                start=start,
+                settings=given.settings,
+                start=given.start,
                 stop=stop,
                 console=console,
+                processes=processes,
             )
+            model = alone(model)
             evaluate = functools.partial(
-                measure, preprocess=task.preprocess, classes=task.source.classes
+                measure,
+                preprocess=task.preprocess,
+                classes=task.source.classes,
+                processes=processes,
             )
             splits = task.source.splits
-            calibration = calibrate_network(model, splits["validation"], task.preprocess, training)
+            calibration = calibrate_network(
+                model, splits["validation"], task.preprocess, training, processes
+            )
             evaluations = {
                 name: dataclasses.replace(
                     evaluate(model.predict_on_batch, splits[name]), threshold=calibration.threshold
                 )
                 for name in ("validation", "test")
             }
+            processes.part()
+            if not processes.is_first:
+                return None
             with staged(training.predictions_file) as new:
                 write_predictions(evaluations["test"], new)
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
@@ -259,7 +334,9 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
         console.print(f"a plot could not be drawn ({type(error).__name__}: {error})")
 
 
-def _finished(path: Path, results: Results | None, console: Console) -> Run:
+def _finished(path: Path, results: Results | None, console: Console, processes: Processes) -> Run:
+    if not processes.is_first:
+        return Run(path)
     run = load_run(path)
     if results is not None:
         console.print(best_in_words(results.rows))

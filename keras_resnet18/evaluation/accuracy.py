@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -26,6 +25,7 @@ from keras_resnet18.evaluation.per_class import (
 )
 from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.processes import ALONE, Processes
 from keras_resnet18.runtime.exported import Predict
 
 _BATCH_SIZE = 64
@@ -170,14 +170,26 @@ def broken_images_named() -> Iterator[None]:
 
 
 def measure(
-    predict: Predict, split: Split, preprocess: Preprocess, classes: Sequence[str]
+    predict: Predict,
+    split: Split,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of a split, each once.
+
+    Args:
+        predict: The classifier.
+        split: The images.
+        preprocess: How images become the classifier's pixels.
+        classes: The classifier's classes.
+        processes: Those that share the images; each gets the whole result.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
-    return measure_splits(predict, (split,), range(len(classes)), preprocess, classes)
+    numbers = range(len(classes))
+    return measure_splits(predict, (split,), numbers, preprocess, classes, processes)
 
 
 def measure_splits(
@@ -186,6 +198,7 @@ def measure_splits(
     numbers: Sequence[int],
     preprocess: Preprocess,
     classes: Sequence[str],
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of several splits, each once.
 
@@ -195,37 +208,64 @@ def measure_splits(
         numbers: The classifier's number of each class of the splits' labels.
         preprocess: How images become the classifier's pixels.
         classes: The classifier's classes.
+        processes: Those that share the images; each gets the whole result.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
     number = np.asarray(numbers, np.int64)
-    labels, predictions, highest, losses, among_five = [], [], [], [], 0
     with broken_images_named():
-        for images, targets in itertools.chain.from_iterable(
-            eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
-            for split in splits
-        ):
-            probabilities, truth = predict(images.numpy()), number[targets.numpy()]
-            right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
-            best = (-probabilities).argsort(1, kind="stable")[:, :5]
-            among_five += int((best == truth[:, np.newaxis]).sum())
-            labels.append(truth)
-            predictions.append(best[:, 0])
-            highest.append(probabilities.max(1))
-            losses.append(-np.log(right))
-    truth, predicted = np.concatenate(labels), np.concatenate(predictions)
+        answers = np.concatenate(
+            [_answers(predict, split, number, preprocess, processes) for split in splits]
+        )
+    truth, predicted = answers["label"], answers["prediction"]
     hits, n = int((truth == predicted).sum()), len(truth)
     names = [name for split in splits for name in split.names or ()]
     return Evaluation(
         accuracy=hits / n,
         interval=interval(hits, n),
-        loss=float(np.concatenate(losses).mean()),
+        loss=float(answers["loss"].mean()),
         n=n,
-        top5=among_five / n if len(classes) >= _TOP_5_FROM else None,
+        top5=int(answers["among_five"].sum()) / n if len(classes) >= _TOP_5_FROM else None,
         labels=truth,
         predictions=predicted,
-        probabilities=np.concatenate(highest),
+        probabilities=answers["probability"],
         classes=tuple(classes),
         names=tuple(names if len(names) == n else map(str, range(n))),
     )
+
+
+# What is kept of the answer to an image.
+_ANSWER = np.dtype(
+    [
+        ("label", np.int64),
+        ("prediction", np.int64),
+        ("probability", np.float32),
+        ("loss", np.float32),
+        ("among_five", np.bool_),
+    ]
+)
+
+
+def _answers(
+    predict: Predict,
+    split: Split,
+    number: npt.NDArray[np.int64],
+    preprocess: Preprocess,
+    processes: Processes,
+) -> npt.NDArray[Any]:
+    """The answers to all images of a split, in its order."""
+    size = split.size // processes.count + (processes.index < split.size % processes.count)
+    answers, done = np.zeros(size, _ANSWER), 0
+    for images, targets in eval_batches(
+        split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE, processes=processes
+    ):
+        probabilities, truth = predict(images.numpy()), number[targets.numpy()]
+        right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+        best = (-probabilities).argsort(1, kind="stable")[:, :5]
+        part = answers[done : done + len(truth)]
+        part["label"], part["prediction"] = truth, best[:, 0]
+        part["probability"], part["loss"] = probabilities.max(1), -np.log(right)
+        part["among_five"] = (best == truth[:, np.newaxis]).any(1)
+        done += len(truth)
+    return processes.gather(answers, split.size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import keras
 from keras_resnet18.fit.average import MovingAverage
 from keras_resnet18.fit.checkpoint import Arrays
 from keras_resnet18.fit.history import History, Row
+from keras_resnet18.fit.replica import on_one_device, replica
+from keras_resnet18.processes import ALONE, Processes
 from keras_resnet18.run import save_model
 from keras_resnet18.staging import staged
 
@@ -60,10 +63,16 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         history: Comes before this callback in the list.
         average: Gives the weights that were validated.
         path: The file to write.
+        processes: Those that train; the first one writes.
     """
 
     def __init__(
-        self, network: keras.Model, history: History, average: MovingAverage, path: Path
+        self,
+        network: keras.Model,
+        history: History,
+        average: MovingAverage,
+        path: Path,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.weights: Arrays = []
@@ -71,6 +80,8 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         self._history = history
         self._average = average
         self._path = path
+        self._writes = processes.is_first
+        self._copy: keras.Model | None = None
         self._write_from = -math.inf
         self._is_written = True
 
@@ -82,19 +93,37 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         if best_row(self._history.rows)["epoch"] == epoch + 1:
             self.weights, self._is_written = self._average.weights(), False
         if time.monotonic() >= self._write_from:
-            now = self._network.get_weights()
             self.write()
-            self._network.set_weights(now)
+
+    def put_in(self) -> None:
+        """Gives the network the best weights, at the end of a phase."""
+        if self.weights:
+            self._network.set_weights(self.weights)
 
     def write(self) -> None:
-        """Gives the network the best weights, and writes the file unless it has them."""
-        if not self.weights:
+        """Writes the file, unless it has the best weights; the network keeps its own."""
+        if self._is_written or not self._writes:
             return
+        started = time.monotonic()
+        with self._best_network() as network, staged(self._path) as new:
+            save_model(network, new)
+        now = time.monotonic()
+        self._is_written = True
+        self._write_from = now + max(_EVERY, _TIMES_ITS_COST * (now - started))
+
+    @contextlib.contextmanager
+    def _best_network(self) -> Iterator[keras.Model]:
+        """A network with the best weights."""
+        if keras.distribution.distribution() is not None:
+            # all processes set the network's weights, or none: this one writes alone
+            with on_one_device():
+                self._copy = self._copy or replica(self._network)
+                self._copy.set_weights(self.weights)
+                yield self._copy
+            return
+        now = self._network.get_weights()
         self._network.set_weights(self.weights)
-        if not self._is_written:
-            started = time.monotonic()
-            with staged(self._path) as new:
-                save_model(self._network, new)
-            now = time.monotonic()
-            self._is_written = True
-            self._write_from = now + max(_EVERY, _TIMES_ITS_COST * (now - started))
+        try:
+            yield self._network
+        finally:
+            self._network.set_weights(now)

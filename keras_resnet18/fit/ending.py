@@ -9,6 +9,7 @@ import keras
 
 from keras_resnet18.fit.best import best_row
 from keras_resnet18.fit.history import History
+from keras_resnet18.processes import ALONE, Processes
 from keras_resnet18.recipe.recipe import Recipe
 
 
@@ -25,15 +26,23 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         recipe: The whole training's.
         history: Comes before this callback in the list.
         steps_per_epoch: Steps of a whole epoch.
+        processes: Those that must end at the same step.
     """
 
-    def __init__(self, recipe: Recipe, history: History, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        history: History,
+        steps_per_epoch: int,
+        processes: Processes = ALONE,
+    ) -> None:
         super().__init__()
         self.waits = False
         self.first_epoch = 0
         self._recipe = recipe
         self._history = history
         self._steps_per_epoch = steps_per_epoch
+        self._processes = processes
         self._before = 0.0
         self._started = time.monotonic()
 
@@ -46,9 +55,9 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return self._before + time.monotonic() - self._started
 
     def is_out_of_time(self) -> bool:
-        """Whether `max_minutes` are over."""
+        """Whether `max_minutes` are over, for one of the processes; all of them must ask."""
         limit = self._recipe.max_minutes
-        return limit is not None and self.seconds() >= 60 * limit
+        return limit is not None and bool(self._processes.highest(self.seconds() >= 60 * limit))
 
     def is_out_of_patience(self) -> bool:
         """Whether no epoch was the best one for `patience` epochs."""

@@ -33,7 +33,8 @@ def compile_model(
             recipe.optimizer, model, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs
         ),
         loss=weighted_cross_entropy(recipe.optimizer.label_smoothing, class_weights),
-        metrics=[accuracy, cross_entropy],
+        # as the loss, without the images that fill up a last batch for several devices
+        weighted_metrics=[accuracy, cross_entropy],
         jit_compile=fastest_jit(),
     )
     # Keras makes these variables at the first step; a checkpoint is put into them before it.

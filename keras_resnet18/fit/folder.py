@@ -78,6 +78,12 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
+def training_of_another(run: Run) -> Iterator[Run]:
+    """The training that the first of several processes writes: this one reads at most."""
+    yield unfinished(run) or run
+
+
+@contextlib.contextmanager
 def old_training(run: Run) -> Iterator[Run]:
     """The unfinished training of a run, to go on with; ends as `new_training` does.
 

@@ -22,6 +22,7 @@ from keras_resnet18.fit.history import History, Row
 from keras_resnet18.fit.progress import ProgressLine
 from keras_resnet18.fit.resume import Checkpoints
 from keras_resnet18.fit.signals import Stop
+from keras_resnet18.processes import ALONE, Processes
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.run import Run
 
@@ -91,6 +92,7 @@ def train_network(
     start: Checkpoint | None,
     stop: Stop,
     console: Console,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Trains a network, and gives it the weights of its best epoch.
 
@@ -103,6 +105,7 @@ def train_network(
         start: A checkpoint of this training to begin at; None for its first step.
         stop: A request to end, obeyed between steps.
         console: Where progress is printed.
+        processes: Those that train; the first one alone writes.
 
     Returns:
         The history, a row for each epoch.
@@ -111,13 +114,12 @@ def train_network(
         InputError: If the training diverges, or the run cannot be written.
     """
     phases = list(phases_of(network, recipe, batches))
-    history = History(batches.size, run.write_history)
+    history = History(batches.size, run.write_history if processes.is_first else _nowhere)
     average = MovingAverage(network, history, recipe.optimizer.ema)
-    best = BestModel(network, history, average, run.model_file)
-    ending = EarlyEnd(recipe, history, batches.steps_per_epoch)
+    best = BestModel(network, history, average, run.model_file, processes)
+    ending = EarlyEnd(recipe, history, batches.steps_per_epoch, processes)
     epochs = sum(phase.recipe.epochs for phase in phases)
     progress = ProgressLine(console, history, epochs=epochs)
-    board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
     checkpoints = Checkpoints(
         run.checkpoints_folder,
         network,
@@ -128,8 +130,12 @@ def train_network(
         settings=settings,
         stop=stop,
         start=start,
+        processes=processes,
     )
-    callbacks = [history, average, progress, best, board, ending, checkpoints]
+    callbacks = [history, average, progress, best, ending, checkpoints]
+    if processes.is_first:
+        board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
+        callbacks.insert(-2, board)
     if start is not None:
         history.resume(start.rows, start.step, start.seconds)
         best.resume(start.best)
@@ -143,6 +149,7 @@ def train_network(
                 _fit(phase, first_epoch, batches, callbacks, checkpoints, ending, stop)
                 with _written(checkpoints):
                     best.write()
+                best.put_in()
             first_epoch += phase.recipe.epochs
     except BaseException:
         with contextlib.suppress(Exception):
@@ -153,6 +160,10 @@ def train_network(
     if (early := ending.in_words(epochs)) is not None:
         console.print(early)
     return history.rows
+
+
+def _nowhere(rows: list[Row]) -> None:
+    """Writes no history: the first process does."""
 
 
 def _fit(

@@ -18,6 +18,7 @@ from keras_resnet18.fit.checkpoint import Arrays, Checkpoint, save_checkpoint
 from keras_resnet18.fit.ending import EarlyEnd
 from keras_resnet18.fit.history import History
 from keras_resnet18.fit.signals import Stop
+from keras_resnet18.processes import ALONE, Processes
 
 # Seconds between checkpoints, and the least age of one that is replaced at the end of an epoch; as
 # multiples of the time that a checkpoint takes, so that on a slow disk too it is one percent of the
@@ -25,6 +26,9 @@ from keras_resnet18.fit.signals import Stop
 EVERY = 60.0
 AT_AN_EPOCH = 30.0
 TIMES_ITS_COST = 100
+
+# Steps after which processes hear of one another's signals, which takes milliseconds.
+_AGREE_EVERY = 10
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
@@ -46,6 +50,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         settings: What the training was given, for the checkpoints.
         stop: Looked at after each step.
         start: The checkpoint to begin at, or None.
+        processes: Those that train; the first one saves.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         settings: dict[str, Any],
         stop: Stop,
         start: Checkpoint | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.phase = 0
@@ -72,6 +78,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._settings = settings
         self._stop = stop
         self._start = start
+        self._writes = processes.is_first
         self._epoch = self._step = 0
         self._saved_at = self._cost = 0.0
         self._trained_metrics: Arrays = []  # of the epoch's training, while validation uses them
@@ -122,6 +129,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         last = self._step == self.params["steps"] or self.model.stop_training
         if last:
             self._trained_metrics = self._values(self.model.metrics_variables)
+        if last or self._step % _AGREE_EVERY == 0:
+            self._stop.agree()
         self._save_if_due(AT_AN_EPOCH if last else EVERY)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -132,6 +141,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._step = epoch + 1, 0
+        self._stop.agree()
         self._save_if_due(AT_AN_EPOCH)
 
     def _save_if_due(self, age: float) -> None:
@@ -141,6 +151,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._stop.obey()
 
     def _save(self, metrics: Arrays) -> None:
+        if not self._writes:
+            return
         started = time.monotonic()
         values = self._values(self._variables(self.model)) + metrics
         if not all(np.isfinite(v).all() for v in values if np.issubdtype(v.dtype, np.inexact)):

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from keras_resnet18.processes import ALONE, Processes
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
@@ -15,12 +17,23 @@ class Stop:
     """A request to end, such as Ctrl-C.
 
     Attributes:
-        signal: Number of the signal, or None.
+        signal: Number of the signal, or None. Of several processes each has the same one, which
+            `agree` finds out.
+
+    Args:
+        processes: Those that must end at the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
         self.signal: int | None = None
+        self._processes = processes
+        self._received: int | None = None
         self._held = False
+
+    def agree(self) -> None:
+        """Hears of the signals of other processes; all of them must call it between two steps."""
+        if self._processes.count > 1:
+            self.signal = self._processes.highest(self._received or 0) or None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -39,19 +52,21 @@ class Stop:
             raise SystemExit(128 + self.signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.signal = self.signal is None, number
+        first, self._received = self._received is None, number
+        if self._processes.count == 1 or not (first and self._held):
+            self.signal = number
         if not (first and self._held):
             self.obey()
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals(processes: Processes = ALONE) -> Iterator[Stop]:
     """Receives SIGINT, SIGTERM and SIGHUP inside, and restores their handlers.
 
     A signal that the process ignores stays ignored (`nohup`). Outside of the main thread, where
     Python allows no handlers, nothing is received.
     """
-    stop = Stop()
+    stop = Stop(processes)
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in _NAMES:

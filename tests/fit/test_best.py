@@ -69,7 +69,7 @@ def test_each_new_best_is_written_at_once_and_others_are_not(network, tmp_path, 
         on_disk.append(bias(path))
         assert float(network.layers[-1].bias.numpy()[0]) == epoch + 1  # goes on with its own
     assert on_disk == [1, 2, 2]
-    callback.write()
+    callback.put_in()
     assert float(network.layers[-1].bias.numpy()[0]) == 2
 
 
