@@ -122,9 +122,15 @@ def train(
                 "a training is resumed as it was begun: with resume give the images at most, where "
                 "they have moved, and nothing else"
             )
+        path = Path(resume)
         with together(distributed) as processes:
-            results = _resume(Path(resume), source, _quiet(console, processes), processes)
-        return _finished(Path(resume), results, console, processes)
+            quiet = _quiet(console, processes)
+            if not _is_unfinished(Run(path), processes):
+                run = load_run(path)  # or the error that says what else it is
+                quiet.print(f"{path} is finished: there is nothing to go on with")
+                return run
+            results = _resume(Run(path), source, quiet, processes)
+        return _finished(path, results, console, processes)
     settings = [settings] if isinstance(settings, str) else settings
     if source is None:
         raise InputError("train needs images, or the run to go on with. Received: neither")
@@ -198,16 +204,16 @@ def _quiet(console: Console, processes: Processes) -> Console:
     return console if processes.is_first else Console(quiet=True)
 
 
+def _is_unfinished(run: Run, processes: Processes) -> bool:
+    """Whether there is something to go on with, which all processes must see."""
+    what = f"an unfinished training in {run.path}"
+    return processes.alike("run", lambda: unfinished(run) is not None, lambda found: {what: found})
+
+
 def _resume(
-    path: Path, source: AnySource | None, console: Console, processes: Processes
+    run: Run, source: AnySource | None, console: Console, processes: Processes
 ) -> Results | None:
-    run = Run(path)
-    is_there = functools.partial(dict.fromkeys, [f"an unfinished training in {path}"])
-    found = processes.alike("run", lambda: unfinished(run), lambda found: is_there(bool(found)))
-    if found is None:
-        load_run(path)  # or the error that says what else it is
-        console.print(f"{path} is finished: there is nothing to go on with")
-        return None
+    """Goes on with an unfinished training."""
     with old_training(run) if processes.is_first else training_of_another(run) as training:
         if training.metrics_file.is_file():  # its process was killed as it cleared up
             return None
