@@ -129,6 +129,12 @@ class Evaluation:
         top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
         balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
         lines = [balanced, *notes(self.to_dict())]
+        if self.threshold is not None:
+            right = self.accuracy_answered
+            lines.append(
+                f"at the score threshold of {self.threshold:.1%}, {self.coverage:.1%} of the "
+                "images are answered" + ("" if right is None else f", {right:.2%} of these right")
+            )
         if self.trained_on is None:
             lines.append("how many of the images are training images is not known")
         elif self.trained_on:
@@ -140,7 +146,7 @@ class Evaluation:
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """Lines that qualify the accuracy: the majority class, classes never tested, the threshold.
+    """Lines that qualify the accuracy: the majority class, classes that were never tested.
 
     Args:
         figures: `Evaluation.to_dict()`.
@@ -151,12 +157,6 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
     if figures["never_tested"]:
         lines.append(f"classes without an image: {listed(figures['never_tested'])}")
-    if figures["threshold"] is not None:
-        answered, right = figures["coverage"], figures["accuracy_answered"]
-        lines.append(
-            f"at the score threshold of {figures['threshold']:.1%}, {answered:.1%} of the images "
-            f"are answered" + ("" if right is None else f", and {right:.2%} of these right")
-        )
     return lines
 
 
