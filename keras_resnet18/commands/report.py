@@ -63,18 +63,30 @@ def write_report(run: Run, images: Split | None, model: Any = None) -> Path:
         images: Its test images; None leaves the images of mistakes out.
         model: The network, where it is open already.
     """
-    figures, found = _answers(run, images)
-    if "coverage" not in figures:
+    try:
+        figures, contents = _contents(run, images, model)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            "a report needs the figures that this version measures: train again. "
-            f"Received: {run.metrics_file} without some"
-        )
+            f"a report is made of what `train` wrote: copy {run.metrics_file.name} and "
+            f"{run.environment_file.name} from a backup, or train again. Received: {run.path}, "
+            f"which is damaged ({type(error).__name__}: {error})"
+        ) from None
+    run.write_text(run.report_file, page(contents))
+    write_card(run, figures)
+    return run.report_file
+
+
+def _contents(run: Run, images: Split | None, model: Any) -> tuple[Mapping[str, Any], Report]:
+    """The figures of the test images, and all that the page shows."""
+    figures, found = _answers(run, images)
     wrong = int((found.labels != found.predictions).sum())
     mistakes = [] if images is None else _mistakes(run, found, images, model)
     matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.labels)))
     confused = confusions(found, _CONFUSIONS)
     calibration, facts = _calibration(run, figures, found)
-    contents = Report(
+    return figures, Report(
         name=run.path.absolute().name,
         figures=figures,
         notes=notes(figures),
@@ -91,9 +103,6 @@ def write_report(run: Run, images: Split | None, model: Any = None) -> Path:
         recipe=run.recipe.to_toml(),
         version=_environment(run, "packages", {}).get("keras-resnet18", "of an unknown version"),
     )
-    run.write_text(run.report_file, page(contents))
-    write_card(run, figures)
-    return run.report_file
 
 
 def _check_same(run: Run, images: Split, data: str | None) -> None:
@@ -108,8 +117,9 @@ def _check_same(run: Run, images: Split, data: str | None) -> None:
 
 def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predictions]:
     """Figures and predictions of the test images, measured again where the run lacks them."""
-    if run.predictions_file.is_file():
-        return run.metrics["test"], read_predictions(run.predictions_file, run.labels)
+    figures = run.metrics["test"]
+    if run.predictions_file.is_file() and "coverage" in figures:  # of older runs not
+        return figures, read_predictions(run.predictions_file, run.labels)
     if images is None:
         raise InputError(
             f"a report needs {run.predictions_file.name} or the images. Received: {run.path} "

@@ -67,6 +67,28 @@ def test_a_run_without_predictions_is_measured_again(run, copy):
     assert copy.predictions_file.read_text() == run.predictions_file.read_text()
 
 
+def test_a_run_with_older_figures_is_measured_again(run, copy):
+    metrics = copy.metrics
+    for figures in (metrics["validation"], metrics["test"]):
+        for name in ("ece", "threshold", "coverage", "accuracy_answered"):
+            del figures[name]
+    del metrics["calibration"]
+    copy.write_json(copy.metrics_file, metrics)
+    html = report(copy).read_text(encoding="utf-8")
+    assert f"{run.metrics['test']['accuracy']:.1%} of 12 test images right" in html
+
+
+@pytest.mark.parametrize("key", ["test", "best_epoch", "calibration", "images"])
+@pytest.mark.parametrize("value", [None, 3, "x", {"threshold": None}])
+def test_damaged_metrics_are_one_line_or_do_not_matter(copy, key, value):
+    metrics = copy.metrics | {key: value}
+    copy.write_json(copy.metrics_file, metrics)
+    try:
+        report(copy)
+    except InputError as error:
+        assert "\n" not in str(error) and "metrics.json" in str(error)
+
+
 def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     environment = copy.environment | {"source": str(tmp_path / "gone")}
