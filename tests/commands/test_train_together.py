@@ -27,7 +27,7 @@ from keras_resnet18.commands.together import Cluster, check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit.checkpoint import load_checkpoint
 from keras_resnet18.processes import ALONE, Processes
-from keras_resnet18.recipe.recipe import Augment, Finetune, Optimizer, Recipe
+from keras_resnet18.recipe.recipe import Augment, Finetune, Recipe
 from keras_resnet18.run import Run
 
 TESTS = Path(__file__).parents[1]
@@ -117,9 +117,8 @@ def folder(quick_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pa
     )
     finetune = dataclasses.replace(
         quick_recipe,
-        epochs=1,
-        optimizer=Optimizer(name="adamw", learning_rate=0.002),
-        finetune=Finetune(str(folder / "w.safetensors"), head_epochs=1),
+        epochs=0,  # all weights are trained as in the other
+        finetune=Finetune(str(folder / "w.safetensors"), head_epochs=2),
     )
     for name, recipe in {"scratch": scratch, "finetune": finetune}.items():
         (folder / f"{name}.toml").write_text(recipe.to_toml())
@@ -212,9 +211,19 @@ def devices(images: Path, folder: Path, killed: Killed) -> str:
 
 @pytest.fixture(scope="module")
 def resumed(folder: Path, killed: Killed) -> list[tuple[int, str, str]]:
-    """What two processes said that went on with the killed training."""
-    shutil.copytree(killed.run.path, folder / "resumed-2-processes")
-    return [one.end() for one in pair(folder, "--resume", folder / "resumed-2-processes")]
+    """What two processes said that went on with the killed training, as two tasks of SLURM."""
+    run = shutil.copytree(killed.run.path, folder / "resumed-2-processes")
+    slurm = {
+        "SLURM_JOB_ID": str(int(address().split(":")[1])),  # JAX makes the port of it
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+    }
+    started = [
+        Started(folder / str(i), "--resume", run, "--distributed", SLURM_PROCID=str(i), **slurm)
+        for i in range(2)
+    ]
+    return [one.end() for one in started]
 
 
 def rows(path: Path) -> list[dict[str, float]]:
