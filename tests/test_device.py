@@ -44,6 +44,7 @@ def test_this_machine_gets_one_of_three_policies_and_a_reason():
     [
         ("gpu", (7, 0), "mixed_float16", "tensor cores (compute capability 7.0)"),
         ("gpu", (12, 0), "mixed_float16", "compute capability 12.0"),
+        ("gpu", (8, 0), "mixed_float16", "mixed_bfloat16 does too, without loss scaling"),
         ("gpu", (6, 1), "float32", "no tensor cores (compute capability 6.1)"),
         ("gpu", None, "float32", "unknown"),
         ("tpu", None, "mixed_bfloat16", "TPU"),
@@ -123,6 +124,23 @@ def test_a_gpu_that_was_to_be_expected_is_missed_aloud(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = precision.missing_gpu()
     assert found is None if message is None else re.search(message, found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "card", "count", "name"),
+    [
+        ("gpu", "NVIDIA L4", 1, "GPU, NVIDIA L4"),
+        ("gpu", "NVIDIA L4", 4, "4 × GPU, NVIDIA L4"),
+        ("gpu", "", 1, "GPU"),
+        ("cpu", "", 1, "CPU, 3 threads"),
+    ],
+)
+def test_a_device_has_the_name_of_its_card_and_a_number(monkeypatch, kind, card, count, name):
+    monkeypatch.setattr(precision, "_accelerator", lambda backend: (kind, None))
+    monkeypatch.setattr(precision, "_card", lambda backend: card)
+    monkeypatch.setattr(precision, "device_count", lambda: count)
+    monkeypatch.setattr(precision, "cpu_count", lambda: 3)
+    assert precision.device_name() == name
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from keras_resnet18.fit.signals import stop_signals
+from keras_resnet18.processes import Processes
 
 
 def send(number):
@@ -64,3 +65,34 @@ def test_another_thread_than_the_main_one_gets_no_handlers():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+class Others(Processes):
+    """Two processes, of which the other one received a signal or none."""
+
+    other = 0
+
+    def highest(self, value: int) -> int:
+        return max(value, self.other)
+
+
+def test_several_processes_end_at_the_step_at_which_all_know_of_it():
+    others = Others(0, 2)
+    with pytest.raises(SystemExit) as end, stop_signals(others) as stop, stop.held():
+        send(signal.SIGTERM)
+        stop.obey()  # the other process does not know of it yet
+        assert stop.signal is None
+        stop.agree()
+        stop.obey()
+        pytest.fail("they did not end")
+    assert end.value.code == 143
+
+
+def test_a_signal_of_another_process_ends_this_one_too():
+    others = Others(0, 2)
+    with pytest.raises(KeyboardInterrupt), stop_signals(others) as stop, stop.held():
+        stop.agree()
+        stop.obey()  # no signal
+        object.__setattr__(others, "other", signal.SIGINT)
+        stop.agree()
+        stop.obey()
