@@ -211,19 +211,9 @@ def devices(images: Path, folder: Path, killed: Killed) -> str:
 
 @pytest.fixture(scope="module")
 def resumed(folder: Path, killed: Killed) -> list[tuple[int, str, str]]:
-    """What two processes said that went on with the killed training, as two tasks of SLURM."""
-    run = shutil.copytree(killed.run.path, folder / "resumed-2-processes")
-    slurm = {
-        "SLURM_JOB_ID": str(int(address().split(":")[1])),  # JAX makes the port of it
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-        "SLURM_LOCALID": "0",
-    }
-    started = [
-        Started(folder / str(i), "--resume", run, "--distributed", SLURM_PROCID=str(i), **slurm)
-        for i in range(2)
-    ]
-    return [one.end() for one in started]
+    """What two processes said that went on with the killed training."""
+    shutil.copytree(killed.run.path, folder / "resumed-2-processes")
+    return [one.end() for one in pair(folder, "--resume", folder / "resumed-2-processes")]
 
 
 def rows(path: Path) -> list[dict[str, float]]:
