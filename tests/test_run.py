@@ -48,7 +48,7 @@ def test_a_training_leaves_these_files_and_no_others(run):
 
 def test_metrics_tell_validation_and_test_apart(run, images):
     metrics = json.loads(run.metrics_file.read_text())
-    assert set(metrics) == {"validation", "test", "best_epoch", "epochs", "images"}
+    assert set(metrics) == {"validation", "test", "best_epoch", "epochs", "images", "calibration"}
     for kind, n in (("validation", 9), ("test", 12)):
         assert {"accuracy", "interval", "loss", "n", "per_class"} <= set(metrics[kind])
         low, high = metrics[kind]["interval"]
