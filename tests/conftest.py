@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,14 @@ pytest_plugins = ["digit_exports"]  # fixtures that several folders share
 
 # As the command line does, before TensorFlow is first imported: tests train too.
 prepare_tensorflow()
+
+# As in a terminal: a shell's background job ignores these, and so would all that tests start.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (getattr(signal, "SIGHUP", signal.SIGTERM), signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # The program that makes .tflite files.
 CONVERTER = Path(__file__).parents[1] / "keras_resnet18" / "exporters" / "convert.py"
