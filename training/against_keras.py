@@ -41,6 +41,7 @@ from images import arrays
 from rows import (
     Row,
     append_row,
+    at_least_one,
     machine,
     machine_in_words,
     mean_and_spread,
@@ -62,8 +63,8 @@ TRAINING = ("side", "seed", "images", "epochs", "stem")  # what tells a training
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="FOLDER")
-    parser.add_argument("--images", type=int, default=20_000, help="training images")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--images", type=at_least_one, default=20_000, help="training images")
+    parser.add_argument("--epochs", type=at_least_one, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--stem", default="small_stride2")
     parser.add_argument("--out", type=Path, default=Path("saved_models/against_keras"))
@@ -71,11 +72,6 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # of a process
     arguments = parser.parse_args(given)
     with refused_in_a_line():
-        if min(arguments.images, arguments.epochs) < 1:
-            raise InputError(
-                "--images and --epochs must be 1 or more. "
-                f"Received: {arguments.images} and {arguments.epochs}"
-            )
         if arguments.side is not None:
             train_side(arguments, arguments.seeds[0])
             return

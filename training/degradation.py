@@ -22,15 +22,16 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from images import Arrays
-from rows import mean_and_spread
+from images import Arrays, read_classes
+from rows import at_least_one, mean_and_spread, refused_in_a_line
 from runs import minutes_by_epoch, trained
 
+from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_keras
 
 NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
@@ -39,18 +40,23 @@ GRADIENT_IMAGES = 512
 PAPERS_STEPS, BATCH = 64_000, 128
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source")
-    parser.add_argument("--images", type=int, default=10_000, help="training images in all")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=at_least_one, default=10_000, help="training images")
+    parser.add_argument("--epochs", type=at_least_one, default=8)
+    parser.add_argument("--seeds", type=at_least_one, default=2)
     parser.add_argument("--stem", default="small_stride2")
     parser.add_argument("--full", action="store_true", help="all images, the paper's length")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=[*NETWORKS, []])
     parser.add_argument("--out", type=Path, default=Path("saved_models/degradation"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
+    with refused_in_a_line():
+        compare(arguments)
 
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Trains what is not trained yet, and reports when nothing is missing."""
     start_keras()
     import keras_resnet18 as kr
 
@@ -81,7 +87,6 @@ def main() -> None:
 
 def read(source: str) -> tuple[Arrays, Arrays, list[str]]:
     """Training images, test images, and the classes' names; images are uint8 of one size."""
-    import keras_resnet18 as kr
 
     if source.startswith("tfds:"):
         import tensorflow_datasets as tfds
@@ -95,15 +100,14 @@ def read(source: str) -> tuple[Arrays, Arrays, list[str]]:
         )
         train, test = (tuple(map(np.asarray, pair)) for pair in tfds.as_numpy(splits))
         return train, test, info.features["label"].names
-    folder = Path(source)
-    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-
-    def split(name: str) -> Arrays:
-        paths = [sorted((folder / name / of_class).iterdir()) for of_class in classes]
-        labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in paths])
-        return np.stack([kr.read_image(path) for of_class in paths for path in of_class]), labels
-
-    return split("train"), split("test"), classes
+    train, test = (Path(source) / name for name in ("train", "test"))
+    classes = sorted(path.name for path in train.glob("*/"))
+    if not classes:
+        raise InputError(
+            "SOURCE must be tfds:cifar10, or a folder with train/CLASS/… and test/CLASS/…. "
+            f"Received: {source}"
+        )
+    return read_classes(train, classes), read_classes(test, classes), classes
 
 
 def report(arguments: argparse.Namespace, epochs: int, training: Arrays) -> None:

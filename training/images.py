@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_resnet18.errors import InputError
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 Change = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
@@ -19,6 +22,26 @@ def arrays(split: Any) -> Arrays:
     batches = split.elements(None, 0).map(split.fetch).batch(1024).as_numpy_iterator()
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
+
+
+def read_classes(folder: Path, classes: Sequence[str]) -> Arrays:
+    """The images of some classes, as `arrays` gives them, from folder/class/image files.
+
+    Raises:
+        InputError: If a class has no folder or no image, an image is broken, or sizes differ.
+    """
+    from keras_resnet18 import read_image
+
+    paths = []
+    for name in classes:
+        of_class = folder / name
+        paths.append(sorted(of_class.iterdir()) if of_class.is_dir() else [])
+        if not paths[-1]:
+            raise InputError(f"images are read from class folders. Missing or empty: {of_class}")
+    images = [read_image(path) for of_class in paths for path in of_class]
+    if len(shapes := {image.shape for image in images}) > 1:
+        raise InputError(f"the images must be of one size. Received in {folder}: {sorted(shapes)}")
+    return np.stack(images), np.repeat(np.arange(len(classes)), [len(files) for files in paths])
 
 
 def mirrored(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -18,9 +18,13 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rows import at_least_one, refused_in_a_line
+
+from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_keras
 
 KILLS_A_TRAINING = 5
@@ -34,19 +38,20 @@ RANDOM = (
 COLUMNS = ("kill", "training", "after_seconds", "newest_checkpoint", "training_is_bit_equal")
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("saved_models/kills"))
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=at_least_one, default=20)
     parser.add_argument("--every", type=float, default=10.0)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=at_least_one, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # of the killed process
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.train is not None:
         train_or_resume(arguments.train, arguments.every, arguments.epochs)
     else:
-        kill_and_compare(arguments)
+        with refused_in_a_line():
+            kill_and_compare(arguments)
 
 
 def train_or_resume(out: Path, every: float, epochs: int) -> None:
@@ -65,7 +70,10 @@ def train_or_resume(out: Path, every: float, epochs: int) -> None:
 
 def kill_and_compare(arguments: argparse.Namespace) -> None:
     folder, chance = arguments.folder, random.Random(arguments.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder cannot be made: {folder} ({error.strerror})") from None
     whole = folder / "whole"
     started = time.monotonic()
     start(whole, arguments).wait()

@@ -28,7 +28,16 @@ from typing import Any
 
 import numpy as np
 from images import answers
-from rows import Row, append_row, machine, machine_in_words, read_rows, refused_in_a_line, table
+from rows import (
+    Row,
+    append_row,
+    at_least_one,
+    machine,
+    machine_in_words,
+    read_rows,
+    refused_in_a_line,
+    table,
+)
 from runs import digest
 
 from keras_resnet18.errors import InputError
@@ -43,13 +52,11 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--foreign", nargs="+", required=True, metavar="NAME=SOURCE")
-    parser.add_argument("--images", type=int, help="images of each source; all by default")
+    parser.add_argument("--images", type=at_least_one, help="images of each source; all by default")
     parser.add_argument("--data", help="the run's images, where they are not where they were")
     parser.add_argument("--rows", type=Path, default=Path("saved_models/rejection.jsonl"))
     arguments = parser.parse_args(given)
     with refused_in_a_line():
-        if arguments.images is not None and arguments.images < 1:
-            raise InputError(f"--images must be 1 or more. Received: {arguments.images}")
         foreign = dict(map(named_source, arguments.foreign))
         start_keras()
         import keras_resnet18 as kr

@@ -25,7 +25,16 @@ from typing import Any
 import numpy as np
 from images import Change, answers
 from PIL import Image
-from rows import Row, append_row, machine, machine_in_words, read_rows, refused_in_a_line, table
+from rows import (
+    Row,
+    append_row,
+    at_least_one,
+    machine,
+    machine_in_words,
+    read_rows,
+    refused_in_a_line,
+    table,
+)
 from runs import digest
 
 from keras_resnet18.errors import InputError
@@ -39,13 +48,11 @@ KEY = ("run", "model", "images", "data", "change")
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--images", type=int, help="test images of each run; all by default")
+    parser.add_argument("--images", type=at_least_one, help="of each run; all by default")
     parser.add_argument("--data", help="the runs' images, where they are not where they were")
     parser.add_argument("--rows", type=Path, default=Path("saved_models/robustness.jsonl"))
     arguments = parser.parse_args(given)
     with refused_in_a_line():
-        if arguments.images is not None and arguments.images < 1:
-            raise InputError(f"--images must be 1 or more. Received: {arguments.images}")
         start_keras()
         import keras_resnet18 as kr
 

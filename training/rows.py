@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import json
@@ -84,6 +85,14 @@ def machine_in_words(rows: Iterable[Mapping[str, Any]]) -> str:
         for row in rows
     )
     return "\n".join(dict.fromkeys(lines))
+
+
+def at_least_one(text: str) -> int:
+    """A number of things, 1 or more, as an option's type."""
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"must be 1 or more. Received: {text}")
 
 
 @contextlib.contextmanager

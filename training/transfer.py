@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from images import Arrays
-from rows import mean_and_spread
+from images import Arrays, read_classes
+from rows import at_least_one, mean_and_spread, refused_in_a_line
 
 from keras_resnet18.machine import start_tensorflow
 
@@ -29,13 +30,18 @@ IMAGES_A_CLASS = (10, 50)
 VALIDATION_A_CLASS = 50
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pretraining-epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--pretraining-epochs", type=at_least_one, default=5)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
+    arguments = parser.parse_args(given)
+    with refused_in_a_line():
+        compare(arguments)
 
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Trains what is not trained yet, and prints the accuracies."""
     start_tensorflow()
     from keras_resnet18 import load_run, save_weights, train
     from keras_resnet18.data.sources import Source, from_arrays
@@ -49,9 +55,9 @@ def main() -> None:
         return load_run(out)
 
     six = from_arrays(
-        *read(arguments.folder / "train", PRETRAINED),
+        *read_classes(arguments.folder / "train", PRETRAINED),
         classes=PRETRAINED,
-        test=read(arguments.folder / "test", PRETRAINED),
+        test=read_classes(arguments.folder / "test", PRETRAINED),
     )
     scratch = load_recipe("small-images")
     run = trained(
@@ -73,8 +79,8 @@ def main() -> None:
         "finetune": tune.changed(["epochs=20"]),
         "scratch": scratch.changed([*few, "epochs=40", "optimizer.learning_rate=0.02"]),
     }
-    images = read(arguments.folder / "train", OTHERS)
-    test = read(arguments.folder / "test", OTHERS)
+    images = read_classes(arguments.folder / "train", OTHERS)
+    test = read_classes(arguments.folder / "test", OTHERS)
     for count in IMAGES_A_CLASS:
         for way, recipe in ways.items():
             runs = []
@@ -89,15 +95,6 @@ def main() -> None:
                 f"{len(runs)} seed(s){speed_ratio(runs[-1])}",
                 flush=True,
             )
-
-
-def read(folder: Path, classes: tuple[str, ...]) -> Arrays:
-    """The images of some classes, (n, 32, 32, 3), and which of them each shows, (n,)."""
-    from keras_resnet18.images import read_image
-
-    paths = [sorted((folder / name).iterdir()) for name in classes]
-    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in paths])
-    return np.stack([read_image(path) for of_class in paths for path in of_class]), labels
 
 
 def drawn(labelled: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:

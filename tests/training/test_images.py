@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from images import answers, arrays, mirrored
+from images import answers, arrays, mirrored, read_classes
+from PIL import Image
 
 from keras_resnet18 import Preprocess, from_arrays, open_source
 from keras_resnet18.errors import InputError
@@ -49,3 +50,18 @@ def test_a_broken_image_is_named(broken_images):
     split = open_source(broken_images).splits["test"]
     with pytest.raises(InputError, match=r"bee/0\.png"):
         answers(lambda pixels: pixels, split, Preprocess(size=(8, 8)))
+
+
+def test_images_of_class_folders_are_read_with_their_numbers(digits, tmp_path):
+    for name, index in (("b/0.png", 0), ("a/0.png", 1), ("a/1.png", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(digits[0][index]).save(tmp_path / name)
+    images, labels = read_classes(tmp_path, ["b", "a"])
+    np.testing.assert_array_equal(images, digits[0][:3])
+    np.testing.assert_array_equal(labels, [0, 1, 1])
+
+    Image.fromarray(digits[0][0, :16]).save(tmp_path / "b/1.png")
+    with pytest.raises(InputError, match=r"of one size.*\(16, 32, 3\), \(32, 32, 3\)"):
+        read_classes(tmp_path, ["b", "a"])
+    with pytest.raises(InputError, match=r"Missing or empty: .*c$"):
+        read_classes(tmp_path, ["a", "c"])

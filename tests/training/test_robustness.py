@@ -77,5 +77,3 @@ def test_a_missing_file_is_exported_or_it_is_said_why_not(run, tmp_path, capsys,
 def test_what_is_not_a_run_is_a_line(tmp_path):
     with pytest.raises(SystemExit, match="error: a run is a folder"):
         robustness.main([str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: --images must be 1 or more"):
-        robustness.main([str(tmp_path), "--images=0"])
