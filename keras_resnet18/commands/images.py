@@ -15,6 +15,7 @@ from keras_resnet18.commands.progress import watched
 from keras_resnet18.data.findings import Finding, counts_in_words, on_copies
 from keras_resnet18.data.inspection import (
     Facts,
+    Place,
     copies_to_leave_out,
     digests_of_alike,
     inspect_files,
@@ -101,15 +102,25 @@ def look(
         return Images(found, split_seed, left_out, sizes=tuple(one_size))
     if on_bad_image == "raise":
         facts = _check_held_out(found, root, console)
-    with watched(console, "comparing") as advance:
-        digests = digests_of_alike(root, (place.name for place in places(found)), advance)
-    groups = same_content(found, digests)
+    groups = _copies(found, root, console)
     findings = tuple(on_copies(groups))
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies
         found = opened(source, split_seed, left_out, console)
     sizes = tuple(fact.size for fact in facts if fact.error is None)
     return Images(found, split_seed, left_out, findings, sizes)
+
+
+def look_again(source: Source, console: Console) -> tuple[Finding, ...]:
+    """What is found about copies in images that have changed since their training began."""
+    return tuple(on_copies(_copies(source, source.folder, console))) if source.folder else ()
+
+
+def _copies(source: Source, root: Path, console: Console) -> list[list[Place]]:
+    """Images of one content, in groups; the contents of files that share a size are compared."""
+    with watched(console, "comparing") as advance:
+        digests = digests_of_alike(root, (place.name for place in places(source)), advance)
+    return same_content(source, digests)
 
 
 def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]:

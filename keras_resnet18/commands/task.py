@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from rich.console import Console
 
-from keras_resnet18.commands.images import AnySource, Images, open_again, opened
+from keras_resnet18.commands.images import AnySource, Images, look_again, open_again, opened
 from keras_resnet18.data.findings import Finding
 from keras_resnet18.data.splits import Source
 from keras_resnet18.device import device_count, device_name, recommended_policy
@@ -32,10 +33,15 @@ _CHANGES_BITS = tuple(
     f"environment.{key}" for key in ("threads", "cpu", "settings", "packages", "sharing")
 )
 
-# What the trained weights do not depend on.
-_IRRELEVANT = tuple(
-    f"environment.{key}"
-    for key in ("source", "device", "precision_reason", "python", "platform", "images.test")
+# What the trained weights do not depend on. Test images are among it, so that a training that a
+# broken one ended goes on when that is mended or deleted.
+_TEST = "environment.images.test"
+_IRRELEVANT = (
+    _TEST,
+    *(
+        f"environment.{key}"
+        for key in ("source", "device", "precision_reason", "python", "platform", "findings")
+    ),
 )
 
 
@@ -71,10 +77,7 @@ class Task:
             "environment": {
                 "source": self.source.spec,
                 **self.images.facts,
-                "images": {
-                    name: {"n": split.size, "sha256": split.fingerprint()}
-                    for name, split in self.source.splits.items()
-                },
+                "images": _facts_of(self.source),
                 "device": device_name(),
                 "sharing": device_count(),
                 "backend": keras.config.backend(),
@@ -121,12 +124,14 @@ def new_task(
     return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
 
 
-def old_task(training: Run, source: AnySource | None) -> Task:
+def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     """Reads again what an unfinished training was given; its images may have moved to `source`."""
     facts = training.environment
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
     findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
     found = _opened_again(training) if source is None else opened(source, seed, left_out)
+    if _facts_of(found)["test"] != facts["images"]["test"]:
+        findings = look_again(found, console)
     return Task(
         Images(found, seed, left_out, findings),
         training.recipe,
@@ -134,6 +139,14 @@ def old_task(training: Run, source: AnySource | None) -> Task:
         facts["precision"],
         facts["precision_reason"],
     )
+
+
+def _facts_of(source: Source) -> dict[str, Any]:
+    """What tells the images of each split from others."""
+    return {
+        name: {"n": split.size, "sha256": split.fingerprint()}
+        for name, split in source.splits.items()
+    }
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -155,12 +168,16 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
         run: The run, for the error.
 
     Yields:
-        A line for each difference that changes the bits of the result, and no more.
+        A line for each difference that changes the bits of the result, and no more, and one if the
+        test images are others.
 
     Raises:
         InputError: If something else differs.
     """
     old, new = _flat(before), _flat(now)
+    if old.get(f"{_TEST}.sha256") != new.get(f"{_TEST}.sha256"):
+        what = _difference(f"{_TEST}.sha256", old, new)
+        yield f"the test accuracy will be of other images than when the training began: {what}"
     for key in dict.fromkeys([*old, *new]):
         if old.get(key) == new.get(key) or key.startswith(_IRRELEVANT):
             continue

@@ -219,7 +219,7 @@ def _resume(
             return None
 
         def given() -> Given:
-            task = old_task(training, source)
+            task = old_task(training, source, console)
             check_batch(task.recipe, batch_size_of(task), processes)
             start = load_checkpoint(training.checkpoints_folder, console.print)
             before = start.settings if start is not None else settings_of(training)
@@ -230,7 +230,9 @@ def _resume(
 
         old = processes.alike("task", given, Given.facts)
         if processes.is_first:
-            environment = {**training.environment, "source": old.task.source.spec}
+            kept = ("source", "images", "findings")  # that may be others than when it began
+            now = {key: old.settings["environment"][key] for key in kept}
+            environment = {**training.environment, **now}
             training.write_json(training.environment_file, environment)
         model = _start(old.task, processes, console)
         console.print(f"going on at {old.start or 'the first step'}")

@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 from small import build_tiny, train_quickly
 
-from keras_resnet18 import from_arrays, load_run, save_weights, train
+from keras_resnet18 import from_arrays, load_run, report, save_weights, train
 from keras_resnet18.commands import task
 from keras_resnet18.commands import train as trainer
 from keras_resnet18.errors import InputError
@@ -356,6 +356,21 @@ def test_a_training_does_not_go_on_with_something_else(stopped, change, words):
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert stopped.checkpoints_folder.is_dir()
+
+
+def test_other_test_images_are_said_and_looked_at(stopped):
+    folder = Path(stopped.source or "")
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "bee" / "copy.png")
+    said = io.StringIO()
+    run = train(resume=stopped.path, console=Console(file=said, soft_wrap=True))
+    n = run.metrics["test"]["n"]
+    assert f"other images than when the training began: images.test: {n - 1} images, now {n}" in (
+        said.getvalue()
+    )
+    assert "the same image in more than one class: 1, such as " in said.getvalue()
+    assert run.metrics["images"]["findings"]
+    assert run.environment["images"]["test"]["n"] == n
+    assert report(run).is_file()
 
 
 def test_another_number_of_threads_is_said(stopped, monkeypatch):
