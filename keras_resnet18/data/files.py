@@ -43,7 +43,7 @@ class ImageFile:
     """A labelled image file.
 
     Attributes:
-        path: Relative to the source's folder, as the file system spells it.
+        path: Relative to the source's folder, or absolute, as the file system spells it.
         class_name: In Unicode's composed form: macOS decomposes é, Linux does not.
         key: What its split is hashed from: files of one key stay together.
     """
@@ -160,7 +160,8 @@ def open_test_files(
 
 def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
     """Reads the headers of files: those that TensorFlow decodes as they are."""
-    headers = dict(zip(paths, read_headers([f"{root}/{p}" for p in paths], advance), strict=True))
+    found = read_headers([root / path for path in paths], advance)
+    headers = dict(zip(paths, found, strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]
     if broken:
         raise InputError(
@@ -178,7 +179,7 @@ def _split(
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     labels = np.array([index_of[image.class_name] for image in images], np.int64)
     names = tuple(image.path for image in images)
-    paths = on_cpu([os.fsencode(f"{root}/{name}") for name in names])
+    paths = on_cpu([os.fsencode(root / name) for name in names])
     is_plain = on_cpu([name in plain for name in names])
 
     def read(path: bytes) -> np.ndarray:

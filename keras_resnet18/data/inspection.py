@@ -132,19 +132,19 @@ def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent
 
     The others have no copy, and are not read whole.
     """
-    paths = [f"{root}/{name}" for name in names]
+    names = list(names)
+    looks = each_file(_size_and_end, [root / name for name in names], advance)
     of_look: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for path, look in zip(paths, each_file(_size_and_end, paths, advance), strict=True):
-        of_look[look].append(path)
-    alike = [path for group in of_look.values() if len(group) > 1 for path in group]
+    for name, look in zip(names, looks, strict=True):
+        of_look[look].append(name)
+    alike = [name for group in of_look.values() if len(group) > 1 for name in group]
 
-    def digest(path: str) -> str:
-        with Path(path).open("rb") as file:
+    def digest(name: str) -> str:
+        with (root / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     with ThreadPoolExecutor(cpu_count()) as pool:
-        found = pool.map(digest, alike)
-        return {path[len(f"{root}/") :]: value for path, value in zip(alike, found, strict=True)}
+        return dict(zip(alike, pool.map(digest, alike), strict=True))
 
 
 def _size_and_end(path: str | os.PathLike[str]) -> tuple[int, bytes]:

@@ -23,9 +23,9 @@ def open_manifest(
 ) -> Source:
     """Reads a table of image files with their classes.
 
-    The first row names the columns: `path`, relative to the table's folder, and `label`; if wanted,
-    `split` (train, validation or test) and `group`. Images of one group, such as a patient or a
-    scene, always share a split. Other columns are ignored.
+    The first row names the columns: `path`, absolute or relative to the table's folder, and
+    `label`; if wanted, `split` (train, validation or test) and `group`. Images of one group, such
+    as a patient or a scene, always share a split. Other columns are ignored.
 
     Args:
         path: A .csv or .tsv file in UTF-8.
@@ -60,8 +60,8 @@ def open_manifest(
     missing = [p for p in paths if not (path.parent / p).is_file()]
     if missing:
         raise InputError(
-            f"paths in a manifest are relative to its folder, {str(path.parent)!r}. Received: "
-            f"{name!r} with {len(missing):,} of {len(paths):,} that are not there: "
+            f"paths in a manifest are absolute, or relative to its folder {str(path.parent)!r}. "
+            f"Received: {name!r} with {len(missing):,} of {len(paths):,} that are not there: "
             f"{listed(missing)}. Correct the paths."
         )
     if "train" not in given:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from keras_resnet18.data.inspection import digests_of_alike
 from keras_resnet18.data.sources import open_source
+from keras_resnet18.data.whole import open_whole
 from keras_resnet18.errors import InputError
 from keras_resnet18.names import SPLITS
 
@@ -34,6 +36,20 @@ def test_a_table_of_paths_and_labels_is_dealt_out(make_folder: MakeFolder, name:
     test = source.splits["test"]
     image, label = next(iter(test.elements(None, 0).map(test.fetch)))
     assert image.shape == (12, 10, 3) and label == test.labels[0]
+
+
+def test_paths_may_be_absolute(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(*[f"{i}.png" for i in range(20)])
+    rows = [[str(folder / f"{i}.png"), "ab"[i % 2]] for i in range(20)]
+    (tmp_path / "elsewhere").mkdir()
+    path = write(tmp_path / "elsewhere", [["path", "label"], *rows])
+    source = open_source(path)
+    test = source.splits["test"]
+    assert next(iter(test.elements(None, 0).map(test.fetch)))[0].shape == (12, 10, 3)
+    paths = {row[0] for row in rows}
+    assert {name for kind in SPLITS for name in source.splits[kind].names or ()} == paths
+    assert source.folder and set(digests_of_alike(source.folder, paths)) <= paths
+    assert sum(split.size for split in open_whole(path, source.classes).splits) == 20
 
 
 def test_splits_of_the_table_are_used_and_the_missing_one_is_carved(
