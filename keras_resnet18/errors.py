@@ -6,6 +6,7 @@ And the checks that raise the first one, so that every refusal of a value reads 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
     """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
     if not condition:
         raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
+
+
+def path_of(value: Any, expected: str) -> Path:
+    """A value as a path; raises InputError for what is none, such as an array or a Keras model."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"expected {expected}. Received: an object of type {type(value).__name__}")
+    return Path(value)
 
 
 def check_utf8(path: Path) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, path_of
 from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe.recipe import Recipe
@@ -352,7 +352,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         InputError: If there is none, it is unfinished, or its model is gone.
     """
-    run = Run(Path(path))
+    exports = "export_tflite, export_onnx and export_saved_model"
+    run = Run(path_of(path, f"a run or its folder; a model of your own is exported by {exports}"))
     if not run.path.exists():
         raise InputError(
             f"a run is a folder that `train` left. Received: {path}, which is not there"

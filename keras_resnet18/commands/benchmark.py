@@ -8,12 +8,12 @@ import datetime
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_resnet18.commands.benchmark_images import open_test_images
-from keras_resnet18.errors import InputError, within
+from keras_resnet18.errors import InputError, path_of, within
 from keras_resnet18.figures.plots import plot_benchmark
 from keras_resnet18.formats import EXPORTED, check_format, format_of
 from keras_resnet18.machine import cpu_count, environment
@@ -120,8 +120,9 @@ def benchmark(
     for out, suffix in ((json_file, ".json"), (plot_file, ".png")):
         if out is not None:
             _check_output(Path(out), suffix)
-    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-    files = _unique([file for path in paths for file in _files(Path(path), say)])
+    several = paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
+    given = [path_of(path, "paths of runs and model files") for path in several]
+    files = _unique([file for path in given for file in _files(path, say)])
     names = short_names(files)
     threads = sorted({1, cpu_count()})
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def predict(
     """
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
     check_threshold(threshold, "threshold")
-    several = [images] if isinstance(images, str | os.PathLike) else images
+    several = images if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     classifier = open_classifier(model)
     if threshold is not None:
         classifier = dataclasses.replace(classifier, threshold=threshold)

@@ -47,7 +47,7 @@ def training_twin(model: keras.Model) -> keras.Model:
     if not _is_graph(model) or not model.built:
         raise InputError(
             "a training twin is made of a functional or Sequential model that is built. "
-            f"Received: {type(model).__name__}, built={model.built}"
+            f"Received: {type(model).__name__}, built={getattr(model, 'built', False)}"
         )
     return _twin(model)
 

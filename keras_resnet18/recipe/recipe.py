@@ -8,10 +8,9 @@ import os
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError, nearest, one_of, within
+from keras_resnet18.errors import InputError, nearest, one_of, path_of, within
 from keras_resnet18.names import FITS, NETWORKS, PRECISIONS, RECIPES, STEMS, VARIANTS
 from keras_resnet18.recipe.schema import check_types, from_table, toml_value, without_none
 
@@ -322,10 +321,10 @@ def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
+    path = path_of(recipe, "a Recipe, the name of one, or the path of a .toml file")
     if recipe in RECIPES:
         file = importlib.resources.files(__package__) / f"{recipe}.toml"
         return Recipe.from_toml(file.read_text(encoding="utf-8"))
-    path = Path(recipe)
     if path.suffix == ".toml" and path.is_file():
         try:
             return Recipe.from_toml(path.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_resnet18.data.walk import walk
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, path_of
 from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
 from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
@@ -127,7 +127,9 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     """
     if isinstance(model, Run):
         return _from_run(model)
-    path = Path(model)
+    path = path_of(
+        model, "a run, or the path of a run, a .tflite file, an .onnx file or a SavedModel"
+    )
     is_run = check_format(path, "run", *EXPORTED) == "run"
     return _from_run(load_run(path)) if is_run else _from_exported(path)
 
@@ -169,10 +171,11 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files themselves, and for a folder the images that training would find, sorted.
 
     Raises:
-        InputError: For a folder without images.
+        InputError: For a folder without images, and for what is no path.
     """
     files: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        path = path_of(given, "paths of images; open_classifier(model).predict takes pixels")
         images = [path / name for name in walk(path).images] if path.is_dir() else [path]
         if not images:
             raise InputError(
