@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import importlib.resources
 import json
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -177,20 +176,20 @@ class Preprocess:
         return (new_height, new_width), corner
 
     def fraction_unseen(self, sizes: Sequence[tuple[int, int]]) -> float:
-        """What `fit="crop"` cuts off for want of the right proportions, whatever the crop ratio.
+        """How much of images the crop of the middle cuts off.
 
         Args:
             sizes: (height, width) of images.
 
         Returns:
-            The mean fraction of an image's area, 0 to 1; 0 for the other fits and without images.
+            The mean fraction of an image's area, 0 to 1; 0 without images.
         """
-        if self.fit != "crop" or not sizes:
-            return 0.0
-        whole = dataclasses.replace(self, crop_ratio=1.0)
-        height, width = self.size
-        areas = [math.prod(map(int, whole.placement(*size)[0])) for size in sizes]
-        return 1 - sum(height * width / area for area in areas) / len(areas)
+        resized = [self.placement(*size)[0] for size in sizes]
+        seen = [
+            min(1, self.size[0] / height) * min(1, self.size[1] / width)
+            for height, width in resized
+        ]
+        return 1 - sum(seen) / len(seen) if seen else 0.0
 
     def resize_and_crop(self, image: Any) -> Any:
         """Brings one image, or several of one size, to the network's size, in TensorFlow.

@@ -386,13 +386,25 @@ def test_top_outside_of_1_to_1000_is_refused(top):
 @pytest.mark.parametrize(
     ("spec", "sizes", "expected"),
     [
-        (Preprocess((224, 224)), [(300, 400)], 0.25),
+        (Preprocess((224, 224)), [(300, 400)], 1 - 0.75 * 0.875**2),
         (Preprocess((224, 224), crop_ratio=1.0), [(300, 400), (300, 300)], 0.125),
-        (Preprocess((168, 224)), [(300, 400)], 0.0),
-        (Preprocess((224, 224), fit="pad"), [(300, 900)], 0.0),
-        (Preprocess((224, 224), fit="squash"), [(300, 900)], 0.0),
+        (Preprocess((168, 224)), [(300, 400)], 1 - 0.875**2),
+        (Preprocess((168, 224), crop_ratio=1.0), [(300, 400)], 0.0),
+        (Preprocess((224, 224), fit="pad"), [(300, 900)], 1 - 0.875),
+        (Preprocess((224, 224), fit="pad", crop_ratio=1.0), [(300, 900)], 0.0),
+        (Preprocess((224, 224), fit="squash"), [(300, 900)], 1 - 0.875**2),
         (Preprocess((224, 224)), [], 0.0),
     ],
 )
 def test_a_crop_knows_how_much_of_images_it_never_shows(spec, sizes, expected):
     assert spec.fraction_unseen(sizes) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_what_is_said_to_be_unseen_does_not_arrive(fit):
+    """Of an image that is bright in one point, nothing arrives where the point is not seen."""
+    spec = Preprocess((64, 64), crop_ratio=0.5, fit=fit)
+    points = np.zeros((16 * 24, 16, 24, 3), np.uint8)
+    points.reshape(16 * 24, -1, 3)[range(16 * 24), range(16 * 24)] = 255
+    arrived = spec.resize_and_crop(points).numpy().max((1, 2, 3)) > 127
+    assert 1 - arrived.mean() == pytest.approx(spec.fraction_unseen([(16, 24)]), abs=0.03)

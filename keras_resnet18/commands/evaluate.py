@@ -14,7 +14,7 @@ from keras_resnet18.evaluation.accuracy import Evaluation, measure_splits
 from keras_resnet18.evaluation.predictions import is_predictions, write_predictions
 from keras_resnet18.names import SPLITS, SplitName
 from keras_resnet18.run import Run
-from keras_resnet18.runtime.classifier import Classifier, open_classifier
+from keras_resnet18.runtime.classifier import Classifier, of_training, open_classifier
 from keras_resnet18.staging import check_destination, staged, to_json
 
 
@@ -71,19 +71,19 @@ def _open(
     classifier: Classifier, data: str | None, split: SplitName | Literal["all"]
 ) -> tuple[Whole, int | None]:
     """The images, and how many of them are training images; None if that is not known."""
-    if data is None:
-        source = classifier.open_images()
-        count = source.splits["train"].size if split in ("train", "all") else 0
-        return whole_of(source, classifier.labels, split), count
-    if split == "all":
+    splits = SPLITS if split == "all" else (split,)
+    if data is not None and split == "all":
         whole = open_whole(data, classifier.labels)
     else:
-        whole = whole_of(classifier.open_images(data), classifier.labels, split)
+        source = classifier.open_images(data, splits)
+        whole = whole_of(source, classifier.labels, split)
+        if classifier.run is not None and of_training(classifier.run, source, splits):
+            return whole, source.splits["train"].size if "train" in splits else 0
     if classifier.run is None:
         return whole, None
     try:
-        training = classifier.open_images()
-    except InputError:  # they have moved, or were arrays
+        training = classifier.open_images(splits=("train",))
+    except InputError:  # they have moved or changed, or were arrays
         return whole, None
     return whole, count_trained_on(whole, training)
 

@@ -147,14 +147,17 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     for finding in images.findings:
         if finding.spoils or not images.left_out:
             yield finding.text
-    unseen = preprocess.fraction_unseen(images.sizes)
-    if unseen > _MUCH_UNSEEN:
+    unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
+    # what crop_ratio takes from an image of the input's proportions is the field's custom
+    if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:
         height, width = (round(statistics.mean(s)) for s in zip(*images.sizes, strict=True))
+        also = f", crop_ratio={ratio:g}" if ratio < 1 else ""
+        too = " with --set crop_ratio=1" if ratio < 1 else ""
         yield (
-            f"fit='crop' never shows {unseen:.0%} of an image to evaluation and prediction, on "
-            f"average: images are {height}×{width} and the network's input "
-            f"{'×'.join(map(str, preprocess.size))}. --set fit=pad or fit=squash shows all, and so "
-            "does an image_size=[HEIGHT,WIDTH] of the same proportions"
+            f"evaluation and prediction never see {unseen:.0%} of an image, on average: images are "
+            f"{height}×{width}, and the network's input {'×'.join(map(str, preprocess.size))} by "
+            f"fit={preprocess.fit!r}{also}. --set fit=pad or fit=squash{too} shows all, and so "
+            f"does an image_size=[HEIGHT,WIDTH] of the same proportions{too}"
         )
 
 

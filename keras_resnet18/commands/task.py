@@ -77,7 +77,7 @@ class Task:
             "environment": {
                 "source": self.source.spec,
                 **self.images.facts,
-                "images": _facts_of(self.source),
+                "images": {name: split.facts() for name, split in self.source.splits.items()},
                 "device": device_name(),
                 "sharing": device_count(),
                 "backend": keras.config.backend(),
@@ -130,7 +130,7 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
     findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
     found = _opened_again(training) if source is None else opened(source, seed, left_out)
-    if _facts_of(found)["test"] != facts["images"]["test"]:
+    if found.splits["test"].facts() != facts["images"]["test"]:
         findings = look_again(found, console)
     return Task(
         Images(found, seed, left_out, findings),
@@ -139,14 +139,6 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
         facts["precision"],
         facts["precision_reason"],
     )
-
-
-def _facts_of(source: Source) -> dict[str, Any]:
-    """What tells the images of each split from others."""
-    return {
-        name: {"n": split.size, "sha256": split.fingerprint()}
-        for name, split in source.splits.items()
-    }
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class Split:
             digest.update(content)
         return digest.hexdigest()
 
+    def facts(self) -> dict[str, Any]:
+        """Number and fingerprint, for `environment.json`."""
+        return {"n": self.size, "sha256": self.fingerprint()}
+
     def fetch(self, element: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """From an element to the whole image, uint8 (height, width, 3), and its label."""
         image, label = self.stored(element)

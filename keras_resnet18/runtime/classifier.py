@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from keras_resnet18.data.walk import walk
 from keras_resnet18.errors import InputError, path_of
 from keras_resnet18.formats import EXPORTED, PREPROCESS_FILE, check_format
 from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
+from keras_resnet18.names import SplitName
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.runtime.exported import Predict, class_names, open_exported
@@ -42,13 +44,15 @@ class Classifier:
     run: Run | None
     threshold: float | None = None
 
-    def open_images(self, data: str | None = None) -> Source:
+    def open_images(
+        self, data: str | None = None, splits: Sequence[SplitName] = ("test",)
+    ) -> Source:
         """The labelled images that it was trained on, or others of the same classes.
 
         Raises:
-            InputError: If there are none, or they have other classes.
+            InputError: As `open_images`.
         """
-        return open_images(self.labels, self.run, data)
+        return open_images(self.labels, self.run, data, splits)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """Reads an image file as the pixels that `predict` takes, shape (height, width, 3).
@@ -80,16 +84,22 @@ class Classifier:
         return self.best(self.read(path)[np.newaxis], k)[0]
 
 
-def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> Source:
+def open_images(
+    labels: tuple[str, ...],
+    run: Run | None,
+    data: str | None,
+    splits: Sequence[SplitName] = ("test",),
+) -> Source:
     """Opens the images that a classifier was trained on, or others of the same classes.
 
     Args:
         labels: The classifier's classes.
         run: The run whose training's images are opened without `data`.
-        data: Another source.
+        data: Another source, or the place where the training's images lie now.
+        splits: Those that without `data` must be as they were in the training.
 
     Raises:
-        InputError: If there are none, they have moved, or they have other classes.
+        InputError: If there are none, they have moved or changed, or they have other classes.
     """
     from keras_resnet18.data.sources import open_source
     from keras_resnet18.data.splits import listed
@@ -105,8 +115,13 @@ def open_images(labels: tuple[str, ...], run: Run | None, data: str | None) -> S
             "the images that the classifier was trained on have moved: give their place with "
             f"--data. Received: no --data, and nothing at {name}"
         )
-    options = {} if run is None or data is not None else run.source_options
-    source = open_source(name, **options)
+    source = open_source(name) if run is None else _open_as_trained(run, name)
+    if data is None and run is not None and not of_training(run, source, splits):
+        raise InputError(
+            f"the {' and '.join(splits)} images of {run.path} have changed since its training, and "
+            "training images may be among them: restore them, or measure others with --data, such "
+            f"as --data {shlex.quote(name)}"
+        )
     if source.classes != labels:
         raise InputError(
             f"the images must have the classifier's classes, {listed(labels)}. "
@@ -132,6 +147,30 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     )
     is_run = check_format(path, "run", *EXPORTED) == "run"
     return _from_run(load_run(path)) if is_run else _from_exported(path)
+
+
+def _open_as_trained(run: Run, name: str) -> Source:
+    """Opens a source as the training opened it, if its test images are the run's; else anew."""
+    from keras_resnet18.data.sources import open_source
+
+    options = run.source_options
+    try:
+        source = open_source(name, **options)
+    except InputError:
+        if not any(options.values()):
+            raise
+        return open_source(name)
+    own = name == run.source or not any(options.values()) or of_training(run, source, ["test"])
+    return source if own else open_source(name)
+
+
+def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
+    """Whether splits of a source hold the images that a run was trained with.
+
+    Of runs of older versions, which did not keep what tells images apart, it is taken for granted.
+    """
+    known = run.environment.get("images")
+    return known is None or all(known.get(n) == source.splits[n].facts() for n in splits)
 
 
 def preprocess_beside(path: Path, size: tuple[int | None, ...]) -> Preprocess:

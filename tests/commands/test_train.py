@@ -213,7 +213,7 @@ def test_wide_images_and_a_rectangular_input(tiny_network, quick_recipe, tmp_pat
     assert run.preprocess == Preprocess((8, 12), crop_ratio=1.0, fit=fit)
     assert run.model.input_shape == (None, 8, 12, 3)
     assert load_run(run.path).recipe == recipe
-    unseen = "never shows 62% of an image" in said.getvalue()
+    unseen = "never see 62% of an image" in said.getvalue()
     assert unseen == (fit == "crop")
     assert (run.metrics["test"]["accuracy"] > 0.9) == (fit != "crop")
     (report,) = export(run, "tflite", tmp_path / "export")
