@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -21,6 +22,10 @@ from keras_resnet18.staging import staged, to_json
 from keras_resnet18.threshold import check_threshold
 
 DEFAULT_FOLDER = Path("saved_models")
+
+CARD_MARK = (  # in a README.md that is not somebody's own
+    "<!-- Written by keras-resnet18, which replaces it as long as this line stands here. -->"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,13 @@ class Run:
         return self.path / "README.md"
 
     @property
+    def has_own_card(self) -> bool:
+        """Whether its README.md is the card that `report` wrote, and not somebody's own."""
+        with contextlib.suppress(OSError):
+            return CARD_MARK in self.card_file.read_text(encoding="utf-8", errors="replace")
+        return False
+
+    @property
     def metrics_file(self) -> Path:
         """Figures on the validation and the test images, over all and of each class, as JSON."""
         return self.path / "metrics.json"
@@ -119,6 +131,11 @@ class Run:
     def resume_command(self) -> str:
         """The command that goes on with an unfinished training in this folder."""
         return f"keras-resnet18 train --resume {shlex.quote(str(self.path))}"
+
+    @property
+    def report_command(self) -> str:
+        """The command that makes the page of a finished run."""
+        return f"keras-resnet18 report {shlex.quote(str(self.path))}"
 
     @property
     def export_folder(self) -> Path:
@@ -225,6 +242,12 @@ class Run:
         )
 
     @property
+    def lacks_metrics(self) -> bool:
+        """Whether somebody removed `metrics.json`, before which no plot is drawn."""
+        drawn = (self.curves_file, self.confusion_file, self.report_file)
+        return any(file.is_file() for file in drawn) and not self.metrics_file.is_file()
+
+    @property
     def finished(self) -> bool:
         """Whether the training came to its end. Other folders may hold a model.keras too."""
         files = (self.recipe_file, self.model_file, self.metrics_file)
@@ -253,9 +276,13 @@ class Run:
 
     def unfinished_in_words(self, training: Run | None = None) -> str:
         """Says how to go on, and where the best model lies: the run's, or its replacement's."""
-        model = (training or self).model_file
+        training = training or self
+        model = training.model_file
         so_far = f"; its best model so far is {model}" if model.is_file() else ""
-        return f"{self.path} is an unfinished run: go on with {self.resume_command}{so_far}"
+        what = f"{self.path} is an unfinished run"
+        if training.path != self.path:
+            what = f"{self.path} stays as it was: the training that is to replace it is unfinished"
+        return f"{what}: go on with {self.resume_command}{so_far}"
 
     def diverged_in_words(self, training: Run) -> str:
         """Says what is left of a training that diverged, and how to begin anew in its folder."""
@@ -366,6 +393,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if run.metrics_file.is_file() and not run.model_file.is_file():
         raise InputError(
             f"a run needs its {run.model_file.name}: copy it from a backup, or train again with "
+            f"--overwrite. Received: {path} without"
+        )
+    if run.lacks_metrics:
+        raise InputError(
+            f"a run needs its {run.metrics_file.name}: copy it from a backup, or train again with "
             f"--overwrite. Received: {path} without"
         )
     if not run.finished:

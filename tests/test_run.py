@@ -97,9 +97,20 @@ def test_a_model_file_is_the_network_alone_and_older_kerases_open_it(resnet18, t
 
 def test_a_run_without_metrics_is_said_to_be_unfinished(copy):
     copy.metrics_file.unlink()
+    for drawn in (copy.curves_file, copy.confusion_file, copy.report_file):
+        drawn.unlink()
     assert not copy.finished
     with pytest.raises(InputError, match="unfinished run"):
         load_run(copy.path)
+
+
+@pytest.mark.parametrize("opened", [load_run, lambda path: train(resume=path)])
+def test_a_finished_run_whose_metrics_were_removed_is_not_trained_again(copy, opened):
+    before = copy.model_file.read_bytes()
+    copy.metrics_file.unlink()
+    with pytest.raises(InputError, match=r"needs its metrics\.json.*--overwrite"):
+        opened(copy.path)
+    assert copy.model_file.read_bytes() == before
 
 
 @pytest.mark.parametrize("opened", [load_run, lambda path: train(resume=path)])

@@ -70,6 +70,8 @@ def _about_run(path: Path) -> str:
             found = metrics[kind]
             words = in_words(found["accuracy"], found["interval"], found["n"])
             facts[f"{kind} accuracy"] = words
+        if run.replacement.path.is_dir():
+            facts["replacement"] = f"an unfinished training: go on with {run.resume_command}"
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

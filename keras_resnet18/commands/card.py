@@ -8,17 +8,15 @@ from typing import Any
 
 from keras_resnet18.evaluation.accuracy import notes
 from keras_resnet18.evaluation.interval import in_words
-from keras_resnet18.run import Run
+from keras_resnet18.run import CARD_MARK, Run
 
-_OURS = "<!-- Written by keras-resnet18, which replaces it as long as this line stands here. -->"
 _CLASSES = 30  # that are listed
 
 
 def write_card(run: Run, figures: Mapping[str, Any]) -> None:
     """Writes the card, unless README.md is somebody else's."""
-    file = run.card_file
-    if not file.is_file() or _OURS in file.read_text(encoding="utf-8", errors="replace"):
-        run.write_text(file, card(run, figures))
+    if not run.card_file.is_file() or run.has_own_card:
+        run.write_text(run.card_file, card(run, figures))
 
 
 def card(run: Run, figures: Mapping[str, Any]) -> str:
@@ -58,9 +56,9 @@ def _text(run: Run, name: str, images: str, figures: Mapping[str, Any]) -> str:
     listed = ", ".join(f"`{label}`" for label in run.labels[:_CLASSES])
     if (more := len(run.labels) - _CLASSES) > 0:
         listed += f" and {more:,} more"
-    calibrated = _calibrated(run)
+    calibrated = _calibrated(run, figures)
     accuracy = in_words(figures["accuracy"], figures["interval"], figures["n"])
-    return f"""{_OURS}
+    return f"""{CARD_MARK}
 
 # {_escaped(name)}
 
@@ -94,11 +92,12 @@ Versions and device are in `environment.json`.
 """
 
 
-def _calibrated(run: Run) -> str:
+def _calibrated(run: Run, figures: Mapping[str, Any]) -> str:
     if run.threshold is None:
         return "Its probabilities are not calibrated."
     return (
-        f"Its probabilities\nare calibrated on validation images. Where the highest is below "
+        f"Its probabilities\nare calibrated on validation images; on the test images their error "
+        f"(ECE) is {figures['ece']:.1%}. Where the highest is below "
         f"{run.threshold:.1%},\nthe image is best taken for none of the classes."
     )
 

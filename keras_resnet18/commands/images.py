@@ -103,10 +103,14 @@ def look(
     if on_bad_image == "raise":
         facts = _check_held_out(found, root, console)
     groups = _copies(found, root, console)
-    findings = tuple(on_copies(groups))
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies
-        found = opened(source, split_seed, left_out, console)
+        try:
+            found = opened(source, split_seed, left_out, console)
+        except InputError as error:
+            raise InputError(f"{error} --dedupe left out {len(copies):,} images.") from None
+        groups = [[place for place in group if place.name not in copies] for group in groups]
+    findings = tuple(on_copies(group for group in groups if len(group) > 1))
     sizes = tuple(fact.size for fact in facts if fact.error is None)
     return Images(found, split_seed, left_out, findings, sizes)
 
@@ -145,8 +149,7 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     for name, reason in images.left_out.items():
         yield f"left out: {name}: {reason}"
     for finding in images.findings:
-        if finding.spoils or not images.left_out:
-            yield finding.text
+        yield finding.text
     unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
     # what crop_ratio takes from an image of the input's proportions is the field's custom
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:

@@ -14,11 +14,12 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from keras_resnet18.commands.card import write_card
+from keras_resnet18.data.inspection import is_left_out_copy
 from keras_resnet18.data.splits import Split
 from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.accuracy import measure, notes
 from keras_resnet18.evaluation.activation import activation_maps
-from keras_resnet18.evaluation.calibration import Reliability, reliability
+from keras_resnet18.evaluation.calibration import Reliability, is_at_the_end, reliability
 from keras_resnet18.evaluation.mistakes import confusions, hardest_mistakes, images_at
 from keras_resnet18.evaluation.predictions import Predictions, read_predictions, write_predictions
 from keras_resnet18.figures.page import Mistake, Report, page
@@ -115,7 +116,9 @@ def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predict
     """Figures and predictions of the test images, measured again where the run lacks them."""
     figures = run.metrics["test"]
     if run.predictions_file.is_file() and "coverage" in figures:  # of older runs not
-        return figures, read_predictions(run.predictions_file, run.labels)
+        kept = read_predictions(run.predictions_file, run.labels)
+        _check_predictions(run, figures, kept, images)
+        return figures, kept
     if images is None:
         raise InputError(
             f"a report needs {run.predictions_file.name} or the images. Received: {run.path} "
@@ -127,6 +130,28 @@ def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predict
     with staged(run.predictions_file) as new:
         write_predictions(found, new)
     return found.to_dict(), read_predictions(run.predictions_file, run.labels)
+
+
+def _check_predictions(
+    run: Run, figures: Mapping[str, Any], found: Predictions, images: Split | None
+) -> None:
+    """Raises InputError unless rows and figures are of one another, and of the images in order."""
+    n, accuracy = figures["n"], figures["accuracy"]
+    right = int((found.labels == found.predictions).sum())
+    if len(found.labels) != n:
+        fault = f"{len(found.labels):,} rows for {n:,} images"
+    elif abs(right - accuracy * n) > 1e-3:
+        fault = f"{right:,} of {n:,} right for an accuracy of {accuracy:.2%}"
+    elif not ((found.probabilities >= 0) & (found.probabilities <= 1)).all():
+        fault = "probabilities that are none"
+    elif images is not None and images.names not in (None, found.names):
+        fault = "rows in another order than the images"
+    else:
+        return
+    raise InputError(
+        f"{run.predictions_file.name} and {run.metrics_file.name} must be as `train` wrote them: "
+        f"remove the first, and `report` measures again. Received: {run.path} with {fault}"
+    )
 
 
 def _mistakes(run: Run, found: Predictions, images: Split, model: Any) -> list[Mistake]:
@@ -183,6 +208,8 @@ def _calibration(
     curves, facts = {}, {}
     if said is not None:
         facts["temperature"] = f"{said['temperature']:.3g}, from {said['n']:,} validation images"
+        if is_at_the_end(said["temperature"]):
+            facts["temperature"] += ", the end of the range: its answers say little"
         for name, key in (("before", "before"), ("calibrated", "after")):
             curves[f"validation images, {name}"] = Reliability.from_dict(said[key])
         if said["threshold"] is None:
@@ -243,7 +270,16 @@ def _command(run: Run) -> str:
     """The command that trains this run again; its recipe lies in the run."""
     source = shlex.quote(run.source) if run.source else "IMAGES"
     recipe = shlex.quote(str(run.recipe_file.absolute()))
-    return f"keras-resnet18 train {source} --recipe {recipe} --out again"
+    words = [f"keras-resnet18 train {source} --recipe {recipe}"]
+    options = run.source_options
+    if options["split_seed"]:
+        words.append(f"--split-seed {options['split_seed']}")
+    copies = [is_left_out_copy(reason) for reason in options["leave_out"].values()]
+    if any(copies):
+        words.append("--dedupe")
+    if not all(copies):
+        words.append("--on-bad-image skip")
+    return " ".join([*words, "--out again"])
 
 
 def _environment(run: Run, key: str, default: Any) -> Any:

@@ -32,7 +32,7 @@ from keras_resnet18.commands.together import Cluster, check_batch, sharing_in_wo
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.device import device_name, dtype_policy, missing_gpu
-from keras_resnet18.errors import DivergedError, InputError
+from keras_resnet18.errors import DivergedError, InputError, path_of, within
 from keras_resnet18.evaluation.accuracy import Evaluation, broken_images_named, measure
 from keras_resnet18.evaluation.calibration import Calibration
 from keras_resnet18.evaluation.predictions import write_predictions
@@ -55,6 +55,12 @@ from keras_resnet18.processes import Processes
 from keras_resnet18.recipe.recipe import Recipe
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.staging import staged
+
+# What to do about a broken training or validation image; one of the test may be mended.
+_OF_TRAINING = (
+    " A training goes on with the same images alone: without this one, or with another in its "
+    "place, train again with --overwrite; --on-bad-image skip leaves out all that are broken."
+)
 
 
 def train(
@@ -127,16 +133,19 @@ def train(
             quiet = _quiet(console, processes)
             if not _is_unfinished(Run(path), processes):
                 run = load_run(path)  # or the error that says what else it is
-                quiet.print(f"{path} is finished: there is nothing to go on with")
+                page = "" if run.report_file.is_file() else f"; {run.report_command} makes its page"
+                quiet.print(f"{path} is finished: there is nothing to go on with{page}")
                 return run
             results = _resume(Run(path), source, quiet, processes)
         return _finished(path, results, console, processes)
     settings = [settings] if isinstance(settings, str) else settings
+    whole = isinstance(split_seed, int) and split_seed >= 0
+    within("split_seed", split_seed, whole, "a whole number, 0 or more")
     if source is None:
         raise InputError("train needs images, or the run to go on with. Received: neither")
     if not isinstance(source, Source):
         check_spec(source)
-    path = Path(out) if out is not None else default_out(source)
+    path = default_out(source) if out is None else path_of(out, "a folder to write as out")
     check_outside(path, source)
     check_out(path, overwrite=overwrite)
     with together(distributed) as processes:
@@ -279,17 +288,18 @@ def _train(
         )
     try:
         with stop_signals(processes) as stop, broken_images_named():
-            rows = train_network(
-                model,
-                task.recipe,
-                make_batches(task, console, processes),
-                training,
-                settings=given.settings,
-                start=given.start,
-                stop=stop,
-                console=console,
-                processes=processes,
-            )
+            with broken_images_named(_OF_TRAINING):
+                rows = train_network(
+                    model,
+                    task.recipe,
+                    make_batches(task, console, processes),
+                    training,
+                    settings=given.settings,
+                    start=given.start,
+                    stop=stop,
+                    console=console,
+                    processes=processes,
+                )
             model = alone(model)
             evaluate = functools.partial(
                 measure,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.data.each_file import Advance
+from keras_resnet18.data.each_file import Advance, each_file, size_and_end
 from keras_resnet18.data.hash_split import carve
 from keras_resnet18.data.headers import Header, read_headers
 from keras_resnet18.data.splits import Source, Split, indexed_split, listed, on_cpu
@@ -190,7 +190,8 @@ def _split(
         return encoded_image(data, is_plain[index], read, paths[index])
 
     def content() -> Iterator[bytes]:
-        for name in names:
-            yield os.fsencode(f"{name} {(root / name).stat().st_size}\n")
+        files = each_file(size_and_end, [root / name for name in names])
+        for name, (size, end) in zip(names, files, strict=True):
+            yield os.fsencode(f"{name} {size} ") + end + b"\n"
 
     return indexed_split(labels, image, names, content)

@@ -37,6 +37,11 @@ def open_folder(
         others = f" and {by_suffix(tree.others)} files" if tree.others else ""
         heic = any(path.lower().endswith((".heic", ".heif")) for path in tree.others)
         remedy = "pip install 'keras-resnet18[heic]' for HEIC" if heic else "Convert the files"
+        if not tree.images and not tree.others:
+            raise InputError(
+                "training images must lie in one folder for each class, such as "
+                f"flowers/rose/1.jpg. Received: {name!r}, in which no file is"
+            )
         raise InputError(
             f"training images must be {FORMATS_IN_WORDS} and lie in one folder for each "
             f"class, such as flowers/rose/1.jpg. Received: {name!r} with {len(tree.images):,} "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.data.each_file import READ, Advance, each_file, silent
+from keras_resnet18.data.each_file import Advance, each_file, silent, size_and_end
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import decode_image, image_kind
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.names import SPLITS, SplitName
 
-_END = 64  # bytes
+_A_COPY = "a copy of "  # begins why an image is left out
 _CHUNK = 16  # files at once, so that threads are worth their while
 
 
@@ -133,7 +132,7 @@ def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent
     The others have no copy, and are not read whole.
     """
     names = list(names)
-    looks = each_file(_size_and_end, [root / name for name in names], advance)
+    looks = each_file(size_and_end, [root / name for name in names], advance)
     of_look: dict[tuple[int, bytes], list[str]] = defaultdict(list)
     for name, look in zip(names, looks, strict=True):
         of_look[look].append(name)
@@ -147,21 +146,15 @@ def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent
         return dict(zip(alike, pool.map(digest, alike), strict=True))
 
 
-def _size_and_end(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Size of a file, and its last bytes, in which two images hardly ever agree."""
-    file = os.open(path, READ)
-    try:
-        size = os.fstat(file).st_size
-        os.lseek(file, max(0, size - _END), os.SEEK_SET)
-        return size, os.read(file, _END)
-    finally:
-        os.close(file)
+def is_left_out_copy(reason: str) -> bool:
+    """Whether an image was left out as a copy, and not because it is broken."""
+    return reason.startswith(_A_COPY)
 
 
 def copies_to_leave_out(groups: Iterable[Sequence[Place]]) -> dict[str, str]:
     """The validation and test images that are copies of an image before them, and of which."""
     return {
-        place.name: f"a copy of {os.fspath(group[0].name)}"
+        place.name: f"{_A_COPY}{group[0].name}"
         for group in groups
         for place in group[1:]
         if place.split != "train"

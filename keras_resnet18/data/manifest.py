@@ -16,6 +16,7 @@ from keras_resnet18.names import SplitName
 MANIFESTS = {".csv": ",", ".tsv": "\t"}  # endings and what they separate columns by
 
 _COLUMNS = ("path", "label", "split", "group")
+_BEYOND = "\n"  # for the cells of a row that have no column
 
 
 def open_manifest(
@@ -38,25 +39,17 @@ def open_manifest(
         InputError: If a column, a value or a file is missing, a path comes twice, a group is in two
             splits, or a file is not an image.
     """
-    rows = _rows(path, name)
+    rows = _checked_rows(path, name)
     given: dict[SplitName, list[ImageFile]] = {}
     group_splits: dict[str, str] = {}
     for number, row in rows:
-        word = row.get("split", "train")
-        if word.lower() not in SPLIT_NAMES:
-            raise _refusal("every row needs a split: train, validation or test", name, number, word)
-        split = SPLIT_NAMES[word.lower()]
+        split = SPLIT_NAMES[row.get("split", "train").lower()]
         group = row.get("group") or row["path"]
         if group_splits.setdefault(group, split) != split:
             raise _refusal("a path or a group must be in one split alone", name, number, group)
         image = ImageFile(row["path"], composed(row["label"]), composed(group))
         given.setdefault(split, []).append(image)
     paths = [row["path"] for _, row in rows]
-    if twice := [p for p, count in Counter(paths).items() if count > 1]:
-        raise InputError(
-            f"a manifest names each path once. Received: {name!r} with more than one row for "
-            f"{listed(twice)}. Remove the others."
-        )
     missing = [p for p in paths if not (path.parent / p).is_file()]
     if missing:
         raise InputError(
@@ -82,7 +75,8 @@ def open_manifest(
 def test_rows(path: Path, name: str) -> list[ImageFile]:
     """All images of a manifest, whichever splits they are in."""
     return [
-        ImageFile(row["path"], composed(row["label"]), row["path"]) for _, row in _rows(path, name)
+        ImageFile(row["path"], composed(row["label"]), row["path"])
+        for _, row in _checked_rows(path, name)
     ]
 
 
@@ -91,19 +85,46 @@ def manifest_paths(path: Path, name: str) -> list[str]:
     return [row["path"] for _, row in _rows(path, name)]
 
 
+def _checked_rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows as `_rows` gives them, each of another path, and of a split if they name any."""
+    rows = _rows(path, name)
+    for number, row in rows:
+        if (word := row.get("split", "train")).lower() not in SPLIT_NAMES:
+            raise _refusal("every row needs a split: train, validation or test", name, number, word)
+    counts = Counter(row["path"] for _, row in rows)
+    if twice := [p for p, count in counts.items() if count > 1]:
+        raise InputError(
+            f"a manifest names each path once. Received: {name!r} with more than one row for "
+            f"{listed(twice)}. Remove the others."
+        )
+    return rows
+
+
 def _rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table with their line numbers, known columns alone, names in lower case."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=MANIFESTS[path.suffix.lower()], strict=True)
+            reader = csv.DictReader(
+                file, restkey=_BEYOND, delimiter=MANIFESTS[path.suffix.lower()], strict=True
+            )
             columns = {c: c.strip().lower() for c in reader.fieldnames or ()}
             if not {"path", "label"} <= set(columns.values()):
                 raise InputError(
                     "a manifest needs a first row with the columns path and label. "
                     f"Received: {name!r} with {listed(list(columns), 9) or 'none'}. Add it."
                 )
+            words = Counter(c.strip().lower() for c in reader.fieldnames or ())
+            if twice := [word for word in _COLUMNS if words[word] > 1]:
+                raise InputError(
+                    f"a manifest names each column once. Received: {name!r} with more than one "
+                    f"{listed(twice)}. Remove the others."
+                )
             rows = []
             for row in reader:
+                beyond = [cell for cell in row.pop(_BEYOND, ()) if cell.strip()]
+                if beyond:
+                    what = "a row has a cell for each column at most, with commas quoted"
+                    raise _refusal(what, name, reader.line_num, beyond[0])
                 values = {columns[c]: (v or "").strip() for c, v in row.items() if c in columns}
                 if not values["path"] or not values["label"]:
                     raise _refusal("every row needs a path and a label", name, reader.line_num, "")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Split, listed
+from keras_resnet18.errors import InputError
 from keras_resnet18.evaluation.calibration import reliability
 from keras_resnet18.evaluation.interval import in_words, interval
 from keras_resnet18.evaluation.per_class import (
@@ -161,12 +162,17 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def broken_images_named() -> Iterator[None]:
-    """Gives what `tf.data` makes of a broken image the decoder's one-line message again."""
+def broken_images_named(advice: str = "") -> Iterator[None]:
+    """Gives what `tf.data` makes of a broken image the decoder's one-line message again.
+
+    Args:
+        advice: Another sentence for its end.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        raise broken_image(error) or error from None
+        broken = broken_image(error)
+        raise error if broken is None else InputError(f"{broken}{advice}") from None
 
 
 def measure(

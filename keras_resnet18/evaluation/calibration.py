@@ -24,6 +24,10 @@ _REFUSED_PERCENT = 5
 
 # A temperature is looked for between 1/20 and 20.
 _LOG_TEMPERATURES = (-np.log(20), np.log(20))
+_USELESS = (
+    "this temperature ends the range that is searched (1/20 to 20): the network's probabilities "
+    "say little, calibrated or not"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Calibration:
             f"calibrated on {self.n:,} validation images: temperature {self.temperature:.3g}, "
             f"calibration error (ECE) {self.before.ece:.1%}, now {self.after.ece:.1%}",
             f"below a probability of {self.threshold:.1%} the answer is {NONE_OF_THESE!r}",
+            *([_USELESS] if is_at_the_end(self.temperature) else ()),
         ]
 
 
@@ -136,6 +141,11 @@ def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) ->
     # no percentile of so few images is exact to more digits
     threshold = round(float(np.percentile(highest, _REFUSED_PERCENT)), 4)
     return Calibration(temperature, threshold, n, before, reliability(highest, right))
+
+
+def is_at_the_end(temperature: float) -> bool:
+    """Whether a temperature ends the range that is searched, so that a better one lies beyond."""
+    return bool(abs(np.log(temperature)) > 0.999 * _LOG_TEMPERATURES[1])
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

@@ -253,11 +253,16 @@ def _number(value: float | None, text: str | None = None) -> str:
 
 
 def _calibration(report: Report) -> str:
+    threshold = (
+        ""
+        if report.figures.get("threshold") is None
+        else "Below the score threshold, which 95 % of the validation images reach, the answer is "
+        "“none of these”. "
+    )
     facts = f"<dl>\n{_facts(report.calibration_facts)}\n</dl>"
     return (
         "<p>Where a probability is right, of the answers said with 80 % four in five are right: "
-        "the points lie on the diagonal. Below the score threshold, which 95 % of the validation "
-        "images reach, the answer is “none of these”; on images of another kind than those it was "
+        f"the points lie on the diagonal. {threshold}On images of another kind than those it was "
         "trained on, the network may be sure and wrong all the same.</p>\n"
         f'<div class="plots">\n{_plots(report.calibration)}\n{facts}\n</div>'
     )

@@ -88,8 +88,12 @@ def _draw_curve(
 ) -> None:
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 30 else ""
-    for label, key in (("training", name), ("validation", f"validation_{name}")):
-        axes.plot(epochs, [row[key] for row in rows], marker=marker, ms=4, label=label)
+    curves = {"training": name, "validation": f"validation_{name}"}
+    top = _top([[row[key] for row in rows] for key in curves.values()])
+    for label, key in curves.items():
+        values = [row[key] for row in rows]
+        beyond = f", up to {max(values):.3g}" if name == "loss" and max(values) > top else ""
+        axes.plot(epochs, values, marker=marker, ms=4, label=label + beyond)
     axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
     if head_epochs:
         axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
@@ -101,9 +105,16 @@ def _draw_curve(
     if name == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     else:
-        # BatchNorm's first statistics may make the validation loss huge for an epoch or two
-        finite = [row["loss"] for row in rows if np.isfinite(row["loss"])]
-        axes.set_ylim(0, 1.5 * max(finite, default=1))
+        axes.set_ylim(0, top)
+
+
+def _top(curves: Sequence[Sequence[float]]) -> float:
+    """Where the axis of losses ends: half of each curve's points or more can be seen.
+
+    BatchNorm's first statistics may make the validation loss huge for an epoch or two.
+    """
+    finite = [[value for value in curve if np.isfinite(value)] or [1.0] for curve in curves]
+    return 1.5 * max(max(finite[0]), *(float(np.median(curve)) for curve in finite[1:]))
 
 
 def plot_confusion(

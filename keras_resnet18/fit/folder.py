@@ -29,6 +29,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     if overwrite:
         return
     if unfinished(run):
+        _check_unlocked(run)
         raise InputError(
             f"{path} holds an unfinished training: go on with {run.resume_command}, or begin again "
             "with --overwrite"
@@ -46,7 +47,7 @@ def unfinished(run: Run) -> Run | None:
     new = run.replacement
     if new.recipe_file.is_file() or new.metrics_file.is_file():
         return new
-    ended = run.finished and not run.checkpoints_folder.is_dir()
+    ended = (run.finished or run.lacks_metrics) and not run.checkpoints_folder.is_dir()
     return run if run.recipe_file.is_file() and not ended else None
 
 
@@ -112,6 +113,8 @@ def finish(run: Run, training: Run) -> None:
         _remove_events(run)
         for file in (run.curves_file, run.confusion_file, run.report_file):
             file.unlink(missing_ok=True)  # the new run's may have failed
+        if run.has_own_card:
+            run.card_file.unlink()
         training.recipe_file.replace(run.recipe_file)
     for events in training.tensorboard_folder.rglob("events.out.tfevents.*"):
         moved = run.path / events.relative_to(training.path)
@@ -123,6 +126,23 @@ def finish(run: Run, training: Run) -> None:
     shutil.rmtree(training.path)
 
 
+def _check_unlocked(run: Run) -> None:
+    """Raises InputError if a process trains in the folder."""
+    if run.lock_file.exists():
+        try:
+            FileLock(run.lock_file).acquire(timeout=0).lock.release()
+        except Timeout:
+            raise _in_use(run) from None
+        except OSError:  # it cannot be written: what comes next says so
+            pass
+
+
+def _in_use(run: Run) -> InputError:
+    return InputError(
+        f"another process trains in {run.path}: wait for it, or give another folder with --out"
+    )
+
+
 @contextlib.contextmanager
 def _locked(run: Run) -> Iterator[None]:
     """One training at a time in a folder. The lock of a process that died is free."""
@@ -132,9 +152,7 @@ def _locked(run: Run) -> Iterator[None]:
         lock = FileLock(run.lock_file)
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(
-            f"another process trains in {run.path}: wait for it, or give another folder with --out"
-        ) from None
+        raise _in_use(run) from None
     except OSError as error:
         raise InputError(
             f"the folder {run.path} cannot be written: {error.strerror}. Give another one"

@@ -297,7 +297,7 @@ class Recipe:
         """
         table = without_none(dataclasses.asdict(self))
         for setting in settings:
-            path, equals, text = setting.partition("=")
+            path, equals, text = str(setting).partition("=")
             if not equals or not path.strip():
                 raise InputError(
                     "a setting is key=value, such as optimizer.learning_rate=0.1. "

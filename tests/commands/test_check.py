@@ -197,6 +197,8 @@ def test_copies_are_left_out_of_validation_and_test_where_that_is_asked(
         "test/ant/twice.png": "a copy of test/ant/0.png",
     }
     assert evaluate(run).n == 12  # the images are opened as the training did
+    assert not any("so the figures flatter" in line for line in lines)
+    assert run.metrics["images"]["findings"] == []
 
 
 def test_a_training_that_skips_broken_images_names_each(

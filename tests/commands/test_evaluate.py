@@ -8,9 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
-from small import draw_images
+from small import CLASSES, draw_images
 
-from keras_resnet18 import evaluate
+from keras_resnet18 import evaluate, report, train
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.data.whole import count_trained_on, whole_of
 from keras_resnet18.errors import InputError
@@ -83,3 +83,32 @@ def test_pixels_are_compared_where_there_are_no_files():
     assert whole_of(again, ("1", "0")).numbers == (1, 0)
     digits = whole_of(open_source("digits"), tuple("0123456789"))
     assert count_trained_on(digits, again) == 0
+
+
+@pytest.fixture
+def own(tiny_network, quick_recipe, tmp_path):
+    """A run of one epoch on a folder of its own, whose splits are a hash of seed 3."""
+    photos = draw_images(tmp_path / "photos", dict.fromkeys(CLASSES, 30))
+    settings = ["epochs=1"]
+    return train(photos, quick_recipe, tmp_path / "own", settings=settings, split_seed=3), photos
+
+
+def test_images_that_changed_since_the_training_are_no_test(own):
+    run, photos = own
+    assert evaluate(run).trained_on == 0
+    assert evaluate(run, split="all").trained_on == run.environment["images"]["train"]["n"]
+    for path in list(photos.rglob("*.png")):
+        path.rename(path.with_name(f"photo-{path.name}"))
+    with pytest.raises(InputError, match=r"the test images of .* have changed since .*--data"):
+        evaluate(run)
+    found = evaluate(run, data=str(photos))
+    assert found.n == 90 and found.trained_on is None  # the files of its training are not known
+
+
+def test_images_that_moved_are_split_as_in_the_training(own, tmp_path):
+    run, photos = own
+    before = evaluate(run)
+    moved = photos.rename(tmp_path / "moved")
+    after = evaluate(run, data=str(moved), split="test")
+    assert after.names == before.names and after.trained_on == 0
+    assert report(run, data=str(moved)).is_file()

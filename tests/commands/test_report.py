@@ -25,7 +25,48 @@ def copy(run, tmp_path) -> Run:
     path = first.split(",")[0]
     rows = [header, f"{path},ant,蝉,0.990000", *rows]
     copied.predictions_file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    metrics = copied.metrics
+    metrics["test"]["accuracy"] = 11 / 12
+    copied.write_json(copied.metrics_file, metrics)
     return copied
+
+
+def reverse(rows: list[str]) -> list[str]:
+    return rows[::-1]
+
+
+def mend(rows: list[str]) -> list[str]:
+    return [rows[0].replace("蝉", "ant"), *rows[1:]]
+
+
+def exaggerate(rows: list[str]) -> list[str]:
+    return [rows[0].replace("0.99", "7.5"), *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (reverse, "rows in another order than the images"),
+        (lambda rows: rows[:-1], "11 rows for 12 images"),
+        (mend, "12 of 12 right for an accuracy of 91.67%"),
+        (exaggerate, "probabilities that are none"),
+    ],
+)
+def test_edited_predictions_make_no_page(copy, change, fault):
+    header, *rows = copy.predictions_file.read_text(encoding="utf-8").splitlines()
+    changed = "\n".join([header, *change(rows)]) + "\n"
+    copy.predictions_file.write_text(changed, encoding="utf-8")
+    with pytest.raises(InputError, match=f"measures again. Received: .* with {fault}"):
+        report(copy)
+    assert not copy.report_file.exists()
+
+
+def test_the_command_that_makes_it_again_has_the_options_of_the_images(copy):
+    left_out = {"a.png": "a copy of b.png", "c.png": "it is cut"}
+    environment = copy.environment | {"split_seed": 3, "left_out": left_out}
+    copy.write_json(copy.environment_file, environment)
+    html = report(copy, data=copy.source).read_text(encoding="utf-8")
+    assert "--split-seed 3 --dedupe --on-bad-image skip --out again" in html
 
 
 def test_train_ends_by_naming_the_page(trained):

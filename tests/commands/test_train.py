@@ -125,6 +125,7 @@ def test_an_image_that_breaks_stops_the_training_with_its_name(
     with pytest.raises(InputError) as error:
         train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)
     assert "train/bee/0.png" in str(error.value)
+    assert "or with another in its place, train again with --overwrite" in str(error.value)
     assert "\n" not in str(error.value)
     assert keras.config.dtype_policy() == before
     with pytest.raises(InputError, match="unfinished run"):

@@ -340,9 +340,17 @@ def change_an_image(run: Run) -> None:
         file.write(b"more")
 
 
+def change_pixels(run: Run) -> None:
+    """The file keeps its size."""
+    file = Path(run.source or "") / "train" / "bee" / "0.png"
+    content = file.read_bytes()
+    file.write_bytes(content[:-40] + bytes(28) + content[-12:])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (change_pixels, "images.train: 49 images, now 49 others"),
         (change_recipe, "recipe.optimizer.learning_rate: 0.002, now 0.003"),
         (change_classes, "classes: ['ant', 'bee', '蝉'], now ['ant', 'wasp', '蝉']"),
         (remove_an_image, "images.train: 49 images, now 48 images"),
@@ -461,7 +469,8 @@ def test_time_of_earlier_processes_counts(images, scratch, stop_at, tmp_path):
 def test_a_finished_run_has_nothing_to_go_on_with(whole):
     said = io.StringIO()
     run = train(resume=whole["scratch"].path, console=Console(file=said, soft_wrap=True))
-    assert said.getvalue() == f"{run.path} is finished: there is nothing to go on with\n"
+    finished = f"{run.path} is finished: there is nothing to go on with"
+    assert said.getvalue() == f"{finished}; keras-resnet18 report {run.path} makes its page\n"
     assert run.metrics == whole["scratch"].metrics
 
 

@@ -87,6 +87,8 @@ HEAD = ["path", "label", "split", "group"]
         ([HEAD, ["0.png", "a", "train", ""], ["0.png", "b", "train", ""]], "more than one row"),
         ([HEAD, ["0.png", "a", "train", "x"], ["1.png", "b", "test", "x"]], "line 3, 'x'"),
         ([HEAD, ["0.png", "a", "test", ""]], "needs training images"),
+        ([["path", "label"], ["0.png", "a", "b"]], "a cell for each column.*line 2, 'b'"),
+        ([["path", "label", "Label"], ["0.png", "a", "b"]], "column once.*more than one 'label'"),
         ([HEAD, ["0.png", 'a"b', "test", ""], ['"', "", "", ""]], "table in UTF-8"),
     ],
 )  # fmt: skip
@@ -97,6 +99,26 @@ def test_an_unusable_table_is_an_input_error_of_one_line(
     with pytest.raises(InputError, match=message) as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
+
+
+def test_empty_cells_at_the_end_of_a_row_are_nothing(make_folder: MakeFolder) -> None:
+    folder = make_folder(*[f"{i}.png" for i in range(20)])
+    rows = [[f"{i}.png", "ab"[i % 2], "", " "] for i in range(20)]
+    assert open_source(write(folder, [["path", "label"], *rows])).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([HEAD[:2], ["0.png", "a"], ["0.png", "b"]], "more than one row for '0.png'"),
+        ([HEAD[:3], ["0.png", "a", "bogus"]], "needs a split.*line 2, 'bogus'"),
+    ],
+)
+def test_a_table_to_test_on_is_checked_alike(
+    make_folder: MakeFolder, rows: list[list[str]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        open_whole(write(make_folder("0.png"), rows), ("a", "b"))
 
 
 def test_a_table_in_another_encoding_is_an_input_error(tmp_path: Path) -> None:

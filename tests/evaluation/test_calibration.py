@@ -42,6 +42,14 @@ def test_the_temperature_undoes_what_was_done_to_calibrated_logits(factor):
         assert found.before.ece > 0.1
 
 
+def test_a_temperature_that_ends_the_range_is_said():
+    logits, labels = drawn(400, 5)
+    found = calibrate(1000 * logits, labels)
+    assert found.temperature == pytest.approx(20, rel=0.01)
+    assert "ends the range" in found.in_words()[-1]
+    assert "ends the range" not in " ".join(calibrate(logits, labels).in_words())
+
+
 def test_where_all_images_are_right_the_temperature_does_not_ask_for_certainty():
     logits = 4 * np.eye(3, dtype=np.float32)[np.arange(150) % 3]
     found = calibrate(logits, np.arange(150) % 3)

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
+from keras_resnet18.figures import plots
 from keras_resnet18.figures.plots import (
     benchmark_figure,
     plot_benchmark,
@@ -37,6 +38,27 @@ def test_curves_of_a_training_that_diverged_are_drawn(tmp_path):
     row = {"loss": np.nan, "accuracy": 0.1, "validation_loss": np.inf, "validation_accuracy": 0.1}
     plot_curves([{"epoch": 1, **row}], 1, tmp_path / "curves.png")
     assert drawn(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("losses", "label"),
+    [
+        ((102.0, 28.0), "validation, up to 102"),  # all are far above the training's
+        ((90.0, 0.9, 0.8), "validation, up to 90"),  # BatchNorm's first epoch
+        ((1.2, 0.9), "validation"),
+    ],
+)
+def test_half_of_the_validation_losses_are_seen_and_the_others_said(losses, label):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    rows = [
+        {"epoch": i + 1, "loss": 1 / (i + 1), "validation_loss": loss}
+        for i, loss in enumerate(losses)
+    ]
+    plots._draw_curve(axes, rows, "loss", 1, 0)
+    assert axes.get_lines()[1].get_label() == label
+    assert sorted(losses)[len(losses) // 2] < axes.get_ylim()[1]
 
 
 @pytest.mark.parametrize(

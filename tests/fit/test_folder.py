@@ -12,7 +12,7 @@ import pytest
 from keras_resnet18 import load_run
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
-from keras_resnet18.run import Run
+from keras_resnet18.run import CARD_MARK, Run
 
 PLAIN = "recipe.toml", "labels.txt", "preprocess.json", "environment.json", "history.csv"
 
@@ -45,9 +45,10 @@ def write(run, text):
 
 
 def begin(run, text="new"):
-    """What a training writes before it ends: all but the metrics, and a checkpoint."""
+    """What a training writes before it ends: all but metrics and plots, and a checkpoint."""
     write(run, text)
-    run.metrics_file.unlink()
+    for last in (run.metrics_file, run.curves_file, run.confusion_file, run.report_file):
+        last.unlink()
     run.checkpoints_folder.mkdir()
     (run.checkpoints_folder / "epoch00001-step00000002.npz").write_text(text)
     events = run.tensorboard_folder / "train" / "events.out.tfevents.2.new"
@@ -79,7 +80,7 @@ def test_a_finished_run_stays_whole_until_its_replacement_is_finished(finished):
         assert load_run(finished.path).path == finished.path
         assert texts(finished) == {"old"}
         assert before <= names(finished.path)
-        run.metrics_file.write_text("new")
+        write(run, "new")
     assert texts(finished) == {"new"}
     assert names(finished.path) == {
         *(file.name for file in finished.files),
@@ -209,13 +210,24 @@ def test_an_empty_folder_a_link_and_a_new_folder_are_free(tmp_path):
     assert texts(Run(tmp_path / "empty")) == {"new"}
 
 
-def test_a_second_training_is_refused_while_the_first_lives(finished):
-    with (
-        new_training(finished.path, overwrite=True),
-        pytest.raises(InputError, match="another process trains in"),
-        new_training(finished.path, overwrite=True),
-    ):
-        pass
+@pytest.mark.parametrize("text", [f"---\n{CARD_MARK}\nold", "my own"])
+def test_the_card_of_the_run_that_is_replaced_goes_and_a_persons_own_stays(finished, text):
+    finished.card_file.write_text(text)
+    with new_training(finished.path, overwrite=True) as run:
+        write(run, "new")
+    assert finished.card_file.exists() == (text == "my own")
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_second_training_is_refused_while_the_first_lives(tmp_path, overwrite):
+    with new_training(tmp_path / "run") as run:
+        begin(run)
+        with (
+            pytest.raises(InputError, match="another process trains in"),
+            new_training(run.path, overwrite=overwrite),
+        ):
+            pass
+        write(run, "new")
 
 
 HOLD = """
