@@ -170,7 +170,9 @@ def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
     Of runs of older versions, which did not keep what tells images apart, it is taken for granted.
     """
     known = run.environment.get("images")
-    return known is None or all(known.get(n) == source.splits[n].facts() for n in splits)
+    if not isinstance(known, dict):
+        return known is None
+    return all(known.get(name) == source.splits[name].facts() for name in splits)
 
 
 def preprocess_beside(path: Path, size: tuple[int | None, ...]) -> Preprocess:
