@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from small import as_unfinished
 
 from keras_resnet18 import info, load_run, train
 from keras_resnet18.errors import InputError
@@ -96,9 +97,7 @@ def test_a_model_file_is_the_network_alone_and_older_kerases_open_it(resnet18, t
 
 
 def test_a_run_without_metrics_is_said_to_be_unfinished(copy):
-    copy.metrics_file.unlink()
-    for drawn in (copy.curves_file, copy.confusion_file, copy.report_file):
-        drawn.unlink()
+    as_unfinished(copy.path)
     assert not copy.finished
     with pytest.raises(InputError, match="unfinished run"):
         load_run(copy.path)

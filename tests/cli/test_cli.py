@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import draw_images
+from small import as_unfinished, draw_images
 
 from keras_resnet18 import __version__, load_run, open_classifier, predict
 from keras_resnet18.cli import app as cli
@@ -426,8 +426,7 @@ def test_info_refuses_a_file_that_is_no_model(command, tmp_path, name):
 
 
 def test_an_unfinished_run_is_said_to_be_one(command, run, tmp_path):
-    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
-    (copy / "metrics.json").unlink()
+    copy = as_unfinished(Path(shutil.copytree(run.path, tmp_path / "copy")))
     for words in (["info", copy], ["evaluate", copy], ["predict", copy, "a.png"], ["export", copy]):
         assert_refused(command(*words), "unfinished run")
 

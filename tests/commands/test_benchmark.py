@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import pytest
 from PIL import Image
+from small import as_unfinished
 
 import keras_resnet18
 from keras_resnet18.cli import app as cli
@@ -252,8 +253,7 @@ def test_what_cannot_be_measured_is_said(tmp_path, name, message):
 
 
 def test_an_unfinished_run_is_said_to_be_one(run, tmp_path):
-    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
-    (copy / "metrics.json").unlink()
+    copy = as_unfinished(Path(shutil.copytree(run.path, tmp_path / "copy")))
     with pytest.raises(InputError, match="unfinished run"):
         benchmark([copy])
 
