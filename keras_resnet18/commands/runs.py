@@ -42,7 +42,8 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         what = f"{recipe.network.name} {recipe.network.stem}, {recipe.name}"
         images = run.source or "arrays"
         if not run.finished:
-            return images, what, f"{_epochs(run)} of {recipe.epochs}", "unfinished"
+            state = "damaged: no metrics.json" if run.lacks_metrics else "unfinished"
+            return images, what, f"{_epochs(run)} of {recipe.epochs}", state
         metrics = run.metrics
         test = metrics["test"]
         low, high = test["interval"]

@@ -254,3 +254,12 @@ def test_a_process_that_died_holds_no_lock(tmp_path):
         write(run, "new")
     assert names(path) == {file.name for file in run.files}
     shutil.rmtree(path)
+
+
+def test_a_finished_run_is_not_called_unfinished_because_of_its_replacement(finished):
+    with pytest.raises(Stopped), new_training(finished.path, overwrite=True) as run:
+        begin(run)
+        raise Stopped
+    said = finished.unfinished_in_words(finished.replacement)
+    assert said.startswith(f"{finished.path} stays as it was: the training that is to replace it")
+    assert said.endswith(f"its best model so far is {finished.replacement.model_file}")
