@@ -90,15 +90,17 @@ def _draw_curve(
     marker = "o" if len(rows) < 30 else ""
     curves = {"training": name, "validation": f"validation_{name}"}
     top = _top([[row[key] for row in rows] for key in curves.values()])
+    title = name
     for label, key in curves.items():
         values = [row[key] for row in rows]
-        beyond = f", up to {max(values):.3g}" if name == "loss" and max(values) > top else ""
-        axes.plot(epochs, values, marker=marker, ms=4, label=label + beyond)
+        axes.plot(epochs, values, marker=marker, ms=4, label=label)
+        if name == "loss" and max(values) > top:
+            title += f" ({label} up to {max(values):.3g})"
     axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
     if head_epochs:
         axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
     axes.set_xlabel("epoch")
-    axes.set_title(name)
+    axes.set_title(title)
     axes.set_xlim(0.5, len(rows) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
