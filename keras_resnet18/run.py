@@ -325,6 +325,10 @@ def open_model(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a model that Keras opens: a .keras file is a zip archive")
     try:
+        with zipfile.ZipFile(path) as archive:
+            # from Python 3.13 on, reading as Keras does it checks no sum
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} in it is damaged")
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged file may make the zip reader or Keras raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
