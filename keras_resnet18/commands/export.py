@@ -62,7 +62,8 @@ def export(
         check_images: How many test images to compare on, at most.
         about: What the .tflite files' metadata is to say, as `export_tflite` takes it; the name is
             by default that of the run's folder.
-        note: Receives a line for each format that `"all"` leaves out, and why.
+        note: Receives a line for each format that `"all"` leaves out, and why, and one if files are
+            compared on noise because the images cannot be opened.
 
     Returns:
         A report for each format, as soon as it is written.
@@ -90,6 +91,8 @@ def export(
         for line in dict.fromkeys(lacking.values()):
             note(f"left out: {line}")
         formats = [name for name in EXPORTS if name not in lacking]
+    elif source is None:
+        note(f"compared on noise, and not on test images: {unopened}")
     return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
 
 

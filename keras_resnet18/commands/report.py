@@ -56,7 +56,7 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
         if not of_training(run, source, ["test"]):
             tested = _environment(run, "images", {}).get("test", {}).get("n", "?")
             raise InputError(
-                f"a report shows the {tested:,} images that the run was tested on: give their "
+                f"a report shows the {tested} images that the run was tested on: give their "
                 f"place with --data. Received: {data} with {images.size:,} others"
             )
     return write_report(run, images)

@@ -86,7 +86,7 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     if kind == "onnx":
         operators = op_histogram(path)
     _check_shapes(file, path, run)
-    images = open_images(run.labels, run, data).splits[split]
+    images = open_images(run.labels, run, data, (split,)).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
     limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():

@@ -226,8 +226,21 @@ def test_without_its_images_a_run_offers_the_formats_that_need_none(moved, tmp_p
     said = []
     export(moved, ["all"], tmp_path / "export", note=said.append)
     assert any("have moved: give their place with --data" in line for line in said)
-    (report,) = export(moved, ["tflite"], tmp_path / "export")
+    said.clear()
+    (report,) = export(moved, ["tflite"], tmp_path / "export", note=said.append)
+    assert len(said) == 1 and said[0].startswith("compared on noise, and not on test images: ")
     assert report.comparison.accuracy is None and report.comparison.n == 16
+
+
+def test_a_split_that_changed_is_not_verified_on(run, exported, tmp_path):
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    known = run.environment["images"]
+    other = {**known, "validation": {"n": 9, "sha256": "of others"}}
+    copy.write_json(copy.environment_file, {**run.environment, "images": other})
+    file = shutil.copy(exported / "model.tflite", tmp_path)
+    assert verify(file, copy).fault is None
+    with pytest.raises(InputError, match=r"the validation images of .* have changed"):
+        verify(file, copy, split="validation")
 
 
 def test_without_its_images_evaluate_and_verify_name_the_option(moved, exported):

@@ -141,6 +141,9 @@ def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
         image.rename(image.with_name(f"new-{image.name}"))
     with pytest.raises(InputError, match="12 images that the run was tested on"):
         report(copy, data=str(moved))
+    copy.write_json(copy.environment_file, copy.environment | {"images": {}})
+    with pytest.raises(InputError, match=r"the \? images that the run was tested on"):
+        report(copy, data=str(moved))
 
 
 def test_a_run_of_arrays_has_a_page_without_their_images(copy):
