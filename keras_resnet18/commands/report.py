@@ -178,7 +178,9 @@ def _about_mistakes(wrong: int, n: int, mistakes: Sequence[Mistake], no_images: 
         return f"None: all {n:,} test images were given their class."
     if no_images:
         return f"{wrong:,} of {n:,} test images. The run was trained on arrays, which it lacks."
-    shown = f"the {len(mistakes)} most certain ones of {wrong:,}" if wrong > 1 else "one"
+    shown = f"the {len(mistakes)} most certain ones of {wrong:,} that are wrong"
+    if wrong == len(mistakes):
+        shown = f"the {wrong:,} that {'are' if wrong > 1 else 'is'} wrong"
     text = f"Of {n:,} test images, {shown}, cropped as the network got them."
     if mistakes[0].activation is None:
         return text
@@ -234,6 +236,8 @@ def _data_check(run: Run) -> list[str]:
     lines = [finding["text"] for finding in facts.get("findings", [])]
     if facts.get("left_out"):
         lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
+    if not facts.get("compared"):
+        lines.append("the images are no files: whether some are in two splits was not looked for")
     return lines
 
 

@@ -325,7 +325,11 @@ def _train(
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
             kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
             images = task.images.facts
-            about = {"left_out": len(images["left_out"]), "findings": images["findings"]}
+            about = {
+                "compared": task.source.folder is not None,  # of files alone copies are looked for
+                "left_out": len(images["left_out"]),
+                "findings": images["findings"],
+            }
             facts = {"calibration": calibration.to_dict(), "images": about}
             training.write_json(training.metrics_file, {**figures, **kept, **facts})
     except BaseException as error:

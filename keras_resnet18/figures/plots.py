@@ -72,7 +72,7 @@ def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return _svg(figure)
 
 

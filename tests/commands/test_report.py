@@ -86,6 +86,15 @@ def test_the_page_shows_the_mistake_with_its_image(copy):
     assert "keras-resnet18 train" in html and copy.source in html
 
 
+def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
+    assert "No image is in two classes or two splits" in report(copy).read_text(encoding="utf-8")
+    metrics = copy.metrics
+    metrics["images"]["compared"] = False  # as for arrays, TFDS and the digits
+    copy.write_json(copy.metrics_file, metrics)
+    html = report(copy).read_text(encoding="utf-8")
+    assert "No image is in" not in html and "was not looked for" in html
+
+
 def test_the_card_has_metadata_that_the_hub_reads(copy):
     report(copy)
     card = ModelCard.load(copy.card_file)
