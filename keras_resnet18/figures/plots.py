@@ -59,7 +59,7 @@ def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
     Args:
         curves: Mean probability, accuracy and number of images of each bin, by the curve's name.
     """
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.9), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="calibrated")
     for i, (name, (probability, accuracy, n)) in enumerate(curves.items()):
@@ -72,7 +72,7 @@ def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    figure.legend(fontsize="small", loc="outside lower center")
     return _svg(figure)
 
 
