@@ -13,7 +13,7 @@ from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet18.tflite_file.contents import contents
+from keras_resnet18.tflite_file import contents
 
 PAGES = tuple(Path(__file__).with_name(name) for name in ("android.md", "ios.md"))
 

@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from keras_resnet18.commands.benchmark import benchmark
-    from keras_resnet18.commands.check import check
-    from keras_resnet18.commands.evaluate import evaluate
-    from keras_resnet18.commands.export import export
-    from keras_resnet18.commands.info import info
-    from keras_resnet18.commands.predict import predict
-    from keras_resnet18.commands.report import report
-    from keras_resnet18.commands.train import train
-    from keras_resnet18.commands.verify import verify
+    from keras_resnet18.checking.check import check
+    from keras_resnet18.classify.classifier import open_classifier
+    from keras_resnet18.classify.evaluate import evaluate
+    from keras_resnet18.classify.predict import predict
     from keras_resnet18.data.sources import from_arrays, open_source
-    from keras_resnet18.device import recommended_policy
+    from keras_resnet18.exporters.export import export
     from keras_resnet18.exporters.onnx import export_onnx
     from keras_resnet18.exporters.saved_model import export_saved_model
     from keras_resnet18.exporters.tflite import export_tflite
-    from keras_resnet18.fit.fused_batch_norm import training_twin
+    from keras_resnet18.exporters.verify import verify
+    from keras_resnet18.fit.train import train
+    from keras_resnet18.fit.twin import training_twin
     from keras_resnet18.images import read_image
+    from keras_resnet18.machine import recommended_policy
     from keras_resnet18.model.blocks import conv_block, identity_block
     from keras_resnet18.model.describe import describe
     from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
@@ -39,9 +37,10 @@ if TYPE_CHECKING:
         imagenet_classes,
         preprocess_input,
     )
-    from keras_resnet18.recipe.recipe import load_recipe
+    from keras_resnet18.recipe import load_recipe
+    from keras_resnet18.reports.info import info
+    from keras_resnet18.reports.report import report
     from keras_resnet18.run import load_run
-    from keras_resnet18.runtime.classifier import open_classifier
     from keras_resnet18.weights.catalogue import find_weights
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
@@ -49,7 +48,6 @@ __all__ = [
     "AdaptiveAveragePooling2D",
     "Preprocess",
     "__version__",
-    "benchmark",
     "build_plain18",
     "build_plain34",
     "build_resnet18",
@@ -89,17 +87,16 @@ __all__ = [
 _HOMES = {
     "AdaptiveAveragePooling2D": "model.pooling",
     "Preprocess": "preprocess",
-    "benchmark": "commands.benchmark",
     "build_plain18": "model.resnet",
     "build_plain34": "model.resnet",
     "build_resnet18": "model.resnet",
     "build_resnet34": "model.resnet",
-    "check": "commands.check",
+    "check": "checking.check",
     "conv_block": "model.blocks",
     "decode_predictions": "preprocess",
     "describe": "model.describe",
-    "evaluate": "commands.evaluate",
-    "export": "commands.export",
+    "evaluate": "classify.evaluate",
+    "export": "exporters.export",
     "export_onnx": "exporters.onnx",
     "export_saved_model": "exporters.saved_model",
     "export_tflite": "exporters.tflite",
@@ -107,21 +104,21 @@ _HOMES = {
     "from_arrays": "data.sources",
     "identity_block": "model.blocks",
     "imagenet_classes": "preprocess",
-    "info": "commands.info",
-    "load_recipe": "recipe.recipe",
+    "info": "reports.info",
+    "load_recipe": "recipe",
     "load_run": "run",
     "load_weights": "weights.transfer",
-    "open_classifier": "runtime.classifier",
+    "open_classifier": "classify.classifier",
     "open_source": "data.sources",
-    "predict": "commands.predict",
+    "predict": "classify.predict",
     "preprocess_input": "preprocess",
     "read_image": "images",
-    "recommended_policy": "device",
-    "report": "commands.report",
+    "recommended_policy": "machine",
+    "report": "reports.report",
     "save_weights": "weights.transfer",
-    "train": "commands.train",
-    "training_twin": "fit.fused_batch_norm",
-    "verify": "commands.verify",
+    "train": "fit.train",
+    "training_twin": "fit.twin",
+    "verify": "exporters.verify",
 }
 
 

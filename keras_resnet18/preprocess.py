@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, one_of, within
-from keras_resnet18.names import FITS
 
 # Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -23,6 +22,9 @@ _CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _LARGEST_SIDE = 16_384
+
+
+FITS = ("crop", "pad", "squash")
 
 
 @dataclasses.dataclass(frozen=True)

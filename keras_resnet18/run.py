@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, path_of
-from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE
+from keras_resnet18.files import LABELS_FILE, PREPROCESS_FILE, staged, to_json
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe.recipe import Recipe
-from keras_resnet18.staging import staged, to_json
-from keras_resnet18.threshold import check_threshold
+from keras_resnet18.recipe import Recipe
+from keras_resnet18.spec import check_threshold
 
 DEFAULT_FOLDER = Path("saved_models")
 

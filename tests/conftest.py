@@ -156,7 +156,7 @@ def broken_images(images: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def quick_recipe() -> Any:
     """The smallest training that learns `images`. One image is left over in each epoch."""
-    from keras_resnet18.recipe.recipe import Augment, Network, Optimizer, Recipe
+    from keras_resnet18.recipe import Augment, Network, Optimizer, Recipe
 
     return Recipe(
         name="quick",
@@ -179,7 +179,7 @@ def trained(images: Path, quick_recipe: Any, once: Any) -> tuple[Any, str]:
     from rich.console import Console
 
     from keras_resnet18 import load_run, train
-    from keras_resnet18.commands import network
+    from keras_resnet18.fit import network
 
     def make(folder: Path) -> tuple[Path, str]:
         printed, out = io.StringIO(), folder / "insects"
@@ -208,9 +208,9 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def export_reports(run: Any, once: Any) -> list[Any]:
     """The reports of all exports of a copy of the run, compared on 10 images. Shared."""
     from keras_resnet18 import load_run
-    from keras_resnet18.commands import export as export_run
+    from keras_resnet18.exporters import export as export_run
     from keras_resnet18.exporters import tflite
-    from keras_resnet18.formats import EXPORTS
+    from keras_resnet18.files import EXPORTS
 
     def make(folder: Path) -> list[Any]:
         copy = shutil.copytree(run.path, folder / "insects")

@@ -14,7 +14,7 @@ from corpus import damaged, refused_files, whole_files
 from PIL import ImageFile
 
 from keras_resnet18 import check, evaluate, predict, train
-from keras_resnet18.data.headers import Header, read_headers
+from keras_resnet18.data.files import Header, read_headers
 from keras_resnet18.data.stored import encoded_image
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import image_bytes

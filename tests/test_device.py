@@ -9,7 +9,7 @@ import keras
 import pytest
 
 from keras_resnet18 import build_resnet18, recommended_policy
-from keras_resnet18 import device as precision
+from keras_resnet18 import machine as precision
 from keras_resnet18.errors import InputError
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_resnet18"
 
 # What the package is made of besides its modules.
-DATA_FILES = {"py.typed", "imagenet_classes.csv", "figures/report.html"} | {
+DATA_FILES = {"py.typed", "imagenet_classes.csv", "reports/report.html"} | {
     f"recipe/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
 }
 

@@ -14,8 +14,8 @@ import pytest
 from small import colour_digits
 
 from keras_resnet18 import save_weights
-from keras_resnet18.runtime.exported import TFLiteFile
-from keras_resnet18.tflite_file.contents import contents
+from keras_resnet18.classify.exported import TFLiteFile
+from keras_resnet18.tflite_file import contents
 
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

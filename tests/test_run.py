@@ -16,8 +16,8 @@ from small import as_unfinished
 
 from keras_resnet18 import info, load_run, train
 from keras_resnet18.errors import InputError
+from keras_resnet18.files import staged
 from keras_resnet18.run import Run, open_model, run_of, save_model
-from keras_resnet18.staging import staged
 
 FILES = {
     "model.keras",

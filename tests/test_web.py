@@ -18,10 +18,10 @@ from sklearn.datasets import load_sample_image
 from small import build_tiny
 
 from keras_resnet18 import Preprocess, build_resnet18, export_tflite
+from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.images import read_image
-from keras_resnet18.runtime.classifier import open_classifier
-from keras_resnet18.tflite_file.contents import append_files
-from keras_resnet18.threshold import threshold_to_json
+from keras_resnet18.spec import threshold_to_json
+from keras_resnet18.tflite_file import append_files
 
 SIZE = 64
 

@@ -98,7 +98,7 @@ def losses(precision: str, rounding: float) -> list[float]:
     import numpy as np
 
     import keras_resnet18 as kr
-    from keras_resnet18.fit.fit import compile_model
+    from keras_resnet18.fit.phases import compile_model
 
     keras.config.set_floatx(precision)
     split = kr.open_source("digits").splits["train"]

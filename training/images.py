@@ -68,7 +68,7 @@ def answers(
     Raises:
         InputError: If an image is broken; the message has its name.
     """
-    from keras_resnet18.evaluation.accuracy import broken_images_named
+    from keras_resnet18.classify.accuracy import broken_images_named
 
     found, labels = [], []
     with broken_images_named():

@@ -34,7 +34,6 @@ RANDOM = (
     "augment.mixup=0.2",
     "augment.cutmix=1.0",
     "augment.jitter=0.2",
-    "optimizer.ema=0.9",
 )
 COLUMNS = ("kill", "training", "after_seconds", "newest_checkpoint", "training_is_bit_equal")
 

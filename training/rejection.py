@@ -154,7 +154,7 @@ def parts_of(limit: int | None, sizes: Sequence[int]) -> list[int | None]:
 
 def refused(probabilities: Any, threshold: float) -> Row:
     """How many images lie below the threshold."""
-    from keras_resnet18.evaluation.interval import interval
+    from keras_resnet18.classify.accuracy import interval
 
     count, n = int((probabilities < threshold).sum()), len(probabilities)
     return {"n": n, "refused": count / n, "interval": interval(count, n)}

@@ -95,7 +95,7 @@ def measure(run: Any, arguments: argparse.Namespace) -> list[Row]:
 def int8_file(run: Any, data: str | None) -> Path | None:
     """The run's int8 file, exported now if it is missing; None, and why, if there can be none."""
     import keras_resnet18 as kr
-    from keras_resnet18.formats import EXPORTS
+    from keras_resnet18.files import EXPORTS
 
     file: Path = run.export_folder / EXPORTS["tflite-int8"].file
     if not file.is_file():
@@ -114,7 +114,7 @@ def figures(found: Any, labels: Any) -> Row:
         found: The classes that each found, (n, 2), or (n, 1) without a file.
         labels: The right ones, (n,).
     """
-    from keras_resnet18.evaluation.interval import interval
+    from keras_resnet18.classify.accuracy import interval
 
     row: Row = {"n": len(labels)}
     for name, classes in zip(("", "int8_"), found.T, strict=False):

@@ -45,7 +45,7 @@ def compare(arguments: argparse.Namespace) -> None:
     start_tensorflow()
     from keras_resnet18 import load_run, save_weights, train
     from keras_resnet18.data.sources import Source, from_arrays
-    from keras_resnet18.recipe.recipe import Recipe, load_recipe
+    from keras_resnet18.recipe import Recipe, load_recipe
     from keras_resnet18.run import Run
 
     def trained(name: str, recipe: Recipe, source: Source) -> Run:

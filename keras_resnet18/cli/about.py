@@ -9,6 +9,9 @@ import typer
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
 from keras_resnet18.cli.options import DataOption, RunArgument, console
+from keras_resnet18.run import DEFAULT_FOLDER
+
+DEMO_FORMATS = ("saved_model", "tflite", "tflite-int8")  # the quickest of each kind
 
 
 def info(
@@ -24,7 +27,7 @@ def info(
     """Show this machine, a folder of runs, a run or a model file."""
     if what != "weights":
         machine.start_keras()
-    from keras_resnet18.commands.info import info
+    from keras_resnet18.reports.info import info
 
     console().print(info(what))
 
@@ -35,7 +38,7 @@ def report(run: RunArgument, data: DataOption = None) -> None:
     report.html opens in a browser without a network. A model card, README.md, is written beside it.
     """
     machine.start_keras()
-    from keras_resnet18.commands.report import report
+    from keras_resnet18.reports.report import report
 
     console().print(report(run, data=data))
 
@@ -46,9 +49,11 @@ def demo() -> None:
     It takes three to four minutes on two cores and needs no network.
     """
     machine.start_keras()
-    from keras_resnet18.commands.demo import demo
+    from keras_resnet18.exporters.export import export
+    from keras_resnet18.fit.train import train
 
     out = console()
-    run, reports = demo(out)
-    tables.print_exports(out, reports)
+    run = train("digits", "digits", DEFAULT_FOLDER / "demo", overwrite=True, console=out)
+    out.print("exporting, and comparing each file with the model")
+    tables.print_exports(out, export(run, DEMO_FORMATS))
     out.print(f"look at {run.report_file}, or try\n  keras-resnet18 info {run.path}")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from keras_resnet18 import machine
-from keras_resnet18.cli import about, check, export, measure, predict, train
+from keras_resnet18.cli import about, check, evaluate, export, predict, train
 from keras_resnet18.errors import InputError
 
 app = typer.Typer(
@@ -48,11 +48,10 @@ def _options(
 # in the order of --help
 app.command()(check.check)
 app.command()(train.train)
-app.command()(measure.evaluate)
+app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(export.export)
 app.command()(export.verify)
-app.command()(measure.benchmark)
 app.command()(about.report)
 app.command()(about.info)
 app.command()(about.demo)

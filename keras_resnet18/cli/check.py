@@ -25,8 +25,8 @@ def check(
     images and odd names. Exit 1 if something would spoil a training or its figures.
     """
     machine.start_keras()
+    from keras_resnet18.checking.check import check
     from keras_resnet18.cli.tables import print_check
-    from keras_resnet18.commands.check import check
 
     out = console()
     found = check(source, split_seed=split_seed, json_file=json_file, console=out)

@@ -11,7 +11,7 @@ from keras_resnet18 import machine
 from keras_resnet18.cli import tables
 from keras_resnet18.cli.options import DataOption, RunArgument, SplitOption, console
 from keras_resnet18.errors import InputError
-from keras_resnet18.formats import EXPORTS
+from keras_resnet18.files import EXPORTS
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     Each file is run with its own runtime and compared with the model before it is written.
     """
     machine.start_keras()
-    from keras_resnet18.commands.export import export
+    from keras_resnet18.exporters.export import export
 
     out_console = console()
     reports = export(
@@ -73,7 +73,7 @@ def verify(
     The figures are also written beside the file, as JSON. Exit status 1 if the answers differ.
     """
     machine.start_keras()
-    from keras_resnet18.commands.verify import verify
+    from keras_resnet18.exporters.verify import verify
 
     report = verify(file, run, data=data, split=split)
     console().print(report.table())

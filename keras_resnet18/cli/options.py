@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from keras_resnet18.names import SplitName
+from keras_resnet18.recipe import SplitName
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 ModelArgument = Annotated[

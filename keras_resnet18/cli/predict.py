@@ -13,10 +13,10 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
-from keras_resnet18.threshold import NONE_OF_THESE
+from keras_resnet18.spec import NONE_OF_THESE
 
 if TYPE_CHECKING:
-    from keras_resnet18.commands.predict import Prediction
+    from keras_resnet18.classify.predict import Prediction
 
 
 def predict(
@@ -49,7 +49,7 @@ def predict(
     """
     if model.is_dir():  # the other models are run without TensorFlow
         machine.start_keras()
-    from keras_resnet18.commands.predict import predict
+    from keras_resnet18.classify.predict import predict
 
     # on a terminal the rows themselves show how far it is
     console = Console(stderr=True, quiet=sys.stdout.isatty())

@@ -10,14 +10,13 @@ from rich.console import Console
 _MOST_CLASSES = 40
 
 if TYPE_CHECKING:
-    from keras_resnet18.commands.benchmark import Result
-    from keras_resnet18.commands.check import Check
-    from keras_resnet18.verification.report import ExportReport
+    from keras_resnet18.checking.check import Check
+    from keras_resnet18.exporters.report import ExportReport
 
 
 def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
     """A row for each exported file, and where the files are."""
-    from keras_resnet18.evaluation.table import percent, plain_table
+    from keras_resnet18.classify.table import percent, plain_table
 
     headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
     table = plain_table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
@@ -44,29 +43,9 @@ def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
                 console.print(line)
 
 
-def print_benchmark(console: Console, results: Iterable[Result]) -> None:
-    """A row for each file and number of threads."""
-    from keras_resnet18.evaluation.table import percent, plain_table
-
-    headings = ("threads", "median\nms", "p90\nms", "images\nper s", "peak\nMiB", "MB", "top-1")
-    table = plain_table("file", *headings)
-    for result in results:
-        table.add_row(
-            result.name,
-            str(result.threads),
-            _three_digits(result.median_ms),
-            _three_digits(result.p90_ms),
-            _three_digits(result.images_per_second),
-            "not known" if result.peak_mib is None else f"{result.peak_mib:,.0f}",
-            _three_digits(result.size_bytes / 1e6),
-            percent(result.accuracy),
-        )
-    console.print(table, soft_wrap=False)
-
-
 def print_check(console: Console, found: Check) -> None:
     """Images of each class in each split, and the findings; long lists are cut."""
-    from keras_resnet18.evaluation.table import plain_table
+    from keras_resnet18.classify.table import plain_table
 
     for note in found.notes:
         console.print(note)

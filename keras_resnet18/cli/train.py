@@ -11,7 +11,7 @@ from keras_resnet18 import machine
 from keras_resnet18.cli.options import SplitSeedOption, console
 from keras_resnet18.cli.watched import watched
 from keras_resnet18.errors import InputError
-from keras_resnet18.names import PRECISIONS, RECIPES
+from keras_resnet18.recipe import PRECISIONS, RECIPES
 
 
 def train(
@@ -129,8 +129,8 @@ def train(
 
     def work() -> None:
         machine.start_keras()
-        from keras_resnet18.commands.together import Cluster
-        from keras_resnet18.commands.train import train
+        from keras_resnet18.distributed import Cluster
+        from keras_resnet18.fit.train import train
 
         train(
             source if data is None else data,

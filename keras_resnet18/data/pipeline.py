@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from keras_resnet18.data.splits import Order, Split
 from keras_resnet18.data.stored import StoredImage
+from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.machine import cpu_count
-from keras_resnet18.processes import ALONE, Processes
 
 _PREFETCHED_BATCHES = 2
 

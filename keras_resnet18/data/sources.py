@@ -12,17 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.each_file import Advance, silent
-from keras_resnet18.data.folder import open_folder
-from keras_resnet18.data.hash_split import carve
-from keras_resnet18.data.idx import has_idx, read_idx_folder
-from keras_resnet18.data.manifest import MANIFESTS, manifest_paths, open_manifest
-from keras_resnet18.data.splits import Order, Source, Split, indexed_split, on_cpu
+from keras_resnet18.data.files import Advance, silent
+from keras_resnet18.data.folder import open_folder, walk
+from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, decoded_image
-from keras_resnet18.data.tfds_stream import open_tfds
-from keras_resnet18.data.walk import walk
+from keras_resnet18.data.tables import (
+    MANIFESTS,
+    has_idx,
+    manifest_paths,
+    open_manifest,
+    read_idx_folder,
+)
+from keras_resnet18.data.tfds import open_tfds
 from keras_resnet18.errors import InputError
-from keras_resnet18.names import SPLITS, SplitName
+from keras_resnet18.recipe import SPLITS, SplitName
 
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 
+from keras_resnet18.classify.exported import Predict, latency_ms
+from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.errors import ExportError
-from keras_resnet18.formats import EXPORTS, is_saved_model
-from keras_resnet18.runtime.exported import Predict, latency_ms
-from keras_resnet18.staging import check_destination, staged
-from keras_resnet18.verification import reference
-from keras_resnet18.verification.compare import MIN_AGREEMENT, Limits
-from keras_resnet18.verification.diagnose import compare_and_diagnose
-from keras_resnet18.verification.pixels import Batch, noise
-from keras_resnet18.verification.report import (
+from keras_resnet18.exporters import compare as reference
+from keras_resnet18.exporters.compare import MIN_AGREEMENT, Batch, Limits, noise
+from keras_resnet18.exporters.diagnose import compare_and_diagnose
+from keras_resnet18.exporters.report import (
     ExportReport,
     check_report_file,
     report_file,
-    size_bytes,
     write_figures,
 )
+from keras_resnet18.files import EXPORTS, check_destination, is_saved_model, staged
 
 
 def export_verified(
@@ -80,3 +84,57 @@ def export_verified(
         )
         write_figures(figures, report.to_dict())
     return report
+
+
+# Other people's converters, each run in a process of its own: they leak memory at every call.
+
+# How TensorFlow's converter and tf2onnx list operators that they cannot convert
+_UNSUPPORTED = re.compile(r"(?:^Custom|^TF Select|Unsupported) ops: (?:Counter)?(.+)$", re.M)
+
+# What libraries log of other things, and how lines that tell an error look
+_LOGGED = re.compile(r"[IW]\d{4} |WARNING: All log messages|.* - (INFO|WARNING) - ")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b|[EF]\d{4} |.*\berror: ")
+_PREFIX = re.compile(r"^[EF]\d{4} [^]]*\] ")
+
+
+def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
+    """Runs a Python program that converts a model, on the CPU.
+
+    Args:
+        name: What an error calls the converter.
+        arguments: Of Python: a script or `-m` and a module, and their own.
+        output: The file that the converter writes.
+
+    Raises:
+        ExportError: If the converter fails, or writes an operator that it cannot convert; the
+            message names the reason.
+    """
+    # -P: this folder's own modules must not stand in for installed ones of the same names
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if unsupported := _UNSUPPORTED.findall(done.stderr):
+        names = sorted(set(re.findall(r"[A-Za-z]\w*", " ".join(unsupported))))
+        raise ExportError(
+            f"{name} cannot convert {', '.join(names)}: build the model without; "
+            "nothing was written"
+        )
+    if done.returncode or not output.is_file():
+        reason = _reason(done.returncode, done.stderr)
+        raise ExportError(f"{name} failed: {reason}; nothing was written")
+
+
+def _reason(status: int, stderr: str) -> str:
+    """Why a process failed, in one line: the signal that ended it, the error that it printed."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)]
+    errors = [line for line in lines if _ERROR.match(line)] or lines
+    error = textwrap.shorten(_PREFIX.sub("", errors[-1]), 300) if errors else "no message"
+    if status >= 0:
+        return f"{error} (status {status})"
+    memory = ", as where memory runs out" if -status == signal.SIGKILL else ""
+    return f"it was ended by {signal.Signals(-status).name}{memory}: {error}"

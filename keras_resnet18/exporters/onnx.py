@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import Any
 
 import keras
 
+from keras_resnet18.classify.exported import OnnxFile, Predict, check_onnx_extra, onnx_op_histogram
 from keras_resnet18.exporters import serving
-from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.exporters.process import run_converter
+from keras_resnet18.exporters.compare import pixel_batches
+from keras_resnet18.exporters.frame import export_verified, run_converter
+from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.files import to_json
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import OnnxFile, Predict, check_onnx_extra
-from keras_resnet18.staging import to_json
-from keras_resnet18.threshold import check_threshold, threshold_to_json
-from keras_resnet18.verification.pixels import pixel_batches
-from keras_resnet18.verification.report import ExportReport
+from keras_resnet18.spec import check_threshold, threshold_to_json
 
 # Of 2022: every maintained runtime reads it.
 OPSET = 18
@@ -79,23 +77,10 @@ def export_onnx(
         if score_threshold is not None:
             properties["threshold"] = threshold_to_json(score_threshold)
         _tidy(new, properties)
-        return OnnxFile(new), op_histogram(new)
+        return OnnxFile(new), onnx_op_histogram(new)
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified("onnx", Path(path), model, write, shape=shape, batches=batches)
-
-
-def op_histogram(path: Path) -> dict[str, int]:
-    """Number of operators of an .onnx file by name.
-
-    Raises:
-        InputError: If the extra `onnx` is not installed.
-    """
-    check_onnx_extra()
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    return dict(sorted(collections.Counter(node.op_type for node in graph.node).items()))
 
 
 def _convert(model: keras.Model, path: Path) -> None:

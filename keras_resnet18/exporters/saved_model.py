@@ -11,23 +11,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.errors import ExportError
-from keras_resnet18.exporters import serving
-from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.formats import FLOAT32_TOLERANCE, OUTPUT
-from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import (
+from keras_resnet18.classify.exported import (
     PREPROCESS_IN_SAVED_MODEL,
     THRESHOLD_IN_SAVED_MODEL,
     Predict,
     SavedModelFolder,
     class_names,
 )
-from keras_resnet18.staging import to_json
-from keras_resnet18.threshold import check_threshold, threshold_to_json
-from keras_resnet18.verification import reference
-from keras_resnet18.verification.pixels import pixel_batches
-from keras_resnet18.verification.report import ExportReport
+from keras_resnet18.errors import ExportError
+from keras_resnet18.exporters import compare as reference
+from keras_resnet18.exporters import serving
+from keras_resnet18.exporters.compare import pixel_batches
+from keras_resnet18.exporters.frame import export_verified
+from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.files import FLOAT32_TOLERANCE, OUTPUT, to_json
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import check_threshold, threshold_to_json
 
 # An image side for models that take any size
 _ANY_SIDE = 64

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet18.classify.exported import class_names
 from keras_resnet18.errors import InputError, is_utf8
+from keras_resnet18.exporters.compare import FEATURES, answering, probabilities
 from keras_resnet18.exporters.image_bytes import decode
-from keras_resnet18.formats import INPUT, OUTPUT
+from keras_resnet18.files import INPUT, OUTPUT
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import class_names
-from keras_resnet18.verification.reference import FEATURES, answering, probabilities
 
 # How many classes `serve_bytes` names.
 TOP = 5

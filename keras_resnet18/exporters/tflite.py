@@ -10,21 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet18 import tflite_file as metadata
+from keras_resnet18.classify.exported import Predict, TFLiteFile
 from keras_resnet18.errors import InputError, within
 from keras_resnet18.exporters import convert, serving
-from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.exporters.process import run_converter
-from keras_resnet18.formats import LABELS_FILE, PREPROCESS_FILE, TFLITE
+from keras_resnet18.exporters.compare import MIN_AGREEMENT, check_graph, pixel_batches
+from keras_resnet18.exporters.frame import export_verified, run_converter
+from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.exporters.stem import with_packed_stem
+from keras_resnet18.files import LABELS_FILE, PREPROCESS_FILE, TFLITE, to_json
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.exported import Predict, TFLiteFile
-from keras_resnet18.staging import to_json
-from keras_resnet18.tflite_file import metadata
-from keras_resnet18.tflite_file.contents import add_metadata, append_files, keep_softmax_float
-from keras_resnet18.threshold import THRESHOLD_FILE, check_threshold, threshold_to_json
-from keras_resnet18.verification.compare import MIN_AGREEMENT, check_graph
-from keras_resnet18.verification.pixels import pixel_batches
-from keras_resnet18.verification.report import ExportReport
-from keras_resnet18.verification.stem import with_packed_stem
+from keras_resnet18.spec import THRESHOLD_FILE, check_threshold, threshold_to_json
+from keras_resnet18.tflite_file import add_metadata, append_files, keep_softmax_float
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300

@@ -11,9 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.formats import EXPORTS, LABELS_FILE, PREPROCESS_FILE
+from keras_resnet18.files import EXPORTS, LABELS_FILE, PREPROCESS_FILE, check_parent, is_leftover
 from keras_resnet18.run import Run
-from keras_resnet18.staging import check_parent, is_leftover
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:

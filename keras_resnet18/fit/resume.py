@@ -1,9 +1,17 @@
-"""Checkpoints of a training as it runs, and going on from one in the middle of an epoch."""
+"""Checkpoints: the state of a training in one file that survives a kill at any moment."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import math
+import os
+import tempfile
 import time
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +19,125 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.errors import DivergedError
-from keras_resnet18.fit.average import MovingAverage
-from keras_resnet18.fit.best import BestModel
-from keras_resnet18.fit.checkpoint import Arrays, Checkpoint, save_checkpoint
-from keras_resnet18.fit.ending import EarlyEnd
-from keras_resnet18.fit.history import History
+from keras_resnet18.fit.callbacks import Arrays, BestModel, EarlyEnd, History
 from keras_resnet18.fit.signals import Stop
-from keras_resnet18.processes import ALONE, Processes
+
+_KEPT = 2  # a damaged newest one leaves the one before
+_PREFIX = ".writing-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """State of a training between two steps.
+
+    Attributes:
+        phase: Number of the `fit` that is interrupted, from 0.
+        epoch: Finished epochs, of all phases.
+        step: Finished steps of the epoch that follows them.
+        seconds: Time that those steps took.
+        total_seconds: Time that the whole training took so far.
+        rows: History so far.
+        settings: What the training was given; see `commands.resume`.
+        values: Values of all variables of network, optimizer and metrics, by position.
+        best: Weights of the best epoch so far; empty before the first.
+    """
+
+    phase: int
+    epoch: int
+    step: int
+    seconds: float
+    total_seconds: float
+    rows: list[dict[str, Any]]
+    settings: dict[str, Any]
+    values: Arrays
+    best: Arrays
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step:,}"
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes a checkpoint beside the newest one, and removes older ones.
+
+    The file is written aside, flushed to the disk and renamed. The zip format of `.npz` holds a
+    CRC-32 of each array.
+
+    Raises:
+        OSError: If it cannot be written; the folder is as before.
+    """
+    fields = {field.name: getattr(checkpoint, field.name) for field in _SCALARS}
+    arrays: dict[str, Any] = {"fields": np.frombuffer(json.dumps(fields).encode(), np.uint8)}
+    for name in _ARRAYS:
+        arrays |= {f"{name}{i}": array for i, array in enumerate(getattr(checkpoint, name))}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch{checkpoint.epoch:05}-step{checkpoint.step:08}.npz"
+    descriptor, written = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(written).replace(path)
+    except BaseException:
+        Path(written).unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
+    for old in _newest_first(folder)[_KEPT:] + list(folder.glob(f"{_PREFIX}*")):
+        old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """Reads the newest checkpoint that is whole; removes and names the damaged ones before it.
+
+    Args:
+        folder: Where `save_checkpoint` wrote.
+        say: Receives a line for each damaged file.
+
+    Returns:
+        The checkpoint, or None if there is none.
+    """
+    for path in _newest_first(folder):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            fields = json.loads(arrays.pop("fields").tobytes())
+            lists: dict[str, Any] = {
+                name: [arrays[f"{name}{i}"] for i in range(_count(arrays, name))]
+                for name in _ARRAYS
+            }
+            return Checkpoint(**fields, **lists)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:
+            say(f"the checkpoint {path} is damaged ({error}): the one before it is used")
+            path.unlink(missing_ok=True)
+    return None
+
+
+_ARRAYS = ("values", "best")
+_SCALARS = [field for field in dataclasses.fields(Checkpoint) if field.name not in _ARRAYS]
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch*-step*.npz"), reverse=True)
+
+
+def _count(arrays: dict[str, Any], name: str) -> int:
+    return sum(key.startswith(name) for key in arrays)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlive a power cut; Windows has no such call for folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Checkpoints of a training as it runs, and going on from one in the middle of an epoch.
 
 # Seconds between checkpoints, and the least age of one that is replaced at the end of an epoch; as
 # multiples of the time that a checkpoint takes, so that on a slow disk too it is one percent of the
@@ -45,7 +164,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         network: The network that is trained; the model that is fitted may be a part of it.
         history: The history callback.
         best: The callback with the best epoch's weights.
-        average: The callback with the moving average of the weights.
         ending: Knows how long the training has taken.
         settings: What the training was given, for the checkpoints.
         stop: Looked at after each step.
@@ -59,7 +177,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         network: keras.Model,
         history: History,
         best: BestModel,
-        average: MovingAverage,
         ending: EarlyEnd,
         *,
         settings: dict[str, Any],
@@ -73,7 +190,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._network = network
         self._history = history
         self._best = best
-        self._average = average
         self._ending = ending
         self._settings = settings
         self._stop = stop
@@ -108,7 +224,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved_at = time.monotonic()
         if self._start is not None:
-            self._average.resume(self._start.average, self._start.updates)
             self._skip_steps(self._start.step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -135,7 +250,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._stop.signal is not None:
-            self._average.put_back()
             self._save(self._trained_metrics)
             self._stop.obey()
 
@@ -164,12 +278,10 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             step=self._step,
             seconds=seconds,
             total_seconds=self._ending.seconds(),
-            updates=self._average.updates,
             rows=self._history.rows,
             settings=self._settings,
             values=values,
             best=self._best.weights,
-            average=self._average.values,
         )
         save_checkpoint(checkpoint, self._folder)
         self._saved_at = time.monotonic()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from keras_resnet18.processes import ALONE, Processes
+from keras_resnet18.distributed import ALONE, Processes
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 

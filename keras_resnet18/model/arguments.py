@@ -11,9 +11,9 @@ import keras
 
 from keras_resnet18.errors import InputError, one_of, within
 from keras_resnet18.model.pooling import as_output_size
-from keras_resnet18.names import STEMS, VARIANTS
+from keras_resnet18.recipe import STEMS, VARIANTS
 from keras_resnet18.weights.catalogue import Published, find_weights
-from keras_resnet18.weights.endings import ENDINGS, is_name
+from keras_resnet18.weights.checkpoints import ENDINGS, is_name
 
 Activation = str | Callable[[Any], Any] | None
 Pooling = str | int | tuple[int, int] | None

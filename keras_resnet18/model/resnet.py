@@ -30,7 +30,7 @@ from keras_resnet18.model.blocks import (
 from keras_resnet18.model.pooling import AdaptiveAveragePooling2D, as_output_size
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.weights.catalogue import Published, fetch
-from keras_resnet18.weights.endings import KERAS_WEIGHTS
+from keras_resnet18.weights.checkpoints import KERAS_WEIGHTS
 from keras_resnet18.weights.transfer import load_weights
 
 # Table 1: blocks in each of the four stages. With two convolutions a block, the stem and the dense

@@ -338,7 +338,7 @@ def test_what_is_written_is_shown_when_a_later_format_is_refused(
         yield export_reports[0]
         raise ExportError("tflite: other answers")
 
-    monkeypatch.setattr("keras_resnet18.commands.export.export", first_alone)
+    monkeypatch.setattr("keras_resnet18.exporters.export.export", first_alone)
     answer = command("export", run.path)
     assert answer.out.splitlines()[-1] == str(export_reports[0].path)
     assert_refused(answer, "tflite: other answers")
@@ -482,7 +482,6 @@ def test_names_that_are_not_utf8_are_refused_where_no_runtime_opens_them(
         ["info", latin1 / "model.onnx"],
         ["train", images, "--recipe", recipe_file, "--out", latin1 / "new"],
         ["export", run.path, "--format", "saved_model", "--out", latin1 / "new"],
-        ["benchmark", exported / "model.tflite", "--json", latin1 / "new.json"],
     ):
         assert_refused(command(*words), "path in UTF-8")
     assert sorted(latin1.iterdir()) == before
@@ -509,7 +508,6 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
         "predict",
         "export",
         "verify",
-        "benchmark",
         "report",
         "demo",
         "info",
@@ -538,7 +536,7 @@ def test_ctrl_c_is_one_line_also_where_tensorflow_makes_another_error_of_it(
             raise error from None
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("keras_resnet18.commands.evaluate.evaluate", measured)
+    monkeypatch.setattr("keras_resnet18.classify.evaluate.evaluate", measured)
     answer = command("evaluate", "run")
     assert (answer.status, answer.err) == (130, "keras-resnet18: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
@@ -581,8 +579,8 @@ from keras_resnet18.cli import app as cli
 
 def start_keras(start=machine.start_keras):
     start()
-    from keras_resnet18.commands import network
-    from keras_resnet18.commands import train as trainer
+    from keras_resnet18.fit import network
+    from keras_resnet18.fit import train as trainer
     network.BUILDERS["resnet18"] = build_tiny
 
 machine.start_keras = start_keras

@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from keras_resnet18 import predict
+from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.cli import tables
-from keras_resnet18.runtime.exported import TFLiteFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,11 +118,3 @@ def test_eight_threads_may_share_one_tflite_file(exported, images):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_memory_is_not_known_where_neither_proc_nor_resource_is(monkeypatch):
-    from keras_resnet18.runtime import worker
-
-    monkeypatch.setitem(sys.modules, "resource", None)
-    monkeypatch.setattr(worker.Path, "exists", lambda path: False)
-    assert worker.peak_mib() is None

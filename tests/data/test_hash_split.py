@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from keras_resnet18.data.hash_split import carve
-from keras_resnet18.names import SplitName
+from keras_resnet18.data.splits import carve
+from keras_resnet18.recipe import SplitName
 
 BOTH: tuple[SplitName, ...] = ("validation", "test")
 

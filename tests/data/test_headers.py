@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from keras_resnet18.data import each_file
-from keras_resnet18.data.headers import Header, header_of, read_headers
+from keras_resnet18.data import files as each_file
+from keras_resnet18.data.files import Header, header_of, read_headers
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.images import broken_image, decode_image

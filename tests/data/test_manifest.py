@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet18.data.inspection import digests_of_alike
+from keras_resnet18.checking.findings import digests_of_alike
+from keras_resnet18.classify.evaluate import open_whole
 from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.whole import open_whole
 from keras_resnet18.errors import InputError
-from keras_resnet18.names import SPLITS
+from keras_resnet18.recipe import SPLITS
 
 MakeFolder = Callable[..., Path]
 

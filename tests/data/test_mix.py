@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18.data.mix import mix
+from keras_resnet18.data.augment import mix
 
 # One image of each level, and each of a class of its own.
 LEVELS = np.array([0, 50, 100, 250])

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18.data.augment import augment
-from keras_resnet18.data.mix import mix
+from keras_resnet18.data.augment import augment, mix
 from keras_resnet18.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet18.data.sources import Split, from_arrays, open_source
 from keras_resnet18.data.stored import StoredImage

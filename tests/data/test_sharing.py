@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18.data.mix import mix
+from keras_resnet18.data.augment import mix
 from keras_resnet18.data.pipeline import (
     eval_batches,
     steps_per_epoch,
@@ -18,7 +18,7 @@ from keras_resnet18.data.pipeline import (
 )
 from keras_resnet18.data.sources import Split, open_source
 from keras_resnet18.data.stored import StoredImage
-from keras_resnet18.processes import Processes
+from keras_resnet18.distributed import Processes
 
 BATCH = 48
 COUNTS = (1, 2, 3, 8)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import file_utils
 
-from keras_resnet18.data import tfds_stream
+from keras_resnet18.data import tfds as tfds_stream
 from keras_resnet18.data.pipeline import eval_batches, train_batches
 from keras_resnet18.data.sources import Source, open_source
 from keras_resnet18.data.splits import Order, Split

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from keras_resnet18 import images
+from keras_resnet18.data.folder import by_suffix, walk
 from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.walk import by_suffix, walk
 from keras_resnet18.errors import InputError
 
 MakeFolder = Callable[..., Path]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet18.classify.classifier import Classifier
 from keras_resnet18.images import read_image
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.runtime.classifier import Classifier
 
 
 def sideways_photo() -> bytes:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.exporters.tflite import export_tflite
-from keras_resnet18.runtime.exported import TFLiteFile
-from keras_resnet18.tflite_file.contents import contents
+from keras_resnet18.tflite_file import contents
 
 pytestmark = [
     pytest.mark.mediapipe,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_resnet18 import export_onnx
+from keras_resnet18.classify.exported import OnnxFile, onnx_op_histogram, open_exported
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import onnx as onnx_export
-from keras_resnet18.runtime.exported import OnnxFile, open_exported
 
 needs_onnx = pytest.mark.skipif(
     importlib.util.find_spec("tf2onnx") is None, reason="needs the extra onnx"
@@ -88,13 +88,13 @@ def test_a_file_that_is_no_classifier_of_ours_is_refused(tmp_path):
 class TestArguments:
     def test_a_missing_extra_is_named(self, tiny, tmp_path, monkeypatch):
         modules = ("numpy", "onnx_is_not_here")
-        monkeypatch.setattr("keras_resnet18.runtime.exported.ONNX_MODULES", modules)
+        monkeypatch.setattr("keras_resnet18.classify.exported.ONNX_MODULES", modules)
         message = r"pip install 'keras-resnet18\[onnx\]'. Received: no onnx_is_not_here installed$"
         (tmp_path / "a.onnx").write_bytes(b"")
         for call in (
             lambda: export_onnx(tiny, tmp_path / "b.onnx"),
             lambda: open_exported(tmp_path / "a.onnx"),
-            lambda: onnx_export.op_histogram(tmp_path / "a.onnx"),
+            lambda: onnx_op_histogram(tmp_path / "a.onnx"),
         ):
             with pytest.raises(InputError, match=message):
                 call()

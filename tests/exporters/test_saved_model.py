@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet18 import Preprocess, build_resnet18, export_saved_model, identity_block
+from keras_resnet18.classify.exported import SavedModelFolder
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.exporters import compare as reference
 from keras_resnet18.exporters import serving
-from keras_resnet18.runtime.exported import SavedModelFolder
-from keras_resnet18.verification import reference
 
 
 def test_names_types_and_shapes_are_the_documented_ones(served):

@@ -25,7 +25,7 @@ from keras_resnet18 import (
 )
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import convert, tflite
-from keras_resnet18.tflite_file.contents import Tensor, _tensor, contents
+from keras_resnet18.tflite_file import Tensor, _tensor, contents
 
 
 def probabilities_of(path: Path, images: np.ndarray) -> np.ndarray:

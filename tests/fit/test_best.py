@@ -6,10 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet18.fit import best
-from keras_resnet18.fit.average import MovingAverage
-from keras_resnet18.fit.best import BestModel, best_in_words, best_row
-from keras_resnet18.fit.history import History
+from keras_resnet18.fit import callbacks as best
+from keras_resnet18.fit.callbacks import BestModel, History, best_in_words, best_row
 
 
 def rows(*figures):
@@ -61,7 +59,7 @@ def test_each_new_best_is_written_at_once_and_others_are_not(network, tmp_path, 
     monkeypatch.setattr(best, "_EVERY", 0)
     monkeypatch.setattr(best, "_TIMES_ITS_COST", 0)
     path, history, on_disk = tmp_path / "model.keras", History(2, lambda rows: None), []
-    callback = BestModel(network, history, MovingAverage(network, history, 0), path)
+    callback = BestModel(network, history, path)
     for epoch, accuracy in enumerate((0.5, 0.7, 0.6)):
         network.layers[-1].bias.assign([float(epoch + 1)] * 2)
         history.rows += rows(*[(0, 0)] * epoch, (accuracy, 1.0))[-1:]
@@ -75,7 +73,7 @@ def test_each_new_best_is_written_at_once_and_others_are_not(network, tmp_path, 
 
 def test_epochs_of_seconds_write_the_first_best_and_the_last(network, tmp_path):
     path, history = tmp_path / "model.keras", History(2, lambda rows: None)
-    callback = BestModel(network, history, MovingAverage(network, history, 0), path)
+    callback = BestModel(network, history, path)
     end_epochs(network, callback, history, (0.5, 0.7, 0.6))
     assert bias(path) == 1
     callback.write()
@@ -85,7 +83,7 @@ def test_epochs_of_seconds_write_the_first_best_and_the_last(network, tmp_path):
 def test_the_best_of_an_earlier_process_counts(network, tmp_path):
     path, history = tmp_path / "model.keras", History(2, lambda rows: None)
     history.resume(rows((0.9, 1.0)), 0, 0.0)
-    callback = BestModel(network, history, MovingAverage(network, history, 0), path)
+    callback = BestModel(network, history, path)
     callback.resume([np.zeros((1, 2), np.float32), np.full(2, 9, np.float32)])
     history.rows += rows((0, 0), (0.8, 1.0))[-1:]
     callback.on_epoch_end(1)

@@ -10,9 +10,9 @@ import pytest
 from small import build_tiny
 
 from keras_resnet18 import build_resnet18
-from keras_resnet18.fit.finetune import frozen_batch_norm, head_recipe, split_head
-from keras_resnet18.fit.fit import compile_model, fit_model
-from keras_resnet18.recipe.recipe import Augment, Finetune, Optimizer, Recipe
+from keras_resnet18.fit.network import frozen_batch_norm, head_recipe, split_head
+from keras_resnet18.fit.phases import compile_model, fit_model
+from keras_resnet18.recipe import Augment, Finetune, Optimizer, Recipe
 
 
 @pytest.fixture

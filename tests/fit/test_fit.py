@@ -6,15 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet18.device import dtype_policy, fastest_jit
-from keras_resnet18.fit.fit import (
+from keras_resnet18.fit.phases import (
     accuracy,
     build_optimizer,
     compile_model,
     cross_entropy,
     weighted_cross_entropy,
 )
-from keras_resnet18.recipe.recipe import Optimizer, Recipe
+from keras_resnet18.machine import dtype_policy, fastest_jit
+from keras_resnet18.recipe import Optimizer, Recipe
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_dtype_policy_is_put_back_also_after_an_error():
     ],
 )
 def test_xla_is_left_off_on_a_cpu_with_tensorflow(monkeypatch, backend, kind, expected):
-    from keras_resnet18 import device as precision
+    from keras_resnet18 import machine as precision
 
     monkeypatch.setattr(precision.keras.config, "backend", lambda: backend)
     monkeypatch.setattr(precision, "_accelerator", lambda backend: (kind, None))

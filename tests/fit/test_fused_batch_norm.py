@@ -12,8 +12,8 @@ from keras import layers
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit import fused_batch_norm
-from keras_resnet18.fit.fused_batch_norm import FusedBatchNorm, training_twin
+from keras_resnet18.fit import twin as fused_batch_norm
+from keras_resnet18.fit.twin import FusedBatchNorm, training_twin
 
 # Rounding of what each policy computes in; sums of gradients are wider.
 ROUNDING = {"float32": 1e-5, "mixed_bfloat16": 2**-7, "mixed_float16": 2**-10}

@@ -9,8 +9,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from keras_resnet18.fit.history import History
-from keras_resnet18.fit.progress import ProgressLine
+from keras_resnet18.fit.callbacks import History, ProgressLine
 
 
 def fit(console, epochs=2):
@@ -63,7 +62,7 @@ def test_a_file_gets_one_plain_line_an_epoch():
 
 
 def test_a_file_gets_lines_within_an_epoch_that_takes_long(monkeypatch):
-    monkeypatch.setattr("keras_resnet18.fit.progress._SILENCE", 0)
+    monkeypatch.setattr("keras_resnet18.fit.callbacks._SILENCE", 0)
     file = io.StringIO()
     fit(Console(file=file))
     starts = [line.partition("  loss")[0] for line in file.getvalue().splitlines()]

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18.fit.average import MovingAverage
-from keras_resnet18.fit.best import BestModel
-from keras_resnet18.fit.checkpoint import load_checkpoint
-from keras_resnet18.fit.ending import EarlyEnd
-from keras_resnet18.fit.fit import compile_model, fit_model
-from keras_resnet18.fit.history import History
-from keras_resnet18.fit.resume import Checkpoints
+from keras_resnet18.fit.callbacks import BestModel, EarlyEnd, History
+from keras_resnet18.fit.phases import compile_model, fit_model
+from keras_resnet18.fit.resume import Checkpoints, load_checkpoint
 from keras_resnet18.fit.signals import Stop
-from keras_resnet18.recipe.recipe import Optimizer, Recipe
+from keras_resnet18.recipe import Optimizer, Recipe
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
@@ -49,18 +45,17 @@ def batches(first_step=0):
 
 def fit(model, folder, stop, start=None, first_step=0):
     history = History(4, lambda rows: None)
-    average = MovingAverage(model, history, 0.5)
-    best = BestModel(model, history, average, Path(folder) / "model.keras")
+    best = BestModel(model, history, Path(folder) / "model.keras")
     ending = EarlyEnd(Recipe(), history, STEPS)
     checkpoints = Checkpoints(
-        Path(folder), model, history, best, average, ending, settings={}, stop=stop, start=start
+        Path(folder), model, history, best, ending, settings={}, stop=stop, start=start
     )
     if start is not None:
         history.resume(start.rows, start.step, start.seconds)
         assert checkpoints.restore(model) == (start.epoch, start.step)
     training, taken = batches(first_step)
     validation = batches()[0].take(1)
-    callbacks = [history, average, best, ending, checkpoints]
+    callbacks = [history, best, ending, checkpoints]
     fit_model(
         model, training, validation, steps_per_epoch=STEPS, epochs=(0, 1), callbacks=callbacks
     )
@@ -103,7 +98,6 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
     ours, theirs = [*resumed.get_weights(), *best.weights], [*whole.get_weights(), *kept]
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other)
-    assert not np.array_equal(best.weights[0], resumed.get_weights()[0])  # the average is kept
     for ours, theirs in zip(history.rows, rows, strict=True):
         del ours["images_per_second"], theirs["images_per_second"]
         assert ours == theirs

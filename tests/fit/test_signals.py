@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+from keras_resnet18.distributed import Processes
 from keras_resnet18.fit.signals import stop_signals
-from keras_resnet18.processes import Processes
 
 
 def send(number):

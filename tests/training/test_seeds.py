@@ -10,7 +10,7 @@ import seeds
 from rows import read_rows
 
 from keras_resnet18 import load_run
-from keras_resnet18.commands import train as trainer
+from keras_resnet18.fit import train as trainer
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 

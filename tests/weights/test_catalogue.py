@@ -32,7 +32,7 @@ from keras_resnet18.weights.catalogue import (
     find_weights,
     table,
 )
-from keras_resnet18.weights.endings import is_name
+from keras_resnet18.weights.checkpoints import is_name
 
 README = Path(__file__).parents[2] / "README.md"
 CONTENT = bytes(range(256)) * 1000

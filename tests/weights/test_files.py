@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.weights import files
+from keras_resnet18.weights import checkpoints as files
 
 TENSORS = {"conv1.weight": np.ones((2, 3, 1, 1), "f"), "bn1.bias": np.arange(3, dtype="f")}
 

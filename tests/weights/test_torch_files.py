@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.weights import files
+from keras_resnet18.weights import checkpoints as files
 
 torch = pytest.importorskip("torch", reason="needs the extra interop")
 pytestmark = pytest.mark.torch

@@ -41,8 +41,8 @@ class JaxStep:
         import numpy as np
 
         from keras_resnet18 import build_resnet18
-        from keras_resnet18.fit.fit import compile_model
-        from keras_resnet18.recipe.recipe import Recipe
+        from keras_resnet18.fit.phases import compile_model
+        from keras_resnet18.recipe import Recipe
 
         keras.utils.set_random_seed(0)
         keras.config.set_dtype_policy(f"mixed_{dtype}")
@@ -123,8 +123,8 @@ def two_epochs(dtype: str, size: int, batch: int) -> dict[str, Any]:
     import numpy as np
 
     from keras_resnet18 import build_resnet18
-    from keras_resnet18.fit.fit import compile_model
-    from keras_resnet18.recipe.recipe import Optimizer, Recipe
+    from keras_resnet18.fit.phases import compile_model
+    from keras_resnet18.recipe import Optimizer, Recipe
 
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, 16 * batch)

@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,14 @@ from typing import Any
 import numpy as np
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import cpu_count, environment, prepare_tensorflow
-from keras_resnet18.runtime.worker import measure, open_file
+from keras_resnet18.files import check_format
+from keras_resnet18.machine import (
+    cpu_count,
+    environment,
+    fastest_jit,
+    native_stderr_hidden,
+    prepare_tensorflow,
+)
 
 SIDE = 224
 OURS = "litert"  # what the others are compared with: our float32 .tflite file
@@ -98,9 +105,79 @@ def make_files(files: Path) -> None:
 Predict = Callable[[np.ndarray], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One measurement of one image after the other, from pixels in memory to probabilities there.
+
+    Attributes:
+        images: Number of timed images.
+        median_ms: Median time of an image.
+        p90_ms: 90th percentile of the time of an image.
+        images_per_second: Images a second.
+        peak_mib: Peak resident memory of the process, or None if the system does not say.
+    """
+
+    images: int
+    median_ms: float
+    p90_ms: float
+    images_per_second: float
+    peak_mib: float | None
+
+
+def measure(predict: Predict, image: np.ndarray, seconds: float) -> Round:
+    """Times one call after another for `seconds`, after a warm-up of a quarter of that."""
+    start, calls = time.perf_counter(), 0
+    while calls < 5 or time.perf_counter() - start < seconds / 4:
+        predict(image)
+        calls += 1
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 10 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        predict(image)
+        times.append(time.perf_counter() - before)
+    return Round(
+        images=len(times),
+        median_ms=1000 * float(np.median(times)),
+        p90_ms=1000 * float(np.quantile(times, 0.9)),
+        images_per_second=len(times) / sum(times),
+        peak_mib=peak_mib(),
+    )
+
+
+def peak_mib() -> float | None:
+    """Peak resident memory of this process in MiB; None where /proc does not exist."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = status.read_text().splitlines()
+    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return None if peak is None else int(peak) / 2**10
+
+
 def ours(name: str) -> Callable[[Path, int], Predict]:
-    """One of our files with its own runtime, as `keras-resnet18 benchmark` runs it."""
-    return lambda files, threads: open_file(files / name, threads).predict
+    """One of our files with its own runtime."""
+
+    def open_file(files: Path, threads: int) -> Predict:
+        path = files / name
+        if check_format(path, "keras", "tflite", "onnx", "saved_model") in ("keras", "saved_model"):
+            prepare_tensorflow()
+            with native_stderr_hidden():
+                import tensorflow as tf
+
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+                tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if path.suffix == ".keras":
+            from keras_resnet18.run import open_model
+
+            model = open_model(path)
+            model.compile(jit_compile=fastest_jit())  # as `predict` has it
+            return model.predict_on_batch
+        from keras_resnet18.classify.exported import open_exported
+
+        return open_exported(path, threads)
+
+    return open_file
 
 
 def openvino(files: Path, threads: int) -> Predict:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from keras_resnet18.data.walk import walk
+from keras_resnet18.data.folder import walk
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.preprocess import IMAGENET_MEAN, IMAGENET_STD
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  # what torch's own users wri
 from torch_resnet18 import ResNet18
 
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe.recipe import Optimizer
+from keras_resnet18.recipe import Optimizer
 
 # Low, as in the first steps of a warm-up, so that a batch trained again and again stays finite.
 RATE = 0.001

@@ -55,8 +55,8 @@ class KerasStep:
         import tensorflow as tf
 
         from keras_resnet18 import build_resnet18, training_twin
-        from keras_resnet18.fit.fit import compile_model
-        from keras_resnet18.recipe.recipe import Recipe
+        from keras_resnet18.fit.phases import compile_model
+        from keras_resnet18.recipe import Recipe
 
         keras.utils.set_random_seed(0)
         keras.config.set_dtype_policy(dtype if dtype == "float32" else f"mixed_{dtype}")

@@ -1,0 +1,1 @@
+"""What would spoil a training: broken images, copies, leaks, odd labels."""

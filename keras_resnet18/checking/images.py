@@ -1,0 +1,172 @@
+"""Images of a training: opened, looked at, and what is left out of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from keras_resnet18.checking.findings import (
+    Facts,
+    Finding,
+    Place,
+    copies_to_leave_out,
+    counts_in_words,
+    digests_of_alike,
+    inspect_files,
+    on_copies,
+    places,
+    same_content,
+)
+from keras_resnet18.data.progress import watched
+from keras_resnet18.data.sources import files_of, open_source
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.images import FORMATS_IN_WORDS
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.run import Run
+
+AnySource = Source | str | os.PathLike[str]
+
+ON_BAD_IMAGE = ("raise", "skip")
+
+_MUCH_UNSEEN = 0.2  # a photo of 4 to 3 in a square loses 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A source, and how it was opened.
+
+    Attributes:
+        source: The images that are used.
+        split_seed: Seed of the hash split.
+        left_out: Files that are not used, and why.
+        findings: What was found about copies, for the metrics.
+        sizes: (height, width) of the images that were decoded to be checked.
+    """
+
+    source: Source
+    split_seed: int = 0
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What opens the same images again, for `environment.json`."""
+        return {
+            "split_seed": self.split_seed,
+            "left_out": dict(self.left_out),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def opened(
+    source: AnySource,
+    split_seed: int,
+    left_out: Mapping[str, str],
+    console: Console | None = None,
+) -> Source:
+    """Opens images by name or path; a `Source` is taken as it is."""
+    if isinstance(source, Source):
+        return source
+    with watched(console or Console(quiet=True), "opening") as advance:
+        return open_source(source, split_seed=split_seed, leave_out=left_out, advance=advance)
+
+
+def look(
+    source: AnySource, console: Console, *, split_seed: int, on_bad_image: str, dedupe: bool
+) -> Images:
+    """Opens images for a new training, and says what would spoil it.
+
+    The headers of all files are read, the contents of those that share a size are compared, and
+    validation and test images are decoded whole; with `on_bad_image="skip"` all images are.
+
+    Raises:
+        InputError: If they cannot be used, or one is broken and `on_bad_image` is `"raise"`.
+    """
+    one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    left_out: dict[str, str] = {}
+    facts: list[Facts] = []
+    if on_bad_image == "skip" and not isinstance(source, Source) and (files := files_of(source)):
+        with watched(console, "checking", len(files[1])) as advance:
+            facts = inspect_files(*files, advance)
+        left_out = {fact.name: fact.error for fact in facts if fact.error is not None}
+    found = opened(source, split_seed, left_out, console)
+    root = found.folder
+    if root is None:
+        one_size = [] if found.image_size is None else [found.image_size]
+        return Images(found, split_seed, left_out, sizes=tuple(one_size))
+    if on_bad_image == "raise":
+        facts = _check_held_out(found, root, console)
+    groups = _copies(found, root, console)
+    if dedupe and (copies := copies_to_leave_out(groups)):
+        left_out |= copies
+        try:
+            found = opened(source, split_seed, left_out, console)
+        except InputError as error:
+            raise InputError(f"{error} --dedupe left out {len(copies):,} images.") from None
+        groups = [[place for place in group if place.name not in copies] for group in groups]
+    findings = tuple(on_copies(group for group in groups if len(group) > 1))
+    sizes = tuple(fact.size for fact in facts if fact.error is None)
+    return Images(found, split_seed, left_out, findings, sizes)
+
+
+def look_again(source: Source, console: Console) -> tuple[Finding, ...]:
+    """What is found about copies in images that have changed since their training began."""
+    return tuple(on_copies(_copies(source, source.folder, console))) if source.folder else ()
+
+
+def _copies(source: Source, root: Path, console: Console) -> list[list[Place]]:
+    """Images of one content, in groups; the contents of files that share a size are compared."""
+    with watched(console, "comparing") as advance:
+        digests = digests_of_alike(root, (place.name for place in places(source)), advance)
+    return same_content(source, digests)
+
+
+def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]:
+    """Decodes validation and test images, which are else first read hours later."""
+    names = [place.name for place in places(source) if place.split != "train"]
+    with watched(console, "checking", len(names)) as advance:
+        facts = inspect_files(root, names, advance)
+    broken = [fact for fact in facts if fact.error is not None]
+    if broken:
+        others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
+        raise InputError(
+            f"validation and test images must be whole {FORMATS_IN_WORDS} files: replace "
+            "or delete them, or train with --on-bad-image skip; `keras-resnet18 check` lists them "
+            f"all. Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
+        )
+    return facts
+
+
+def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
+    """Lines for the beginning of a training: classes, what is left out, copies, what is unseen."""
+    yield counts_in_words(images.source)
+    for name, reason in images.left_out.items():
+        yield f"left out: {name}: {reason}"
+    for finding in images.findings:
+        yield finding.text
+    unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
+    # what crop_ratio takes from an image of the input's proportions is the field's custom
+    if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:
+        height, width = (round(statistics.mean(s)) for s in zip(*images.sizes, strict=True))
+        also = f", crop_ratio={ratio:g}" if ratio < 1 else ""
+        too = " with --set crop_ratio=1" if ratio < 1 else ""
+        yield (
+            f"evaluation and prediction never see {unseen:.0%} of an image, on average: images are "
+            f"{height}×{width}, and the network's input {'×'.join(map(str, preprocess.size))} by "
+            f"fit={preprocess.fit!r}{also}. --set fit=pad or fit=squash{too} shows all, and so "
+            f"does an image_size=[HEIGHT,WIDTH] of the same proportions{too}"
+        )
+
+
+def open_again(run: Run) -> Source:
+    """Opens the images of a run again, without those that its training left out."""
+    assert run.source is not None  # or they came from arrays
+    return open_source(run.source, **run.source_options)

@@ -1,0 +1,1 @@
+"""Images in, named classes out: files opened, images predicted, accuracy measured."""

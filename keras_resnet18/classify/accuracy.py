@@ -1,0 +1,437 @@
+"""Wilson score interval of a proportion."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from sklearn.metrics import precision_recall_fscore_support
+
+from keras_resnet18.classify.calibration import reliability
+from keras_resnet18.classify.exported import Predict
+from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.splits import Split, listed
+from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18.errors import InputError
+from keras_resnet18.images import broken_image
+from keras_resnet18.preprocess import Preprocess
+
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+
+
+def interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % confidence interval of the proportion hits / n (Wilson 1927)."""
+    middle = (hits + _Z**2 / 2) / (n + _Z**2)
+    half = _Z / (n + _Z**2) * math.sqrt(hits * (n - hits) / n + _Z**2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def in_words(fraction: float, interval: Sequence[float], n: int) -> str:
+    """Fraction, its interval and n as text."""
+    low, high = interval
+    return f"{fraction:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {n:,})"
+
+
+# Figures of each class, and what a classifier that always says one class would have.
+
+Classes = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """Figures of one class.
+
+    Attributes:
+        name: The class.
+        n: Number of its images.
+        precision: Fraction of the images given this class that are of it; None where it was never
+            given.
+        recall: Fraction of its images that were given this class; None where it has no image.
+        recall_interval: 95 % confidence interval of the recall (Wilson 1927), or None likewise.
+        f1: Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where it has
+            neither an image nor a prediction.
+    """
+
+    name: str
+    n: int
+    precision: float | None
+    recall: float | None
+    recall_interval: tuple[float, float] | None
+    f1: float | None
+
+
+def per_class(
+    labels: Classes, predictions: Classes, classes: Sequence[str]
+) -> tuple[ClassFigures, ...]:
+    """Figures of each class, in the order of `classes`.
+
+    Args:
+        labels: The true classes, (n,).
+        predictions: The predicted classes, (n,).
+        classes: Names of all classes.
+    """
+    found = precision_recall_fscore_support(
+        labels, predictions, labels=range(len(classes)), zero_division=math.nan
+    )
+    hits = np.bincount(labels[labels == predictions], minlength=len(classes))
+    return tuple(
+        ClassFigures(
+            name=name,
+            n=int(n),
+            precision=_known(precision),
+            recall=_known(recall),
+            recall_interval=interval(int(hit), int(n)) if n else None,
+            f1=_known(f1),
+        )
+        for name, precision, recall, f1, n, hit in zip(classes, *found, hits, strict=True)
+    )
+
+
+def majority(figures: Sequence[ClassFigures]) -> tuple[str, float]:
+    """The class with the most images, and the accuracy of always predicting it."""
+    largest = max(figures, key=lambda one: one.n)
+    return largest.name, largest.n / sum(one.n for one in figures)
+
+
+def balanced_accuracy(figures: Sequence[ClassFigures]) -> float:
+    """Mean recall of the classes with images."""
+    return float(np.mean([one.recall for one in figures if one.recall is not None]))
+
+
+def to_rows(figures: Sequence[ClassFigures]) -> list[dict[str, Any]]:
+    """The figures, for JSON."""
+    rows = [dataclasses.asdict(one) for one in figures]
+    return [
+        row | {"recall_interval": row["recall_interval"] and list(row["recall_interval"])}
+        for row in rows
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+# How good a classifier is on images with known classes.
+
+_BATCH_SIZE = 64
+_SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain mistake costs 16, not infinity
+_TOP_5_FROM = 6  # classes; of five, every image is right among five
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A classifier's answers on n labelled images.
+
+    Attributes:
+        accuracy: Fraction of the images whose most probable class is right (top-1), 0 to 1.
+        interval: 95 % confidence interval of the accuracy (Wilson 1927).
+        loss: Mean cross-entropy in nats, without label smoothing.
+        n: Number of images.
+        top5: Fraction of the images whose class is among the five most probable; None for fewer
+            than six classes.
+        labels: Their classes, (n,).
+        predictions: Their most probable classes, (n,).
+        probabilities: Probabilities of these, float32 (n,), 0 to 1.
+        classes: Names of all classes.
+        names: The images' names, or their numbers from 0 where they have none.
+        trained_on: How many of the images the classifier was trained on; None if that is not known.
+        threshold: Score threshold below which an image counts as refused; None without one.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    loss: float
+    n: int
+    top5: float | None
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    trained_on: int | None = 0
+    threshold: float | None = None
+
+    @cached_property
+    def per_class(self) -> tuple[ClassFigures, ...]:
+        """Number of images, precision, recall with its interval and F1 of each class."""
+        return per_class(self.labels, self.predictions, self.classes)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes with images, 0 to 1."""
+        return balanced_accuracy(self.per_class)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, 0 to 1."""
+        return reliability(self.probabilities, self.labels == self.predictions).ece
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the images whose highest probability reaches the score threshold, 0 to 1."""
+        return float(self._answered.mean())
+
+    @property
+    def accuracy_answered(self) -> float | None:
+        """Fraction of those that are right, 0 to 1; None if there are none."""
+        right = (self.labels == self.predictions)[self._answered]
+        return float(right.mean()) if len(right) else None
+
+    @property
+    def _answered(self) -> npt.NDArray[np.bool_]:
+        return self.probabilities >= (self.threshold or 0)
+
+    @property
+    def never_tested(self) -> tuple[str, ...]:
+        """Classes without an image."""
+        return tuple(one.name for one in self.per_class if not one.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        always, share = majority(self.per_class)
+        return {
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "loss": self.loss,
+            "n": self.n,
+            "top5": self.top5,
+            "balanced_accuracy": self.balanced_accuracy,
+            "majority_class": always,
+            "majority_accuracy": share,
+            "never_tested": list(self.never_tested),
+            "ece": self.ece,
+            "threshold": self.threshold,
+            "coverage": self.coverage,
+            "accuracy_answered": self.accuracy_answered,
+            "per_class": to_rows(self.per_class),
+        }
+
+    def __str__(self) -> str:
+        return f"{in_words(self.accuracy, self.interval, self.n)}, loss {self.loss:.4f}"
+
+    def notes(self) -> list[str]:
+        """Lines that qualify the accuracy: top-5, balance, the majority class, missing classes."""
+        top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
+        balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
+        lines = [balanced, *notes(self.to_dict())]
+        if self.threshold is not None:
+            right = self.accuracy_answered
+            lines.append(
+                f"at the score threshold of {self.threshold:.1%}, {self.coverage:.1%} of the "
+                "images are answered" + ("" if right is None else f", {right:.2%} of these right")
+            )
+        if self.trained_on is None:
+            lines.append("how many of the images are training images is not known")
+        elif self.trained_on:
+            lines.append(
+                f"{self.trained_on:,} of the {self.n:,} images are training images: of new ones "
+                "fewer may be right"
+            )
+        return lines
+
+
+def notes(figures: Mapping[str, Any]) -> list[str]:
+    """Lines that qualify the accuracy: the majority class, classes that were never tested.
+
+    Args:
+        figures: `Evaluation.to_dict()`.
+    """
+    lines = []
+    always, share = figures["majority_class"], figures["majority_accuracy"]
+    if figures["interval"][0] <= share:
+        lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
+    if figures["never_tested"]:
+        lines.append(f"classes without an image: {listed(figures['never_tested'])}")
+    return lines
+
+
+@contextlib.contextmanager
+def broken_images_named(advice: str = "") -> Iterator[None]:
+    """Gives what `tf.data` makes of a broken image the decoder's one-line message again.
+
+    Args:
+        advice: Another sentence for its end.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        broken = broken_image(error)
+        raise error if broken is None else InputError(f"{broken}{advice}") from None
+
+
+def measure(
+    predict: Predict,
+    split: Split,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Runs a classifier over all images of a split, each once.
+
+    Args:
+        predict: The classifier.
+        split: The images.
+        preprocess: How images become the classifier's pixels.
+        classes: The classifier's classes.
+        processes: Those that share the images; each gets the whole result.
+
+    Raises:
+        InputError: If an image is broken; the message has its name.
+    """
+    numbers = range(len(classes))
+    return measure_splits(predict, (split,), numbers, preprocess, classes, processes)
+
+
+def measure_splits(
+    predict: Predict,
+    splits: Sequence[Split],
+    numbers: Sequence[int],
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Runs a classifier over all images of several splits, each once.
+
+    Args:
+        predict: The classifier.
+        splits: The images.
+        numbers: The classifier's number of each class of the splits' labels.
+        preprocess: How images become the classifier's pixels.
+        classes: The classifier's classes.
+        processes: Those that share the images; each gets the whole result.
+
+    Raises:
+        InputError: If an image is broken; the message has its name.
+    """
+    number = np.asarray(numbers, np.int64)
+    with broken_images_named():
+        answers = np.concatenate(
+            [_answers(predict, split, number, preprocess, processes) for split in splits]
+        )
+    truth, predicted = answers["label"], answers["prediction"]
+    hits, n = int((truth == predicted).sum()), len(truth)
+    names = [name for split in splits for name in split.names or ()]
+    return Evaluation(
+        accuracy=hits / n,
+        interval=interval(hits, n),
+        loss=float(answers["loss"].mean()),
+        n=n,
+        top5=int(answers["among_five"].sum()) / n if len(classes) >= _TOP_5_FROM else None,
+        labels=truth,
+        predictions=predicted,
+        probabilities=answers["probability"],
+        classes=tuple(classes),
+        names=tuple(names if len(names) == n else map(str, range(n))),
+    )
+
+
+# What is kept of the answer to an image.
+_ANSWER = np.dtype(
+    [
+        ("label", np.int64),
+        ("prediction", np.int64),
+        ("probability", np.float32),
+        ("loss", np.float32),
+        ("among_five", np.bool_),
+    ]
+)
+
+
+def _answers(
+    predict: Predict,
+    split: Split,
+    number: npt.NDArray[np.int64],
+    preprocess: Preprocess,
+    processes: Processes,
+) -> npt.NDArray[Any]:
+    """The answers to all images of a split, in its order."""
+    size = split.size // processes.count + (processes.index < split.size % processes.count)
+    answers, done = np.zeros(size, _ANSWER), 0
+    for images, targets in eval_batches(
+        split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE, processes=processes
+    ):
+        probabilities, truth = predict(images.numpy()), number[targets.numpy()]
+        right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+        best = (-probabilities).argsort(1, kind="stable")[:, :5]
+        part = answers[done : done + len(truth)]
+        part["label"], part["prediction"] = truth, best[:, 0]
+        part["probability"], part["loss"] = probabilities.max(1), -np.log(right)
+        part["among_five"] = (best == truth[:, np.newaxis]).any(1)
+        done += len(truth)
+    return processes.gather(answers, split.size)
+
+
+# predictions.csv: a row for each image, with its class and the predicted one.
+
+HEADER = ("path", "true class", "predicted class", "probability")
+
+
+class Predictions(NamedTuple):
+    """Rows of predictions.csv, as `Evaluation` has them too: names, classes, probabilities."""
+
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+
+def write_predictions(evaluation: Evaluation, path: Path) -> None:
+    """Writes a row for each image, in the order of the split; paths are below the images' folder.
+
+    An image without a path, such as one of an array, has its number from 0.
+    """
+    # a file's name is bytes, and must come out as it is
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        rows = zip(
+            evaluation.names,
+            evaluation.labels,
+            evaluation.predictions,
+            evaluation.probabilities,
+            strict=True,
+        )
+        for name, truth, predicted, probability in rows:
+            classes = (evaluation.classes[i] for i in (truth, predicted))
+            writer.writerow([name, *classes, f"{probability:.6f}"])
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+    """Reads what `write_predictions` wrote.
+
+    Raises:
+        InputError: If it is damaged, or names a class that is not in `classes`.
+    """
+    numbers = {name: i for i, name in enumerate(classes)}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            header, *rows = csv.reader(file)
+        names, labels, predictions, probabilities = zip(*rows, strict=True)
+        if tuple(header) != HEADER:
+            raise ValueError(f"the header {','.join(header)}")
+        return Predictions(
+            names,
+            np.array([numbers[name] for name in labels]),
+            np.array([numbers[name] for name in predictions]),
+            np.array(probabilities, np.float32),
+        )
+    except (ValueError, KeyError, csv.Error) as error:
+        raise InputError(
+            f"{path.name} must be the table that `train` wrote: remove it, and `report` measures "
+            f"again. Received: {path} with {error}"
+        ) from None
+
+
+def is_predictions(path: Path) -> bool:
+    """Whether a file begins as `write_predictions` begins one."""
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return file.readline().rstrip("\n") == ",".join(HEADER)

@@ -1,0 +1,172 @@
+"""How well probabilities agree with frequencies, the temperature that mends it, and a threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
+
+from keras_resnet18.spec import NONE_OF_THESE
+
+_BINS = 10
+
+# Validation images that a temperature and a threshold need: of fewer, the 5th percentile is the
+# probability of one or two images.
+MIN_IMAGES = 100
+
+# Percentile of the validation images' highest probabilities that becomes the score threshold
+_REFUSED_PERCENT = 5
+
+# A temperature is looked for between 1/20 and 20.
+_LOG_TEMPERATURES = (-np.log(20), np.log(20))
+_USELESS = (
+    "this temperature ends the range that is searched (1/20 to 20): the network's probabilities "
+    "say little, calibrated or not"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Images in ten bins of equal width by the probability of the predicted class.
+
+    Attributes:
+        n: Number of images of each bin.
+        probability: Mean probability of each bin; nan for an empty one.
+        accuracy: Fraction of right predictions of each bin; nan for an empty one.
+        ece: Expected calibration error: mean |probability - accuracy| over the images, 0 to 1 (Guo
+            et al. 2017, arXiv:1706.04599).
+    """
+
+    n: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float64]
+    accuracy: npt.NDArray[np.float64]
+    ece: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON, where nan is None."""
+        bins = {"n": self.n, "probability": self.probability, "accuracy": self.accuracy}
+        lists = {name: [None if x != x else x for x in b.tolist()] for name, b in bins.items()}
+        return {"ece": self.ece, **lists}
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> Reliability:
+        """What `to_dict` gave."""
+        bins = [np.array(figures[name], float) for name in ("n", "probability", "accuracy")]
+        return cls(bins[0].astype(int), bins[1], bins[2], figures["ece"])
+
+
+def reliability(
+    probabilities: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
+) -> Reliability:
+    """Bins predictions by their probability.
+
+    Args:
+        probabilities: Of the predicted classes, (n,), 0 to 1.
+        right: Whether each prediction is right, (n,).
+    """
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    n = np.bincount(bins, minlength=_BINS)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of an empty bin
+        probability = np.bincount(bins, probabilities, _BINS) / n
+        accuracy = np.bincount(bins, right, _BINS) / n
+    ece = float(np.nansum(n * abs(probability - accuracy)) / n.sum())
+    return Reliability(n, probability, accuracy, ece)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What validation images say of a classifier's probabilities.
+
+    Attributes:
+        temperature: What the logits are to be divided by; 1 for fewer than 100 images.
+        threshold: Score threshold, 0 to 1: below this highest probability, the answer is "none of
+            these". None for fewer than 100 images.
+        n: Number of images.
+        before: Their reliability at temperature 1.
+        after: The same at `temperature`.
+    """
+
+    temperature: float
+    threshold: float | None
+    n: int
+    before: Reliability
+    after: Reliability
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        both = {"before": self.before.to_dict(), "after": self.after.to_dict()}
+        return {
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "n": self.n,
+            **both,
+        }
+
+    def in_words(self) -> list[str]:
+        """What was done, a line each."""
+        if self.threshold is None:
+            return [
+                f"not calibrated, and without a score threshold: {self.n:,} validation images are "
+                f"fewer than {MIN_IMAGES}"
+            ]
+        return [
+            f"calibrated on {self.n:,} validation images: temperature {self.temperature:.3g}, "
+            f"calibration error (ECE) {self.before.ece:.1%}, now {self.after.ece:.1%}",
+            f"below a probability of {self.threshold:.1%} the answer is {NONE_OF_THESE!r}",
+            *([_USELESS] if is_at_the_end(self.temperature) else ()),
+        ]
+
+
+def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Calibration:
+    """Finds the temperature and the score threshold of a classifier.
+
+    The threshold is the 5th percentile of the highest calibrated probabilities: 95 of 100 images
+    like these are answered.
+
+    Args:
+        logits: Of validation images, which chose the epoch too but no weight, (n, classes).
+        labels: Their classes, (n,).
+    """
+    n, right = len(labels), logits.argmax(1) == labels
+    before = reliability(softmax(logits, 1).max(1), right)
+    if n < MIN_IMAGES:
+        return Calibration(1.0, None, n, before, before)
+    temperature = fit_temperature(logits, labels)
+    highest = softmax(logits / temperature, 1).max(1)
+    # no percentile of so few images is exact to more digits
+    threshold = round(float(np.percentile(highest, _REFUSED_PERCENT)), 4)
+    return Calibration(temperature, threshold, n, before, reliability(highest, right))
+
+
+def is_at_the_end(temperature: float) -> bool:
+    """Whether a temperature ends the range that is searched, so that a better one lies beyond."""
+    return bool(abs(np.log(temperature)) > 0.999 * _LOG_TEMPERATURES[1])
+
+
+def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """The temperature of the lowest cross-entropy (Guo et al. 2017, arXiv:1706.04599).
+
+    The labels are smoothed by 1 / (n + 2) as in Platt 1999: where all n images are right, the
+    cross-entropy alone would ask for certainty.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,).
+    """
+    n, classes = logits.shape
+    smoothing = 1 / (n + 2)
+    other = smoothing / (classes - 1)
+    of_label = logits[np.arange(n), labels]
+    target = (1 - smoothing - other) * of_label + other * logits.sum(1)
+
+    def cross_entropy(log_temperature: float) -> float:
+        inverse = np.exp(-log_temperature)
+        return float((logsumexp(logits * inverse, 1) - target * inverse).mean())
+
+    found = minimize_scalar(cross_entropy, bounds=_LOG_TEMPERATURES, method="bounded")
+    return float(np.exp(found.x))

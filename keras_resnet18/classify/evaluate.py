@@ -1,0 +1,221 @@
+"""All images of a source as one test: it needs neither splits nor every class."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from keras_resnet18.classify.accuracy import (
+    Evaluation,
+    is_predictions,
+    measure_splits,
+    write_predictions,
+)
+from keras_resnet18.classify.classifier import Classifier, of_training, open_classifier
+from keras_resnet18.data.files import Advance, open_test_files, silent
+from keras_resnet18.data.folder import test_images
+from keras_resnet18.data.sources import check_spec, open_source
+from keras_resnet18.data.splits import Source, Split, listed
+from keras_resnet18.data.tables import MANIFESTS, has_idx, test_rows
+from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.files import check_destination, staged, to_json
+from keras_resnet18.recipe import SPLITS, SplitName
+from keras_resnet18.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """All images of a source.
+
+    Attributes:
+        splits: Hold each image once.
+        numbers: The classifier's number of each class of the splits' labels.
+        folder: The folder that the images' names are relative to; None if they are not files.
+        spec: What they were opened by; None for arrays.
+    """
+
+    splits: tuple[Split, ...]
+    numbers: tuple[int, ...]
+    folder: Path | None
+    spec: str | None
+
+
+def open_whole(
+    spec: str | os.PathLike[str], classes: Sequence[str], advance: Advance = silent
+) -> Whole:
+    """Opens all images of a source for a test, as `open_source` names it.
+
+    A folder may have split folders or none, and few images of few classes.
+
+    Args:
+        spec: As `open_source` takes it.
+        classes: The classifier's classes.
+        advance: Is told of the headers that are read.
+
+    Raises:
+        InputError: If there is no such source, or it has an image of another class.
+    """
+    check_spec(spec)
+    name = os.fspath(spec)
+    path = Path(name).expanduser()
+    named = isinstance(spec, str) and (spec == "digits" or spec.startswith("tfds:"))
+    if not named and path.is_dir() and not has_idx(path):
+        root, images = path, test_images(path)
+    elif not named and path.is_file() and path.suffix.lower() in MANIFESTS:
+        root, images = path.parent, test_rows(path, name)
+    else:
+        return whole_of(open_source(spec), classes)
+    split = open_test_files(root, name, images, classes, advance)
+    return Whole((split,), tuple(range(len(classes))), root, str(path.resolve()))
+
+
+def whole_of(
+    source: Source, classes: Sequence[str], split: SplitName | Literal["all"] = "all"
+) -> Whole:
+    """All images of an open source, or those of one of its splits.
+
+    Raises:
+        InputError: If it has a class that the classifier does not have.
+    """
+    if unknown := [name for name in source.classes if name not in classes]:
+        raise InputError(
+            f"the images must be of the classifier's classes, {listed(classes)}. "
+            f"Received: {source.name} with {listed(unknown)}"
+        )
+    numbers = tuple(classes.index(name) for name in source.classes)
+    splits = tuple(source.splits[kind] for kind in SPLITS if split in (kind, "all"))
+    return Whole(splits, numbers, source.folder, source.spec)
+
+
+def count_trained_on(whole: Whole, training: Source) -> int | None:
+    """How many of the images are training images: of the same bytes, as files or as pixels.
+
+    Args:
+        whole: The images.
+        training: What the classifier was trained on.
+
+    Returns:
+        Their number; None if it cannot be told.
+    """
+    trained = training.splits["train"]
+    if whole.folder is not None and training.folder is not None and trained.names is not None:
+        names = [name for split in whole.splits for name in split.names or ()]
+        return _same_files(whole.folder, names, training.folder, trained.names)
+    if whole.spec is not None and whole.spec == training.spec and len(whole.splits) == len(SPLITS):
+        return trained.size
+    if whole.folder is None and training.folder is None:
+        known = set(map(_digest, trained.content()))
+        found = [content for split in whole.splits for content in split.content()]
+        if len(known) > 1 and len(found) == sum(split.size for split in whole.splits):
+            return sum(_digest(content) in known for content in found)
+    return None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _same_files(root: Path, names: Sequence[str], other: Path, trained: Sequence[str]) -> int:
+    """How many files have the bytes of one of the others; only those of one size are read."""
+    of_size: dict[int, list[Path]] = defaultdict(list)
+    for path in _paths(other, trained):
+        of_size[path.stat().st_size].append(path)
+    digests: dict[int, set[bytes]] = {}
+    count = 0
+    for path in _paths(root, names):
+        size = path.stat().st_size
+        if size in of_size:
+            if size not in digests:
+                digests[size] = {_digest(one.read_bytes()) for one in of_size[size]}
+            count += _digest(path.read_bytes()) in digests[size]
+    return count
+
+
+def _paths(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    return (root / name for name in names)
+
+
+# `evaluate`: how good a run or an exported file is on labelled images.
+
+
+def evaluate(
+    model: Run | str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    split: SplitName | Literal["all"] | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Evaluation:
+    """Measures top-1 accuracy with its 95 % interval, top-5, cross-entropy, and each class.
+
+    Args:
+        model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
+        data: The source of the images; by default the one that the run was trained on.
+        split: `"train"`, `"validation"`, `"test"` or `"all"`; by default the test images of the
+            run's own source, and all of another. All of a source may lack classes, and it is
+            counted how many of its images have the bytes of a training image.
+        out: Folder to write `metrics.json` and `predictions.csv` in; None writes nothing.
+
+    Raises:
+        InputError: If the model or the images cannot be opened, an image is broken, or `out` holds
+            files of these names that `evaluate` did not write, such as a run's.
+    """
+    split = split or ("test" if data is None else "all")
+    one_of("split", split, (*SPLITS, "all"))
+    if out is not None:
+        figures_file, predictions_file = (
+            Path(out) / n for n in ("metrics.json", "predictions.csv")
+        )
+        check_destination(figures_file, _is_evaluation, "an evaluation")
+        check_destination(predictions_file, is_predictions, "a table of predictions")
+    classifier = open_classifier(model)
+    whole, trained_on = _open(classifier, data, split)
+    found = measure_splits(
+        classifier.predict, whole.splits, whole.numbers, classifier.preprocess, classifier.labels
+    )
+    found = dataclasses.replace(found, trained_on=trained_on, threshold=classifier.threshold)
+    if out is not None:
+        about = {
+            "model": str(model.path if isinstance(model, Run) else model),
+            "data": whole.spec or "arrays",
+            "split": split,
+            "trained_on": trained_on,
+        }
+        with staged(figures_file) as new:
+            new.write_text(to_json({**about, **found.to_dict()}), encoding="utf-8")
+        with staged(predictions_file) as new:
+            write_predictions(found, new)
+    return found
+
+
+def _open(
+    classifier: Classifier, data: str | None, split: SplitName | Literal["all"]
+) -> tuple[Whole, int | None]:
+    """The images, and how many of them are training images; None if that is not known."""
+    splits = SPLITS if split == "all" else (split,)
+    if data is not None and split == "all":
+        whole = open_whole(data, classifier.labels)
+    else:
+        source = classifier.open_images(data, splits)
+        whole = whole_of(source, classifier.labels, split)
+        if classifier.run is not None and of_training(classifier.run, source, splits):
+            return whole, source.splits["train"].size if "train" in splits else 0
+    if classifier.run is None:
+        return whole, None
+    try:
+        training = classifier.open_images(splits=("train",))
+    except InputError:  # they have moved or changed, or were arrays
+        return whole, None
+    return whole, count_trained_on(whole, training)
+
+
+def _is_evaluation(path: Path) -> bool:
+    try:
+        return "model" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False

@@ -1,0 +1,324 @@
+"""Exported files, run by the runtimes that people run them with."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_resnet18.errors import ExportError, InputError, check_utf8
+from keras_resnet18.files import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
+from keras_resnet18.machine import cpu_count, native_stderr_hidden
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import THRESHOLD_FILE, threshold_from_json
+from keras_resnet18.tflite_file import contents, read_file, score_threshold
+
+# From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
+Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+# Where a SavedModel keeps what its graph does to images, and its score threshold; the folder is the
+# format's own place for what other programs add.
+PREPROCESS_IN_SAVED_MODEL = Path("assets.extra") / PREPROCESS_FILE
+THRESHOLD_IN_SAVED_MODEL = Path("assets.extra") / THRESHOLD_FILE
+
+# The modules of the extra `onnx`: the first two make the file, the last one runs it.
+ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
+
+# What a TensorFlow graph has besides operators
+_NO_OPERATORS = ("Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp")
+
+_LATENCY_RUNS = 20
+
+
+class TFLiteFile:
+    """A .tflite file of ours, run with the LiteRT interpreter.
+
+    Args:
+        path: The file.
+        threads: How many to compute with; one for each CPU by default.
+
+    Attributes:
+        image_shape: (height, width, channels) of the pixels that it takes.
+        classes: How many.
+        labels: Their names, if it has them.
+        preprocess: How images become those pixels, if it says so.
+        threshold: Highest probability below which it says "none of these", if it has one.
+
+    Raises:
+        InputError: If what is packed into it is broken.
+        ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
+    """
+
+    runtime, package = "LiteRT", "ai-edge-litert"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            with native_stderr_hidden():  # each one announces its delegate there
+                # its bytes, because LiteRT opens no path that is not UTF-8
+                content = path.read_bytes()
+                self._interpreter = Interpreter(
+                    model_content=content, num_threads=threads or cpu_count()
+                )
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            first_line = str(error).splitlines()[0]
+            if path.is_file() and path.read_bytes()[4:8] == b"TFL3" and "valid" in first_line:
+                first_line = "it is truncated or damaged"
+            elif path.stat().st_size == 0:
+                first_line = "it is empty"
+            raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        found = [(d["dtype"], len(d["shape"]), *d["shape"][:1]) for d in (*inputs, *outputs)]
+        if found != [(np.uint8, 4, 1), (np.float32, 2, 1)]:
+            raise ExportError(
+                f"{path} must take one image, uint8 (1, height, width, channels), and give "
+                "float32 probabilities (1, classes). Received: "
+                f"{', '.join(map(_tensor, inputs))} → {', '.join(map(_tensor, outputs))}"
+            )
+        (self.input,), (self.output,) = inputs, outputs
+        self._lock = threading.Lock()  # an interpreter answers one thread at a time
+        self.image_shape = tuple(map(int, self.input["shape"][1:]))
+        self.classes = int(self.output["shape"][1])
+        said = contents(path)
+        self.labels = None if said.labels is None else tuple(said.labels)
+        self.preprocess = _preprocess(path, read_file(path, PREPROCESS_FILE), self.image_shape)
+        self.threshold = score_threshold(said.metadata or {})
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        return np.concatenate([self._one(pixels[i : i + 1]) for i in range(len(pixels))])
+
+    def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with self._lock:
+            self._interpreter.set_tensor(self.input["index"], image)
+            self._interpreter.invoke()
+            probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
+        return probabilities
+
+
+class SavedModelFolder:
+    """A SavedModel of ours, run with TensorFlow, on the threads that this process gives it.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        image_shape: (height, width, channels) of the pixels that it is called with; None where any
+            number will do.
+        classes: How many.
+        labels: Their names, if it has them.
+        preprocess: What its graph does to images of other sizes, if it takes those.
+        threshold: Highest probability below which it says "none of these", if it has one.
+        signatures: Its endpoints, by name.
+
+    Raises:
+        InputError: If its path is not UTF-8.
+        ExportError: If TensorFlow cannot open it, or it is not a classifier of ours.
+    """
+
+    runtime, package = "TensorFlow", "tensorflow"
+
+    def __init__(self, path: Path) -> None:
+        import tensorflow as tf  # not at the top: a .tflite file is run without it
+
+        check_utf8(path)
+        try:
+            self._loaded = tf.saved_model.load(str(path))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            first_line = str(error).splitlines()[0]
+            raise ExportError(f"{path} cannot be opened by TensorFlow: {first_line}") from None
+        self.signatures = self._loaded.signatures
+        try:
+            self._run = self.signatures.get("serve_pixels") or self.signatures["serving_default"]
+            _, *sides = self._run.structured_input_signature[1][INPUT].shape
+            height, width, channels = sides
+            self.image_shape = (height, width, channels)
+            _, classes = self._run.structured_outputs[OUTPUT].shape
+            self.classes = int(classes)
+        except (KeyError, TypeError, ValueError):
+            raise ExportError(
+                f"{path} must have a signature serving_default from {INPUT}, (batch, height, "
+                f"width, channels), to {OUTPUT}, (batch, classes). "
+                f"Received: the signatures {', '.join(self.signatures) or 'none'}"
+            ) from None
+        self.labels = None
+        if "labels" in self.signatures:
+            self.labels = tuple(name.decode() for name in self.endpoint("labels")["labels"])
+        self.preprocess = None
+        if (file := path / PREPROCESS_IN_SAVED_MODEL).is_file():
+            self.preprocess = Preprocess.read(file)
+        self.threshold = None
+        if (file := path / THRESHOLD_IN_SAVED_MODEL).is_file():
+            self.threshold = threshold_from_json(file.read_text(encoding="utf-8"), file)
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        return self._call(self._run, **{INPUT: pixels})[OUTPUT]
+
+    def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """What one of the signatures gives, all of it by name."""
+        return self._call(self.signatures[name], **inputs)
+
+    def op_histogram(self) -> dict[str, int]:
+        """How often each operator occurs between pixels and probabilities, by TensorFlow's names.
+
+        Constants, variables and what only passes a value on are left out, as other formats have it.
+        """
+        graph = self._run.graph.as_graph_def()
+        functions = {one.signature.name: one.node_def for one in graph.library.function}
+        counts: collections.Counter[str] = collections.Counter()
+        nodes = list(graph.node)
+        while nodes:
+            node = nodes.pop()
+            if "f" in node.attr:
+                nodes += functions[node.attr["f"].func.name]
+            elif node.op not in _NO_OPERATORS:
+                counts[node.op] += 1
+        return dict(sorted(counts.items()))
+
+    @staticmethod
+    def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        import tensorflow as tf
+
+        arguments = {key: tf.constant(value) for key, value in inputs.items()}
+        return {key: value.numpy() for key, value in signature(**arguments).items()}
+
+
+class OnnxFile:
+    """An .onnx file of ours, run with ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        threads: How many to compute with; one for each CPU by default.
+
+    Attributes:
+        image_shape: (height, width, channels) of the pixels that it takes.
+        classes: How many.
+        labels: Their names, if it has them.
+        preprocess: How images become those pixels, if it says so.
+        threshold: Highest probability below which it says "none of these", if it has one.
+
+    Raises:
+        InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
+        ExportError: If it cannot run the file, or it is not a classifier of ours.
+    """
+
+    runtime, package = "ONNX Runtime", "onnxruntime"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        check_utf8(path)
+        check_onnx_extra(ONNX_MODULES[-1:])
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or cpu_count()
+        options.log_severity_level = 4  # what is wrong is raised as well
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors have nothing narrower in common
+            first_line = str(error).splitlines()[0]
+            raise ExportError(f"{path} cannot be run by ONNX Runtime: {first_line}") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        found = [(x.name, x.type, len(x.shape)) for x in (*inputs, *outputs)]
+        if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]:
+            raise ExportError(
+                f"{path} must have one input, {INPUT}, uint8 (batch, height, width, channels), and "
+                f"one output, {OUTPUT}, float32 (batch, classes). Received: {found}"
+            )
+        self.image_shape = tuple(inputs[0].shape[1:])
+        self.classes = int(outputs[0].shape[1])
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.labels = tuple(metadata["labels"].split("\n")) if "labels" in metadata else None
+        self.preprocess = _preprocess(path, metadata.get("preprocess"), self.image_shape)
+        threshold = metadata.get("threshold")
+        self.threshold = None if threshold is None else threshold_from_json(threshold, path)
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
+        probabilities: np.ndarray[Any, Any]
+        (probabilities,) = self._session.run([OUTPUT], {INPUT: pixels})
+        return probabilities
+
+
+def open_exported(
+    path: Path, threads: int | None = None
+) -> TFLiteFile | SavedModelFolder | OnnxFile:
+    """Opens an exported file, or a SavedModel's folder, to be called with pixels.
+
+    Args:
+        path: Which.
+        threads: How many a file computes with; one for each CPU by default. A SavedModel has
+            TensorFlow's, which are set once for a process.
+
+    Raises:
+        InputError: If it is none of these, or its runtime is not installed.
+        ExportError: If its runtime cannot run it.
+    """
+    found = check_format(path, *EXPORTED)
+    if found == "tflite":
+        return TFLiteFile(path, threads)
+    return OnnxFile(path, threads) if found == "onnx" else SavedModelFolder(path)
+
+
+def class_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    """The labels, or without any the classes' numbers."""
+    return tuple(map(str, range(classes)) if labels is None else labels)
+
+
+def onnx_op_histogram(path: Path) -> dict[str, int]:
+    """Number of operators of an .onnx file by name.
+
+    Raises:
+        InputError: If the extra `onnx` is not installed.
+    """
+    check_onnx_extra()
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return dict(sorted(collections.Counter(node.op_type for node in graph.node).items()))
+
+
+def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
+    """Raises InputError unless these modules of the extra `onnx`, or all, are installed."""
+    if missing := [n for n in modules or ONNX_MODULES if importlib.util.find_spec(n) is None]:
+        raise InputError(
+            "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
+            f"Received: no {', no '.join(missing)} installed"
+        )
+
+
+def _preprocess(path: Path, text: str | None, image_shape: tuple[int, ...]) -> Preprocess | None:
+    """The specification in a file, which must be for its size."""
+    if text is None:
+        return None
+    preprocess = Preprocess.from_json(text, path)
+    preprocess.check_size(image_shape[:2], path)
+    return preprocess
+
+
+def _tensor(details: dict[str, Any]) -> str:
+    return f"{details['dtype'].__name__} {tuple(map(int, details['shape']))}"
+
+
+def latency_ms(run: Callable[[Any], Any], image_shape: tuple[int, ...]) -> float:
+    """Median time of one image of zeros, in milliseconds, after a first one that is not counted."""
+    image = np.zeros((1, *image_shape), np.uint8)
+    run(image)
+    times = []
+    for _ in range(_LATENCY_RUNS):
+        start = time.perf_counter()
+        run(image)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)

@@ -1,0 +1,109 @@
+"""`predict`: the most probable classes of image files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from keras_resnet18.classify.classifier import Classifier, image_files, open_classifier
+from keras_resnet18.data.progress import watched
+from keras_resnet18.errors import InputError, within
+from keras_resnet18.machine import cpu_count
+from keras_resnet18.run import Run
+from keras_resnet18.spec import check_threshold
+
+_BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one file.
+
+    Attributes:
+        path: The file.
+        top: The most probable classes and their probabilities, 0 to 1, the highest first; empty if
+            the file could not be read.
+        error: Why it could not be read, in one line; else None.
+        classes: How many classes the classifier knows.
+        none_of_these: Whether the highest probability is below the score threshold, so that the
+            image is of none of the classes; None without a threshold.
+    """
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+    error: str | None
+    classes: int
+    none_of_these: bool | None
+
+
+def predict(
+    model: Run | str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    top: int = 3,
+    threshold: float | None = None,
+    console: Console | None = None,
+) -> Iterator[Prediction]:
+    """Names the most probable classes of images.
+
+    Files are read on all cores and predicted in batches as the result is iterated over; memory does
+    not grow with their number. A .tflite or .onnx file is run without TensorFlow.
+
+    Args:
+        model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
+        images: Image files, and folders for all images in them; one or several.
+        top: How many classes to name for each; all of them, if there are fewer.
+        threshold: Score threshold in place of the model's own; 0 answers every image.
+        console: Where progress is shown; nowhere by default.
+
+    Returns:
+        A `Prediction` for each file, in the order given. A file that cannot be read has an `error`.
+
+    Raises:
+        InputError: If the model cannot be opened, or a folder holds no images.
+    """
+    within("top", top, isinstance(top, int) and top >= 1, "1 or more")
+    check_threshold(threshold, "threshold")
+    several = images if isinstance(images, Iterable) and not isinstance(images, str) else [images]
+    classifier = open_classifier(model)
+    if threshold is not None:
+        classifier = dataclasses.replace(classifier, threshold=threshold)
+    return _predictions(classifier, image_files(several), top, console or Console(quiet=True))
+
+
+def _predictions(
+    classifier: Classifier, files: Sequence[Path], top: int, console: Console
+) -> Iterator[Prediction]:
+    def read(path: Path) -> npt.NDArray[np.uint8] | str:
+        try:
+            return classifier.read(path)
+        except InputError as error:
+            return str(error)
+
+    # the first image is a batch of its own, so that its row comes at once
+    batches = [files[:1], *(files[i : i + _BATCH] for i in range(1, len(files), _BATCH))]
+    with (
+        watched(console, "predicting", len(files)) as advance,
+        ThreadPoolExecutor(cpu_count()) as pool,
+    ):
+        ahead = [pool.submit(read, path) for path in batches[0]]
+        for paths, following in zip(batches, [*batches[1:], []], strict=True):
+            batch = [image.result() for image in ahead]
+            ahead = [pool.submit(read, path) for path in following]  # while this one is predicted
+            pixels = [image for image in batch if not isinstance(image, str)]
+            best = iter(classifier.best(np.stack(pixels), top) if pixels else ())
+            for path, image in zip(paths, batch, strict=True):
+                error = image if isinstance(image, str) else None
+                named = () if error else tuple(next(best))
+                none = None
+                if named and classifier.threshold is not None:
+                    none = named[0][1] < classifier.threshold
+                yield Prediction(path, named, error, len(classifier.labels), none)
+                advance(1)

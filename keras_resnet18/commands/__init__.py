@@ -1,1 +1,0 @@
-"""What the product does, one file a verb, each callable from Python too."""

@@ -1,0 +1,189 @@
+"""`export`: a run's model in the formats that ship, calibrated and verified on the run's images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_resnet18.classify.accuracy import broken_images_named
+from keras_resnet18.classify.classifier import open_images
+from keras_resnet18.classify.exported import check_onnx_extra
+from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError, one_of, within
+from keras_resnet18.exporters.onnx import export_onnx
+from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.exporters.saved_model import export_saved_model
+from keras_resnet18.exporters.tflite import (
+    CALIBRATION_IMAGES,
+    MIN_CALIBRATION_IMAGES,
+    export_tflite,
+)
+from keras_resnet18.files import EXPORTS, check_parent
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.recipe import SplitName
+from keras_resnet18.run import Run, load_run
+from keras_resnet18.spec import THRESHOLD_FILE, threshold_to_json
+from keras_resnet18.tflite_file import check_about
+
+# Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
+CHECK_IMAGES = 1000
+
+# The formats that noise can check
+_CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_difference is not None)
+
+
+def export(
+    run: Run | str | os.PathLike[str],
+    formats: Sequence[str] | str = "all",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: str | None = None,
+    check_images: int = CHECK_IMAGES,
+    about: Mapping[str, str] | None = None,
+    note: Callable[[str], None] = print,
+) -> Iterator[ExportReport]:
+    """Exports a run's model, and compares each file with it on test images.
+
+    int8 is calibrated on training images. `labels.txt` and `preprocess.json` are copied beside the
+    files. Where the run's images cannot be opened, `"all"` exports the formats that need none,
+    checked on noise.
+
+    Args:
+        run: A finished run, or its folder.
+        formats: One or several of `formats.EXPORTS`, or `"all"`: those that can be made here.
+        out: The folder to write to; by default `export` in the run.
+        data: The source of the images; by default the one that the run was trained on.
+        check_images: How many test images to compare on, at most.
+        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; the name is
+            by default that of the run's folder.
+        note: Receives a line for each format that `"all"` leaves out, and why, and one if files are
+            compared on noise because the images cannot be opened.
+
+    Returns:
+        A report for each format, as soon as it is written.
+
+    Raises:
+        InputError: If a format is unknown or lacks what it needs, the images are not those of the
+            run, one is broken, or the folder holds another program's files of the same names.
+        ExportError: If an export does not give the model's answers.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    formats = [formats] if isinstance(formats, str) else formats
+    for name in formats:
+        one_of("format", name, (*EXPORTS, "all"))
+    within("check_images", check_images, check_images >= 1, "1 or more")
+    folder = Path(out or run.export_folder)
+    _check_folder(run, folder)
+    name = run.path.resolve().name.encode("utf-8", "replace").decode()
+    check_about(about := {"name": name, **(about or {})})
+    source, unopened = _open(run, data)
+    lacking = _lacking(source, unopened)
+    for name in formats:
+        if name in lacking:
+            raise InputError(lacking[name])
+    if "all" in formats:
+        for line in dict.fromkeys(lacking.values()):
+            note(f"left out: {line}")
+        formats = [name for name in EXPORTS if name not in lacking]
+    elif source is None:
+        note(f"compared on noise, and not on test images: {unopened}")
+    return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
+
+
+def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
+    """The images; or why there are none, which is refused only where they were asked for."""
+    try:
+        return open_images(run.labels, run, data), None
+    except InputError as error:
+        if data is not None:
+            raise
+        return None, str(error)
+
+
+def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
+    """The formats that cannot be made here, each with a line that says what it lacks."""
+    lacking = {}
+    if source is None:
+        line = (
+            f"tflite-dynamic and tflite-int8 need images; {', '.join(_CHECKED_ON_NOISE)} do not. "
+            f"{unopened}"
+        )
+        lacking = {name: line for name in EXPORTS if name not in _CHECKED_ON_NOISE}
+    elif (images := source.splits["train"].size) < MIN_CALIBRATION_IMAGES:
+        lacking["tflite-int8"] = (
+            f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training images or more to calibrate "
+            f"on. Received: {images}: add some, or take tflite-dynamic, which needs none"
+        )
+    try:
+        check_onnx_extra()
+    except InputError as error:
+        lacking["onnx"] = str(error)
+    return lacking
+
+
+def _check_folder(run: Run, folder: Path) -> None:
+    """Raises InputError if `folder` holds another program's labels.txt or preprocess.json."""
+    check_parent(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"exports need a folder. Received: {folder}, which is a file")
+    labels, preprocess = (folder / file.name for file in (run.labels_file, run.preprocess_file))
+    if not labels.exists() and not preprocess.exists():
+        return
+    try:
+        Preprocess.read(preprocess)
+    except InputError:
+        raise InputError(
+            f"{folder} holds a {labels.name} or {preprocess.name} that no export left, so nothing "
+            "is written there: give another folder"
+        ) from None
+
+
+def _export(
+    run: Run,
+    formats: Sequence[str],
+    out: Path,
+    source: Source | None,
+    check_images: int,
+    about: Mapping[str, str],
+) -> Iterator[ExportReport]:
+    def sample(split: SplitName, count: int) -> tf.data.Dataset | None:
+        if source is None:
+            return None
+        return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
+
+    threshold = run.threshold
+    about_run: dict[str, Any] = {
+        "labels": run.labels,
+        "preprocess": run.preprocess,
+        "score_threshold": threshold,
+    }
+    calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
+    for name in formats:
+        path = out / EXPORTS[name].file
+        with broken_images_named():
+            if name == "saved_model":
+                report = export_saved_model(run.model, path, **about_run, check=check)
+            elif name == "onnx":
+                report = export_onnx(run.model, path, **about_run, check=check)
+            else:
+                report = export_tflite(
+                    run.model,
+                    path,
+                    **about_run,
+                    quantize=name.partition("-")[2] or None,
+                    calibration=calibration,
+                    check=check,
+                    about=about,
+                )
+        for file in (run.labels_file, run.preprocess_file):
+            run.write_text(out / file.name, file.read_text(encoding="utf-8-sig"))
+        if threshold is not None:
+            run.write_text(out / THRESHOLD_FILE, threshold_to_json(threshold))
+        else:  # of another run that was exported here
+            (out / THRESHOLD_FILE).unlink(missing_ok=True)
+        yield report

@@ -1,0 +1,138 @@
+"""`verify`: an exported file and the run that it was made from, on the same images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_resnet18.classify.accuracy import broken_images_named
+from keras_resnet18.classify.classifier import open_images
+from keras_resnet18.classify.exported import (
+    OnnxFile,
+    SavedModelFolder,
+    TFLiteFile,
+    latency_ms,
+    onnx_op_histogram,
+    open_exported,
+)
+from keras_resnet18.classify.table import size_bytes
+from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.errors import ExportError, InputError, one_of
+from keras_resnet18.exporters import compare, diagnose
+from keras_resnet18.exporters.report import (
+    ExportReport,
+    check_report_file,
+    report_file,
+    write_figures,
+)
+from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
+from keras_resnet18.recipe import SPLITS, SplitName
+from keras_resnet18.run import Run, load_run
+
+
+def verify(
+    file: str | os.PathLike[str],
+    run: Run | str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    split: SplitName = "test",
+) -> ExportReport:
+    """Compares an exported file with the run that it was made from.
+
+    The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
+    figures are written beside it, in `<name>.json`, whether it does or not.
+
+    Args:
+        file: A .tflite file, an .onnx file or a SavedModel's folder.
+        run: The finished run, or its folder.
+        data: The source of the images; by default the one that the run was trained on.
+        split: `"train"`, `"validation"` or `"test"`.
+
+    Returns:
+        The figures, and in `fault` what is wrong, None if nothing is.
+
+    Raises:
+        InputError: If the two cannot be compared.
+        ExportError: If the file cannot be run at all; this too is written beside it.
+    """
+    path = Path(file)
+    one_of("split", split, SPLITS)
+    if Run(path).recipe_file.exists():
+        raise InputError(
+            "an exported file is verified against its run, the file first, as in verify FILE RUN. "
+            f"Received: {path}, which is a run"
+        )
+    run = run if isinstance(run, Run) else load_run(run)
+    check_report_file(path)
+    try:
+        report = _report(path, run, data, split)
+    except ExportError as error:
+        _write(path, {"file": path.name, "passed": False, "fault": str(error)})
+        raise
+    _write(path, report.to_dict())
+    return report
+
+
+def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
+    operators: dict[str, int] = {}
+    kind: str = check_format(path, *EXPORTED)
+    is_tflite = kind == "tflite"
+    if is_tflite:
+        operators = compare.check_graph(path, run.model)
+        kind = TFLITE[diagnose.quantization(path)]
+    file = open_exported(path)
+    if kind == "onnx":
+        operators = onnx_op_histogram(path)
+    _check_shapes(file, path, run)
+    images = open_images(run.labels, run, data, (split,)).splits[split]
+    batches = sample_batches(images, run.preprocess.resize_and_crop)
+    limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
+    with broken_images_named():
+        comparison, fault = diagnose.compare_and_diagnose(
+            file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
+        )
+    faults = [compare.labels_fault(file.labels, run.labels), fault]
+    if file.preprocess not in (None, run.preprocess):
+        faults.append(
+            f"its images are prepared by {file.preprocess}, the run's by {run.preprocess}"
+        )
+    size = (*run.preprocess.size, 3)
+    return ExportReport(
+        path=path,
+        format=kind,
+        size_bytes=size_bytes(path),
+        comparison=comparison,
+        latency_ms=latency_ms(file, size),
+        operators=operators,
+        fault="; ".join(fault for fault in faults if fault) or None,
+    )
+
+
+def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
+    """Raises InputError unless file and run take the same images and know as many classes."""
+    size, wanted = file.image_shape[:2], run.preprocess.size
+    if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
+        raise InputError(
+            f"file and run must take images of one size. Received: {path} for {_by(size)}, "
+            f"{run.path} for {_by(wanted)} pixels"
+        )
+    if file.classes != len(run.labels):
+        raise InputError(
+            f"file and run must have the same classes. Received: {path} with {file.classes}, "
+            f"{run.path} with {len(run.labels)}"
+        )
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    try:
+        with staged(report_file(path)) as new:
+            write_figures(new, figures)
+    except OSError as error:
+        raise InputError(
+            f"the figures cannot be written to {report_file(path)}: {error.strerror}"
+        ) from None

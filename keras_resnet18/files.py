@@ -1,0 +1,211 @@
+"""What a path is: a run, or a model in one of its formats."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from keras_resnet18.errors import InputError, check_utf8, is_utf8
+
+Format = Literal["run", "tflite", "onnx", "keras", "saved_model"]
+
+# The names that every exported file gives its input and its output.
+INPUT, OUTPUT = "image", "probabilities"
+
+# The names of the files beside a model that hold its labels, one a line, and its `Preprocess`
+LABELS_FILE, PREPROCESS_FILE = "labels.txt", "preprocess.json"
+
+
+class Export(NamedTuple):
+    """A format that `export` writes.
+
+    Attributes:
+        file: Name of its file or folder.
+        max_difference: Largest difference of a probability from the float32 model's that passes.
+            None where activations are rounded: only the class counts, so that images of the
+            model's kind are needed to check it.
+    """
+
+    file: str
+    max_difference: float | None
+
+
+# What float32 arithmetic in another order may change in a probability: 100 times what is seen
+FLOAT32_TOLERANCE = 1e-3
+
+EXPORTS = {
+    "saved_model": Export("saved_model", FLOAT32_TOLERANCE),
+    "tflite": Export("model.tflite", FLOAT32_TOLERANCE),
+    "tflite-float16": Export("model-float16.tflite", 0.02),  # 5 times what is seen on 10,000 images
+    "tflite-dynamic": Export("model-dynamic.tflite", None),
+    "tflite-int8": Export("model-int8.tflite", None),
+    "onnx": Export("model.onnx", FLOAT32_TOLERANCE),
+}
+
+# The kinds of .tflite file in EXPORTS, by `export_tflite`'s argument `quantize`
+TFLITE = {name.partition("-")[2] or None: name for name in EXPORTS if name.startswith("tflite")}
+
+EXPORTED: tuple[Format, ...] = ("tflite", "onnx", "saved_model")
+
+_NAMES: dict[Format, str] = {
+    "run": "a run's folder",
+    "tflite": "a .tflite file",
+    "onnx": "an .onnx file",
+    "keras": "a .keras file",
+    "saved_model": "a SavedModel's folder",
+}
+
+
+def format_of(path: Path) -> Format | None:
+    """What lies at a path, by its name; what is in it is seen by whoever opens it.
+
+    Every folder without a SavedModel in it counts as a run: `load_run` says what it lacks. None if
+    it is something else, or nothing is there.
+    """
+    if path.is_dir():
+        return "saved_model" if is_saved_model(path) else "run"
+    suffixes: tuple[Format, ...] = ("tflite", "onnx", "keras")
+    return next((x for x in suffixes if path.suffix == f".{x}" and path.is_file()), None)
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether it is a SavedModel's folder, of whatever kind."""
+    return any((path / f"saved_model.{ending}").is_file() for ending in ("pb", "pbtxt"))
+
+
+def check_format(path: Path, *formats: Format) -> Format:
+    """Which of these formats lies at a path.
+
+    Raises:
+        InputError: If it is none of them.
+    """
+    found = format_of(path)
+    if found not in formats or found is None:
+        *others, last = (name for one, name in _NAMES.items() if one in formats)
+        raise InputError(
+            f"expected {', '.join(others)} or {last}. Received: {path}"
+            + ("" if path.exists() else ", which is not there")
+        )
+    return found
+
+
+# Files and folders that appear under their final name only when they are whole.
+
+_PREFIX = ".writing-"
+_LOCK = ".lock"  # in such a folder; a dead process does not hold it
+_OLD = 60.0  # seconds; a younger folder may not be locked yet
+
+_NO_ROOM = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EEXIST",
+        "ENOTDIR",
+        "EISDIR",
+    )
+    if hasattr(errno, name)  # Windows has no EDQUOT
+}
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Values as JSON for people; a name that is not UTF-8 is escaped, and reads back as it was."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return f"{text if is_utf8(text) else json.dumps(values, indent=2)}\n"
+
+
+def check_parent(path: Path) -> None:
+    """Raises InputError if `path` lies below a file or is not UTF-8, and so cannot be written."""
+    check_utf8(path.absolute())
+    ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+    if not ancestor.is_dir():
+        raise InputError(
+            f"what is written needs a folder to be in. Received: {path}, below the file {ancestor}"
+        )
+
+
+def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str) -> None:
+    """Raises InputError unless `path` is free, or is something that may be replaced."""
+    check_parent(path)
+    if path.exists() and not replaceable(path):
+        raise InputError(
+            f"{path} exists and is not {what}, so it is not replaced: give another path"
+        )
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it is what `staged` leaves when its process is killed."""
+    return path.name.startswith(_PREFIX)
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there at the end is moved to `path`.
+
+    When the body raises, nothing is left of it, and what was at `path` before stays. When the
+    process is killed, the next writer in the folder clears what it left.
+
+    Raises:
+        InputError: If the disk is full, or the folder cannot be written.
+    """
+    try:
+        with _staged(path) as new:
+            yield new
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be written: {error.strerror}. Free the disk or the folder, or give "
+        "another path"
+    )
+
+
+@contextlib.contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # any: /proc and a drive of Windows that is not there have no room too
+        raise _unwritable(path, error) from error
+    _clear_leftovers(path.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder,
+        FileLock(Path(folder) / _LOCK),
+    ):
+        new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
+        yield new
+        try:
+            if path.is_dir():  # cannot be replaced in one step: the old one moves away first
+                path.replace(old)
+            new.replace(path)
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            raise
+
+
+def _clear_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - leftover.stat().st_mtime < _OLD:
+                continue
+            FileLock(leftover / _LOCK).acquire(timeout=0).lock.release()
+        except (OSError, Timeout):  # gone by now, or its writer lives
+            continue
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,295 @@
+"""Task: what a training is given, chosen for a new one or read again for an unfinished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from keras_resnet18.checking.findings import Finding
+from keras_resnet18.checking.images import AnySource, Images, look_again, open_again, opened
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError
+from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.recipe import Recipe, load_recipe
+from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
+from keras_resnet18.weights.catalogue import find_weights
+from keras_resnet18.weights.checkpoints import is_name
+
+# Up to this side the imagenet stem would leave too little of an image.
+_SMALL_SIDE = 64
+
+# What a resumed training may find changed: its result is then not bit-equal to that of a training
+# that was never interrupted (in keys of `Task.settings`).
+_CHANGES_BITS = tuple(
+    f"environment.{key}" for key in ("threads", "cpu", "settings", "packages", "sharing")
+)
+
+# What the trained weights do not depend on. Test images are among it, so that a training that a
+# broken one ended goes on when that is mended or deleted.
+_TEST = "environment.images.test"
+_IRRELEVANT = (
+    _TEST,
+    *(
+        f"environment.{key}"
+        for key in ("source", "device", "precision_reason", "python", "platform", "findings")
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """All that a training needs.
+
+    Attributes:
+        images: The images, and how they were opened.
+        recipe: The recipe.
+        preprocess: Preprocessing of evaluation, with the network's input size.
+        policy: Keras dtype policy.
+        reason: Why that policy.
+    """
+
+    images: Images
+    recipe: Recipe
+    preprocess: Preprocess
+    policy: str
+    reason: str
+
+    @property
+    def source(self) -> Source:
+        """The images."""
+        return self.images.source
+
+    def settings(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values of JSON."""
+        values = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "classes": self.source.classes,
+            "preprocess": self.preprocess.to_dict(),
+            "environment": {
+                "source": self.source.spec,
+                **self.images.facts,
+                "images": {name: split.facts() for name, split in self.source.splits.items()},
+                "device": device_name(),
+                "sharing": device_count(),
+                "backend": keras.config.backend(),
+                "precision": self.policy,
+                "precision_reason": self.reason,
+                **environment(),
+            },
+        }
+        return _plain(values)
+
+    def write(self, run: Run, settings: Mapping[str, Any]) -> None:
+        """Writes the files that explain a run; a folder with the recipe has the others too."""
+        run.write_json(run.environment_file, settings["environment"])
+        run.write_text(run.labels_file, "".join(f"{label}\n" for label in self.source.classes))
+        run.write_json(run.preprocess_file, self.preprocess.to_dict())
+        run.write_text(run.recipe_file, self.recipe.to_toml())
+
+
+def new_task(
+    source: AnySource,
+    recipe: Recipe | str | os.PathLike[str] | None,
+    weights: str | None,
+    settings: Sequence[str],
+    look: Callable[[AnySource], Images],
+) -> Task:
+    """Opens the images by `look`, and chooses what was left to choose."""
+    if weights is not None and not is_name(weights) and not Path(weights).exists():
+        raise InputError(
+            "weights must be a published name, or the path of a checkpoint or a run. "
+            f"Received: {weights!r}, which is not there"
+        )
+    if recipe is None and weights is not None:
+        recipe = "finetune"
+    if recipe is not None:
+        recipe = load_recipe(recipe)  # before the images are looked at
+    images = look(source)
+    recipe = recipe or load_recipe(default_recipe(images.source))
+    recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
+    recipe = recipe.changed(settings)
+    policy, reason = recipe.precision, "as the recipe says"
+    if policy == "auto":
+        recommended = recommended_policy()
+        policy, reason = str(recommended), recommended.reason
+    return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
+
+
+def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
+    """Reads again what an unfinished training was given; its images may have moved to `source`."""
+    facts = training.environment
+    seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
+    findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
+    found = _opened_again(training) if source is None else opened(source, seed, left_out)
+    if found.splits["test"].facts() != facts["images"]["test"]:
+        findings = look_again(found, console)
+    return Task(
+        Images(found, seed, left_out, findings),
+        training.recipe,
+        training.preprocess,
+        facts["precision"],
+        facts["precision_reason"],
+    )
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """`Task.settings` of an unfinished training without a checkpoint, from its files."""
+    return {
+        "recipe": _plain(dataclasses.asdict(run.recipe)),
+        "classes": list(run.labels),
+        "preprocess": run.preprocess.to_dict(),
+        "environment": run.environment,
+    }
+
+
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> Iterator[str]:
+    """Compares what an unfinished training was given with what it would go on with.
+
+    Args:
+        before: `Task.settings` of the unfinished training.
+        now: Those of this process.
+        run: The run, for the error.
+
+    Yields:
+        A line for each difference that changes the bits of the result, and no more, and one if the
+        test images are others.
+
+    Raises:
+        InputError: If something else differs.
+    """
+    old, new = _flat(before), _flat(now)
+    if old.get(f"{_TEST}.sha256") != new.get(f"{_TEST}.sha256"):
+        what = _difference(f"{_TEST}.sha256", old, new)
+        yield f"the test accuracy will be of other images than when the training began: {what}"
+    for key in dict.fromkeys([*old, *new]):
+        if old.get(key) == new.get(key) or key.startswith(_IRRELEVANT):
+            continue
+        what = _difference(key, old, new)
+        if not key.startswith(_CHANGES_BITS):
+            raise InputError(
+                f"{run.path} cannot go on: its training was given something else. Received: "
+                f"{what}. Restore that, or train again with --overwrite"
+            )
+        yield f"the result will differ from an uninterrupted training's in rounding: {what}"
+
+
+def same_everywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `Task.settings` must be the same on all machines that train together."""
+    own = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", "threads")
+    environment = {key: x for key, x in settings["environment"].items() if key not in own}
+    return {**settings, "environment": environment}
+
+
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """One changed setting in words."""
+    name = key.removeprefix("environment.")
+    if not name.startswith("images."):
+        return f"{name}: {old.get(key)}, now {new.get(key)}"
+    split = key.removesuffix(".n").removesuffix(".sha256")
+    before, now = old.get(f"{split}.n", "no"), new.get(f"{split}.n", "no")
+    name = split.removeprefix("environment.")
+    return f"{name}: {before} images, now {now} {'images' if before != now else 'others'}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON gives them back, lists in the place of tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def default_out(source: AnySource) -> Path:
+    """Folder of a run that was given none, named after its images."""
+    name = source.spec or source.name if isinstance(source, Source) else os.fspath(source)
+    if not name.startswith("tfds:"):
+        name = Path(name).resolve().name if Path(name).is_dir() else Path(name).name
+    return DEFAULT_FOLDER / (name.replace(":", "-").replace("/", "-") or "run")
+
+
+def check_outside(out: Path, source: AnySource) -> None:
+    """Raises InputError if a run would lie among the images, as a class of the next training."""
+    name = (source.spec or "") if isinstance(source, Source) else source
+    # realpath, because resolve() fails on a link to itself
+    folder = Path(os.path.realpath(Path(name).expanduser()))
+    if name and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(folder):
+        raise InputError(
+            f"a run must lie outside of its folder of images. Received: {out}, in {folder}: give "
+            "another folder with --out"
+        )
+
+
+def default_recipe(source: Source) -> str:
+    """Name of the recipe that suits these images."""
+    if source.spec == "digits":
+        return "digits"
+    small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
+    return "small-images" if small else "photos"
+
+
+def _opened_again(training: Run) -> Source:
+    if training.source is None:
+        raise InputError(
+            f"the images of {training.path} came from arrays: give them again, as "
+            "train(from_arrays(…), resume=…)"
+        )
+    try:
+        return open_again(training)
+    except InputError as error:
+        raise InputError(f"{error} Where the images have moved, add --data NEWPLACE") from None
+
+
+def run_of_weights(recipe: Recipe) -> Run | None:
+    """The run whose network is fine-tuned; None for other weights, and without any."""
+    if recipe.finetune is None or not Run(Path(recipe.finetune.weights)).recipe_file.is_file():
+        return None
+    return load_run(recipe.finetune.weights)
+
+
+def _like_its_run(recipe: Recipe) -> Recipe:
+    """The recipe with the network and the input size of the run that it begins with."""
+    run = run_of_weights(recipe)
+    if run is None:
+        return recipe
+    network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
+    return dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
+
+
+def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
+    """Preprocessing of published weights, or the default; the recipe's values take precedence."""
+    size = recipe.input_size or source.image_size
+    if size is None:
+        raise InputError(
+            "a recipe needs image_size unless all images have one size. "
+            f"Received: recipe {recipe.name!r} without image_size; add --set image_size=32"
+        )
+    if recipe.finetune is None:
+        preprocess = Preprocess(size=size, crop_ratio=1.0)
+    elif (run := run_of_weights(recipe)) is not None:
+        preprocess = dataclasses.replace(run.preprocess, size=size)
+    elif is_name(recipe.finetune.weights):
+        preprocess = dataclasses.replace(
+            find_weights(recipe.finetune.weights).preprocess, size=size
+        )
+    else:
+        preprocess = Preprocess(size=size)
+    if recipe.crop_ratio is not None:
+        preprocess = dataclasses.replace(preprocess, crop_ratio=recipe.crop_ratio)
+    if recipe.fit is not None:
+        preprocess = dataclasses.replace(preprocess, fit=recipe.fit)
+    return preprocess

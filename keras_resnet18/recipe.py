@@ -1,0 +1,427 @@
+"""The names that users type and that several rooms share: each list stands here alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import math
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from keras_resnet18.errors import InputError, nearest, one_of, path_of, within
+from keras_resnet18.preprocess import FITS
+
+NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
+STEMS = ("imagenet", "small", "small_stride2")
+VARIANTS = ("d",)
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+# Dataclasses from TOML tables: checks types, refuses unknown keys with the nearest name.
+
+
+def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Dataclass from a table, nested dataclasses from nested tables."""
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(
+                f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
+                f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
+            )
+        hint = _wanted(hints[key])
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
+        else:
+            arguments[key] = value
+    return cls(**arguments)
+
+
+def check_types(table: Any, prefix: str) -> None:
+    """Checks each field against its annotation; makes 1 a float, a list a tuple, where asked."""
+    for key, hint in typing.get_type_hints(type(table)).items():
+        value = _typed(f"{prefix}{key}", hint, getattr(table, key))
+        object.__setattr__(table, key, value)  # the dataclass is frozen
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """Converts `value` to the annotated type, or raises InputError."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        *others, hint = (option for option in typing.get_args(hint) if option is not type(None))
+        if others and type(value) is others[0]:  # a whole number, or two of them
+            return value
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        if isinstance(value, list | tuple) and len(value) == len(items):
+            return tuple(_typed(name, item, v) for item, v in zip(items, value, strict=True))
+    elif hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
+    if typing.get_args(hint) == (int, int):
+        expected = "a whole number or two, such as 224 or [192, 256]"
+    raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
+
+
+def _wanted(hint: Any) -> Any:
+    """`X` of the annotation `X | None`."""
+    return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+
+
+def toml_value(text: str) -> Any:
+    """Parses a value in TOML's notation; returns unquoted words unchanged."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out None, which TOML cannot express; a missing key takes its default."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
+# Recipes: frozen descriptions of a training, read from and written to TOML.
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network to build.
+
+    Attributes:
+        name: `"resnet18"`, `"resnet34"`, or `"plain18"` and `"plain34"` without shortcuts.
+        stem: `"imagenet"`, `"small"` or `"small_stride2"`.
+        variant: `"d"` for ResNet-D (imagenet stem only), None for the paper's network.
+        dropout: Rate before the last layer, at least 0 and below 1.
+    """
+
+    name: str = "resnet18"
+    stem: str = "imagenet"
+    variant: str | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self, "network.")
+        one_of("network.name", self.name, NETWORKS)
+        one_of("network.stem", self.stem, STEMS)
+        if self.variant is not None:
+            one_of("network.variant", self.variant, VARIANTS)
+            fits = self.stem == "imagenet"
+            within("network.stem", self.stem, fits, f"imagenet for variant {self.variant}")
+        within("network.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Optimizer, learning rate schedule, and what belongs to the loss.
+
+    The learning rate rises linearly from 0 during the warm-up, then falls to 0 along a cosine
+    (Loshchilov & Hutter 2017).
+
+    Attributes:
+        name: `"sgd"` with Nesterov momentum, or `"adamw"`.
+        learning_rate: Highest value, at the end of the warm-up.
+        momentum: Momentum of SGD, at least 0 and below 1.
+        weight_decay: Decoupled weight decay, as in Keras: each step subtracts rate × decay ×
+            weight, except from BatchNorm's weights and biases. torch's coupled λ at momentum 0.9
+            is about 10 λ here.
+        warmup_epochs: Length of the warm-up in epochs, such as 0.5.
+        label_smoothing: Fraction of each label spread over all classes (Szegedy et al. 2016).
+        class_weights: `"balanced"` weighs each class in the loss by the inverse of its number of
+            training images, 1 on average; None weighs every image alike.
+        clip_norm: Largest norm of the gradient of all weights together; None for no limit.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    class_weights: str | None = None
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "optimizer.")
+        one_of("optimizer.name", self.name, OPTIMIZERS)
+        within("optimizer.learning_rate", self.learning_rate, self.learning_rate > 0, "over 0")
+        within("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "from 0 up to below 1")
+        within("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        within("optimizer.warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "0 or more")
+        within(
+            "optimizer.label_smoothing",
+            self.label_smoothing,
+            0 <= self.label_smoothing < 1,
+            "from 0 up to below 1",
+        )
+        if self.class_weights is not None:
+            one_of("optimizer.class_weights", self.class_weights, ("balanced",))
+        if self.clip_norm is not None:
+            within("optimizer.clip_norm", self.clip_norm, self.clip_norm > 0, "over 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random augmentation of training images.
+
+    Attributes:
+        resized_crop: Smallest and largest fraction of the image's area in the random window that
+            is resized to the network's input; None for the whole image.
+        shift: Largest shift in pixels, in each direction.
+        flip: Whether half of the images are mirrored left to right.
+        erase: Probability, 0 to 1, of erasing a random rectangle.
+        trivial_augment: Whether each image gets one random change of random strength
+            (TrivialAugment, Müller & Hutter 2021), such as a rotation or another contrast.
+        jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
+        mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
+            (Zhang et al. 2018), such as 0.2; 0 is off.
+        cutmix: The same for rectangles of another image (Yun et al. 2019), such as 1.0. With
+            `mixup` too, half of the batches are of each kind.
+    """
+
+    resized_crop: tuple[float, float] | None = None
+    shift: int = 0
+    flip: bool = False
+    erase: float = 0.0
+    trivial_augment: bool = False
+    jitter: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs, by mixup or CutMix."""
+        return bool(self.mixup or self.cutmix)
+
+    def __post_init__(self) -> None:
+        check_types(self, "augment.")
+        if self.resized_crop is not None:
+            low, high = self.resized_crop
+            within(
+                "augment.resized_crop",
+                self.resized_crop,
+                0 < low <= high <= 1,
+                "two fractions of the area, over 0 and up to 1, the smaller first",
+            )
+        within("augment.shift", self.shift, self.shift >= 0, "0 or more")
+        within("augment.erase", self.erase, 0 <= self.erase <= 1, "from 0 to 1")
+        within("augment.jitter", self.jitter, 0 <= self.jitter <= 1, "from 0 to 1")
+        within("augment.mixup", self.mixup, self.mixup >= 0, "0 or more")
+        within("augment.cutmix", self.cutmix, self.cutmix >= 0, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Fine-tuning: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.10054).
+
+    The linear probe trains the head on features computed once. Then all weights are trained with
+    the recipe's optimizer and epochs, BatchNorm in inference mode. Without the linear probe, a
+    random head distorts the pretrained features.
+
+    Attributes:
+        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint or of
+            a run.
+        head_epochs: Epochs of the linear probe.
+        head_learning_rate: Highest learning rate of the linear probe (AdamW, cosine, no warm-up).
+    """
+
+    weights: str = "imagenet"
+    head_epochs: int = 20
+    head_learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        check_types(self, "finetune.")
+        within("finetune.head_epochs", self.head_epochs, self.head_epochs >= 1, "1 or more")
+        within(
+            "finetune.head_learning_rate",
+            self.head_learning_rate,
+            self.head_learning_rate > 0,
+            "over 0",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All settings of a training; with the images, they determine the result.
+
+    Attributes:
+        name: Name to print.
+        epochs: Passes over the training images; 0, in fine-tuning, for the linear probe alone.
+        batch_size: Images per step, 2 or more.
+        image_size: Side of the network's square input in pixels, or (height, width); None for the
+            images' own size, where they share one.
+        fit: How an image of other proportions is fitted in: `"crop"`, `"pad"` or `"squash"`, as
+            `Preprocess` has it; None for the way of published weights, `"crop"` without any.
+        crop_ratio: Fraction of each side that evaluation keeps, over 0 and up to 1; None for the
+            ratio of published weights, 0.875 for other pretrained weights, 1 from scratch.
+        precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
+        seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
+        patience: Epochs without a better one after which the training ends, in fine-tuning those
+            of all weights; None for no end before the last epoch.
+        max_minutes: Minutes after which the training ends, between two steps, and keeps its best
+            epoch so far; None for no limit. Not reproducible, unlike everything else.
+        network: The network to build.
+        optimizer: Optimizer, learning rate schedule, and what belongs to the loss.
+        augment: Random augmentation of training images.
+        finetune: Pretrained weights and the linear probe; None for training from scratch.
+
+    Raises:
+        InputError: For a value of the wrong type or out of range.
+    """
+
+    name: str = "custom"
+    epochs: int = 10
+    batch_size: int = 128
+    image_size: int | tuple[int, int] | None = None
+    fit: str | None = None
+    crop_ratio: float | None = None
+    precision: str = "auto"
+    seed: int = 0
+    patience: int | None = None
+    max_minutes: float | None = None
+    network: Network = dataclasses.field(default_factory=Network)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    finetune: Finetune | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        if self.finetune is None:
+            within("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        else:
+            within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
+        within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
+        if self.input_size is not None:
+            within("image_size", self.image_size, min(self.input_size) >= 8, "8 or more")
+        if self.fit is not None:
+            one_of("fit", self.fit, FITS)
+        if self.crop_ratio is not None:
+            within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
+        one_of("precision", self.precision, PRECISIONS)
+        if self.patience is not None:
+            within("patience", self.patience, self.patience >= 1, "1 or more")
+        if self.max_minutes is not None:
+            within("max_minutes", self.max_minutes, self.max_minutes > 0, "over 0")
+        within("seed", self.seed, 0 <= self.seed < 2**31, "from 0 to 2147483647")
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) of the network's input; None for the images' own."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Recipe from nested tables; missing keys take their defaults.
+
+        Raises:
+            InputError: For an unknown key, naming the nearest known one, or a wrong value.
+        """
+        return typing.cast(Recipe, from_table(cls, values, ""))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Recipe:
+        """Recipe from TOML, written by `to_toml` or by hand.
+
+        Raises:
+            InputError: If the text is not TOML, or not a recipe.
+        """
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(
+                f"a recipe must be TOML. Received: text with an error: {error}"
+            ) from None
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, for `from_toml`."""
+        import tomli_w
+
+        return tomli_w.dumps(without_none(dataclasses.asdict(self)))
+
+    def with_weights(self, weights: str) -> Recipe:
+        """Copy of the recipe that fine-tunes other weights.
+
+        Raises:
+            InputError: If the recipe trains from scratch.
+        """
+        if self.finetune is None:
+            raise InputError(
+                "weights need a recipe with a [finetune] table: use the recipe finetune. "
+                f"Received: recipe {self.name!r} with weights={weights!r}"
+            )
+        finetune = dataclasses.replace(self.finetune, weights=weights)
+        return dataclasses.replace(self, finetune=finetune)
+
+    def changed(self, settings: Iterable[str]) -> Recipe:
+        """Copy of the recipe with some values changed, as by the command line's `--set`.
+
+        Args:
+            settings: `"KEY=VALUE"` each, such as `"optimizer.learning_rate=0.05"`; values in
+                TOML's notation, strings also without quotes.
+
+        Raises:
+            InputError: For a setting without `=`, an unknown key or a wrong value.
+        """
+        table = without_none(dataclasses.asdict(self))
+        for setting in settings:
+            path, equals, text = str(setting).partition("=")
+            if not equals or not path.strip():
+                raise InputError(
+                    "a setting is key=value, such as optimizer.learning_rate=0.1. "
+                    f"Received: {setting!r}"
+                )
+            *tables, key = path.strip().split(".")
+            target = table
+            for name in tables:
+                target = target.setdefault(name, {})
+                if not isinstance(target, dict):
+                    raise InputError(f"{name} is a value, not a table. Received: {setting!r}")
+            target[key] = toml_value(text.strip())
+        return Recipe.from_dict(table)
+
+
+def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
+    """Loads a recipe by name or from a TOML file; returns a `Recipe` unchanged.
+
+    Raises:
+        InputError: If there is no such recipe, or the file is not one.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    path = path_of(recipe, "a Recipe, the name of one, or the path of a .toml file")
+    if recipe in RECIPES:
+        file = importlib.resources.files("keras_resnet18") / "recipes" / f"{recipe}.toml"
+        return Recipe.from_toml(file.read_text(encoding="utf-8"))
+    if path.suffix == ".toml" and path.is_file():
+        try:
+            return Recipe.from_toml(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"a recipe must be TOML in UTF-8. Received: {path}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    missing = ", which is not there" if path.suffix == ".toml" else ""
+    raise InputError(
+        f"a recipe is one of {', '.join(RECIPES)}, or the path of a .toml file. "
+        f"Received: {os.fspath(recipe)!r}{missing or nearest(str(recipe), RECIPES)}"
+    )

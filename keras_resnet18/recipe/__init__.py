@@ -1,1 +1,0 @@
-"""Recipes: frozen descriptions of a training."""

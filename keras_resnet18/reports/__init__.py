@@ -1,0 +1,1 @@
+"""The page, the model card, the plots and the overview of a run."""

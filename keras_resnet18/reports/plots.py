@@ -1,0 +1,153 @@
+"""What a person looks at: a training's curves and its mistakes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+# Above so many classes a confusion matrix is an image; below, numbers and names fit in.
+_NAMED_CLASSES = 40
+_NUMBERED_CLASSES = 15
+
+
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path, *, head_epochs: int = 0
+) -> None:
+    """Draws loss and accuracy over the epochs; the epoch that was kept is marked.
+
+    Epochs of the classifier alone, with which a fine-tuning begins, lie on a grey ground.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _draw_curve(axes, rows, name, best_epoch, head_epochs)
+    figure.axes[1].legend()
+    figure.savefig(path, dpi=120)
+
+
+def curve_svg(
+    rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, *, head_epochs: int = 0
+) -> bytes:
+    """One of the plots of `plot_curves` as SVG, narrow enough for a phone.
+
+    Args:
+        rows: Rows of the history.
+        name: `"loss"` or `"accuracy"`.
+        best_epoch: The epoch that was kept.
+        head_epochs: Epochs of the classifier alone.
+    """
+    figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _draw_curve(axes, rows, name, best_epoch, head_epochs)
+    axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
+    """Accuracy against the probability of the predicted class, as SVG.
+
+    Args:
+        curves: Mean probability, accuracy and number of images of each bin, by the curve's name.
+    """
+    figure = Figure(figsize=(4.2, 4.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="calibrated")
+    for i, (name, (probability, accuracy, n)) in enumerate(curves.items()):
+        filled = n > 0
+        x, y, size = probability[filled], accuracy[filled], n[filled] / n.sum()
+        axes.plot(x, y, color=f"C{i}", lw=1)
+        axes.scatter(x, y, s=12 + 200 * size, color=f"C{i}", alpha=0.8, label=name)
+    axes.set_xlabel("probability of the predicted class")
+    axes.set_ylabel("fraction of right answers")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize="small", loc="outside lower center")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _draw_curve(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, head_epochs: int
+) -> None:
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else ""
+    curves = {"training": name, "validation": f"validation_{name}"}
+    top = _top([[row[key] for row in rows] for key in curves.values()])
+    title = name
+    for label, key in curves.items():
+        values = [row[key] for row in rows]
+        axes.plot(epochs, values, marker=marker, ms=4, label=label)
+        if name == "loss" and max(values) > top:
+            title += f" ({label} up to {max(values):.3g})"
+    axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+    if head_epochs:
+        axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
+    axes.set_xlabel("epoch")
+    axes.set_title(title)
+    axes.set_xlim(0.5, len(rows) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        axes.set_ylim(0, top)
+
+
+def _top(curves: Sequence[Sequence[float]]) -> float:
+    """Where the axis of losses ends: half of each curve's points or more can be seen.
+
+    BatchNorm's first statistics may make the validation loss huge for an epoch or two.
+    """
+    finite = [[value for value in curve if np.isfinite(value)] or [1.0] for curve in curves]
+    return 1.5 * max(max(finite[0]), *(float(np.median(curve)) for curve in finite[1:]))
+
+
+def plot_confusion(
+    labels: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draws how many images of each class were taken for which."""
+    matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
+    side = min(4 + 0.35 * len(classes), 18)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    ConfusionMatrixDisplay(matrix, display_labels=list(classes)).plot(
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        include_values=len(classes) <= _NUMBERED_CLASSES,
+        xticks_rotation="vertical",
+        values_format="d",
+    )
+    if len(classes) > _NAMED_CLASSES:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    hits = int(np.trace(matrix))
+    axes.set_title(f"{hits:,} of {len(labels):,} test images right ({hits / len(labels):.1%})")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    for name in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        name.set_parse_math(False)  # a class may be called $5
+    with warnings.catch_warnings():
+        # a script that the font lacks becomes boxes; that is no news for who trains a classifier
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=120)

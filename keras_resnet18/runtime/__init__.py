@@ -1,1 +1,0 @@
-"""A run or an exported file, opened as one thing that answers."""

@@ -1,0 +1,498 @@
+"""TFLite Metadata: what a .tflite file tells apps, and the people who find it, about itself.
+
+The tables are those of the public schema, `metadata_schema.fbs` 1.5.0, here as nested dictionaries
+under the schema's own names.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import hashlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from flatbuffers import number_types
+from flatbuffers.table import Table
+
+from keras_resnet18.errors import InputError, is_utf8
+from keras_resnet18.files import INPUT, LABELS_FILE, OUTPUT, PREPROCESS_FILE
+
+if TYPE_CHECKING:
+    import keras
+
+# The model's buffer that holds it
+BUFFER = "TFLITE_METADATA"
+
+# What a person may say about a model.
+ABOUT = ("name", "description", "version", "author", "license")
+
+_IDENTIFIER = b"M001"
+_FIRST_PARSER = "1.0.0"  # all that is written here was in the schema from its beginning
+_TENSOR_AXIS_LABELS = 2
+_COLOURS = {1: 2, 3: 1}  # channels: GRAYSCALE, RGB
+
+# Each table's fields in the schema's order, which numbers them, up to the last one of use here;
+# "" is of none.
+_SCHEMA = {
+    "ModelMetadata": {
+        "name": "string",
+        "description": "string",
+        "version": "string",
+        "subgraph_metadata": "[SubGraphMetadata]",
+        "author": "string",
+        "license": "string",
+        "associated_files": "[AssociatedFile]",
+        "min_parser_version": "string",
+    },
+    "SubGraphMetadata": {
+        "name": "string",
+        "description": "string",
+        "input_tensor_metadata": "[TensorMetadata]",
+        "output_tensor_metadata": "[TensorMetadata]",
+    },
+    "TensorMetadata": {
+        "name": "string",
+        "description": "string",
+        "dimension_names": "",
+        "content": "Content",
+        "process_units": "[ProcessUnit]",
+        "stats": "",
+        "associated_files": "[AssociatedFile]",
+    },
+    "Content": {"content_properties_type": "byte", "content_properties": "ContentProperties"},
+    "ImageProperties": {"color_space": "byte"},
+    "ProcessUnit": {"options_type": "byte", "options": "ProcessUnitOptions"},
+    "NormalizationOptions": {"mean": "[float]", "std": "[float]"},
+    "ScoreThresholdingOptions": {"global_score_threshold": "float"},
+    "AssociatedFile": {"name": "string", "description": "string", "type": "byte"},
+}
+
+# The tables of each union that are of use here, by their number in it; the field before says which
+# one is there.
+_UNIONS = {
+    "ContentProperties": {2: "ImageProperties"},
+    "ProcessUnitOptions": {1: "NormalizationOptions", 3: "ScoreThresholdingOptions"},
+}
+_IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING = 2, 1, 3
+
+
+def check_about(about: Mapping[str, str]) -> None:
+    """Raises InputError unless it maps some of `ABOUT` to text."""
+    for key, value in about.items():
+        if key not in ABOUT:
+            raise InputError(f"about takes {', '.join(ABOUT)}. Received: {key!r}")
+        if not isinstance(value, str) or not value.strip() or not is_utf8(value):
+            raise InputError(f"about needs text for its {key}. Received: {value!r}")
+
+
+def describe_model(
+    model: keras.Model,
+    *,
+    labelled: bool,
+    prepared: bool,
+    score_threshold: float | None,
+    about: Mapping[str, str],
+) -> dict[str, Any]:
+    """What is true of every file that is made from a classifier, and what its maker says of it.
+
+    Args:
+        model: A classifier that takes pixels of 0 to 255, of one fixed size.
+        labelled: Whether `LABELS_FILE` lies behind the model.
+        prepared: Whether `PREPROCESS_FILE` does.
+        score_threshold: Probability below which a class is not an answer, which MediaPipe obeys.
+        about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
+            never made up. The version without one is the first 12 hexadecimal digits of the
+            SHA-256 of the weights, so that files of one model can be told from another's.
+    """
+    _, height, width, channels = model.input_shape
+    weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
+    preprocess = {
+        "name": PREPROCESS_FILE,
+        "description": "How an image of any size becomes these pixels.",
+    }
+    image = {
+        "name": INPUT,
+        "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
+        "the normalisation is inside.",
+        "content": {
+            "content_properties_type": _IMAGE,
+            "content_properties": {"color_space": _COLOURS.get(channels, 0)},
+        },
+        "process_units": [
+            {
+                "options_type": _NORMALIZATION,
+                "options": {"mean": [0.0], "std": [1.0]},
+            }
+        ],
+        "associated_files": [preprocess] if prepared else [],
+    }
+    labels = {
+        "name": LABELS_FILE,
+        "description": "The classes' names, in the order of the probabilities.",
+        "type": _TENSOR_AXIS_LABELS,
+    }
+    probabilities = {
+        "name": OUTPUT,
+        "description": "One for each class, with a sum of 1.",
+        "associated_files": [labels] if labelled else [],
+    }
+    if score_threshold is not None:
+        options = {"global_score_threshold": score_threshold}
+        probabilities["process_units"] = [{"options_type": _SCORE_THRESHOLDING, "options": options}]
+    return {
+        "name": model.name,
+        "description": f"Image classifier of {model.output_shape[1]} classes, "
+        "made with keras-resnet18.",
+        "version": weights.hexdigest()[:12],
+        **about,
+        "subgraph_metadata": [
+            {"input_tensor_metadata": [image], "output_tensor_metadata": [probabilities]}
+        ],
+        "min_parser_version": _FIRST_PARSER,
+    }
+
+
+def pack(metadata: Mapping[str, Any]) -> bytes:
+    """A ModelMetadata table as the FlatBuffer that goes into the file."""
+    builder = flatbuffers.Builder()
+    builder.Finish(_pack(builder, "ModelMetadata", metadata), file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def unpack(buffer: bytes) -> dict[str, Any]:
+    """The ModelMetadata table of anybody's FlatBuffer, as far as `_SCHEMA` goes.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if buffer[4:8] != _IDENTIFIER:
+        raise InputError(
+            f"TFLite Metadata has the identifier {_IDENTIFIER!r}. Received: {buffer[4:8]!r}"
+        )
+    try:
+        return _unpack(Table(buffer, *struct.unpack_from("<I", buffer)), "ModelMetadata")
+    except (IndexError, TypeError, ValueError, struct.error):  # an offset that points to nowhere
+        raise InputError(
+            f"TFLite Metadata must be a whole FlatBuffer. Received: {len(buffer)} broken bytes"
+        ) from None
+
+
+def labels_file(metadata: Mapping[str, Any]) -> str | None:
+    """The name of the file with the labels of the first output; None if there is none."""
+    for graph in metadata.get("subgraph_metadata", [])[:1]:
+        for output in graph.get("output_tensor_metadata", [])[:1]:
+            for file in output.get("associated_files", []):
+                if file.get("type") == _TENSOR_AXIS_LABELS:
+                    name: str | None = file.get("name")
+                    return name
+    return None
+
+
+def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation of the first input; None if it is not said."""
+    options = _options(metadata, "input_tensor_metadata", _NORMALIZATION)
+    return None if options is None else (options.get("mean", []), options.get("std", []))
+
+
+def score_threshold(metadata: Mapping[str, Any]) -> float | None:
+    """Probability below which a class of the first output is not an answer; None if not said."""
+    options = _options(metadata, "output_tensor_metadata", _SCORE_THRESHOLDING)
+    # float32 in the file: six digits are what was meant
+    return None if options is None else round(options.get("global_score_threshold", 0.0), 6)
+
+
+def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
+    """Options of the first process unit of a kind, of the first input or output."""
+    for graph in metadata.get("subgraph_metadata", [])[:1]:
+        for tensor in graph.get(tensors, [])[:1]:
+            for unit in tensor.get("process_units", []):
+                if unit.get("options_type") == kind:
+                    options: dict[str, Any] = unit.get("options", {})
+                    return options
+    return None
+
+
+def _pack(builder: Any, kind: str, value: Any) -> Any:
+    """Writes a string, a vector or a table, and returns where."""
+    if kind == "string":
+        return builder.CreateString(value)
+    if kind == "[float]":
+        return builder.CreateNumpyVector(np.array(value, np.float32))
+    if kind.startswith("["):
+        places = [_pack(builder, kind[1:-1], item) for item in value]
+        builder.StartVector(4, len(places), 4)
+        for place in reversed(places):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+    fields = _SCHEMA[kind]
+    inside = {  # comes first: a FlatBuffer is written from its leaves to its root
+        name: _pack(builder, _table(fields[name], name, value), item)
+        for name, item in value.items()
+        if fields[name] not in ("byte", "float")
+    }
+    builder.StartObject(len(fields))
+    for number, name in enumerate(fields):
+        if name in inside:
+            builder.PrependUOffsetTRelativeSlot(number, inside[name], 0)
+        elif name in value and fields[name] == "float":
+            builder.PrependFloat32Slot(number, value[name], 0.0)
+        elif name in value:
+            builder.PrependInt8Slot(number, value[name], 0)
+    return builder.EndObject()
+
+
+def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
+    """The kind of a field, for a union the table that is there; "" if that is of no use here."""
+    return _UNIONS[kind].get(fields.get(f"{name}_type", 0), "") if kind in _UNIONS else kind
+
+
+def _unpack(table: Any, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for number, (name, field) in enumerate(_SCHEMA[kind].items()):
+        offset = table.Offset(4 + 2 * number)
+        if offset and (chosen := _table(field, name, found)):
+            found[name] = _field(table, offset, chosen)
+    return found
+
+
+def _field(table: Any, offset: int, kind: str) -> Any:
+    if kind == "byte":
+        return table.Get(number_types.Int8Flags, table.Pos + offset)
+    if kind == "float":
+        return table.Get(number_types.Float32Flags, table.Pos + offset)
+    if kind == "string":
+        return table.String(table.Pos + offset).decode("utf-8", "replace")
+    if kind == "[float]":
+        return table.GetVectorAsNumpy(number_types.Float32Flags, offset).tolist()
+    if not kind.startswith("["):
+        return _unpack(Table(table.Bytes, table.Indirect(table.Pos + offset)), kind)
+    start = table.Vector(offset)
+    places = (table.Indirect(start + 4 * i) for i in range(table.VectorLen(offset)))
+    return [_unpack(Table(table.Bytes, place), kind[1:-1]) for place in places]
+
+
+# What can be read from, and mended in, a .tflite file itself.
+
+_FILE_IDENTIFIER = b"TFL3"
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
+
+
+_OPERATORS, _TYPES = _names(schema.BuiltinOperator), _names(schema.TensorType)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An input or an output.
+
+    Attributes:
+        name: By the file's signature if it has one, else the tensor's own.
+        dtype: As NumPy calls it.
+        shape: -1 for a size that is left open.
+        scale: Real numbers are (value - zero point) · scale, with one of each for the tensor or
+            one for each channel; none if it is not quantised.
+        zero_point: As many.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a .tflite file is, by its own account.
+
+    Attributes:
+        inputs: In order.
+        outputs: In order.
+        operators: How often each occurs, by TFLite's names; custom ones as CUSTOM.
+        metadata: Its TFLite Metadata as `unpack` gives it; empty if it has none, None if
+            it cannot be read.
+        labels: The classes' names; None if it has none.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    operators: dict[str, int]
+    metadata: dict[str, Any] | None
+    labels: list[str] | None
+
+
+def contents(path: Path) -> Contents:
+    """Reads any .tflite file. It is not run, so it may need operators that are not here.
+
+    Raises:
+        InputError: If it is not a .tflite file, or broken.
+    """
+    model = _read(path)
+    try:
+        graph = model.subgraphs[0]
+        signatures = (one for one in model.signatureDefs or [] if one.subgraphIndex == 0)
+        signature = next(signatures, schema.SignatureDefT())
+        inputs, outputs = (
+            tuple(_tensor(graph.tensors[index], int(index), names or []) for index in indices)
+            for indices, names in (
+                (graph.inputs, signature.inputs),
+                (graph.outputs, signature.outputs),
+            )
+        )
+        operators = _count_operators(model)
+        buffer = _metadata_buffer(model)
+    except Exception:
+        raise _broken(path) from None
+    try:
+        about = {} if buffer is None else unpack(buffer)
+    except InputError:  # what the file computes does not depend on it
+        about = None
+    return Contents(inputs, outputs, operators, about, _labels(path, about or {}))
+
+
+def op_histogram(path: Path) -> dict[str, int]:
+    """How often each operator occurs, by TFLite's names; custom ones, Flex too, as CUSTOM."""
+    return _count_operators(flatbuffer_utils.read_model(str(path)))
+
+
+def custom_operators(path: Path) -> list[str]:
+    """The names of the operators that no runtime has by itself; those of Flex are TensorFlow's."""
+    codes = flatbuffer_utils.read_model(str(path)).operatorCodes
+    return sorted(code.customCode.decode() for code in codes if code.customCode)
+
+
+def keep_softmax_float(path: Path) -> None:
+    """Takes the last softmax of an int8 file out of the quantised part, in place.
+
+    The converter quantises the softmax and then turns its output to float: probabilities in steps
+    of 1/256, of which a thousand classes cannot be told apart. Turned to float one step earlier,
+    the softmax is exact. A file that ends otherwise is left as it is.
+    """
+    model = flatbuffer_utils.read_model(str(path))
+    graph = model.subgraphs[0]
+    last = (graph.operators or [])[-2:]
+    if [_operator_name(model, operator) for operator in last] != ["SOFTMAX", "DEQUANTIZE"]:
+        return
+    softmax, dequantize = last
+    between = graph.tensors[softmax.outputs[0]]
+    between.type = schema.TensorType.FLOAT32
+    between.quantization = None
+    between.name = between.name + b"_logits"  # now those, not the int8 probabilities
+    graph.operators[-2:] = [
+        _operator(dequantize, softmax.inputs, softmax.outputs),
+        _operator(softmax, dequantize.inputs, dequantize.outputs),
+    ]
+    flatbuffer_utils.write_model(model, str(path))
+
+
+def add_metadata(path: Path, buffer: bytes) -> None:
+    """Puts TFLite Metadata, as `pack` gives it, into a file that has none."""
+    model = flatbuffer_utils.read_model(str(path))
+    model.buffers.append(schema.BufferT(data=np.frombuffer(buffer, np.uint8)))
+    entry = schema.MetadataT(name=BUFFER, buffer=len(model.buffers) - 1)
+    model.metadata = [*(model.metadata or []), entry]
+    flatbuffer_utils.write_model(model, str(path))
+
+
+def append_files(path: Path, files: Mapping[str, str]) -> None:
+    """Adds texts by name, as TFLite packs associated files: a zip archive behind the model."""
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, text in files.items():
+            # a fixed date, so that two exports of one model are the same bytes
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
+            archive.writestr(entry, text)
+
+
+def read_file(path: Path, name: str) -> str | None:
+    """The text of a file that lies behind a model; None if there is none of this name.
+
+    Raises:
+        InputError: If it is broken.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
+            return archive.read(name).decode("utf-8", "replace")
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):  # the last: a password
+        raise InputError(f"{path} has a {name} that cannot be unpacked: export it again") from None
+
+
+def _labels(path: Path, about: dict[str, Any]) -> list[str] | None:
+    text = read_file(path, labels_file(about) or LABELS_FILE)
+    return None if text is None else text.splitlines()
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        if file.read(8)[4:] != _FILE_IDENTIFIER:
+            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
+    try:
+        return flatbuffer_utils.read_model(str(path))
+    except Exception:
+        raise _broken(path) from None
+
+
+def _broken(path: Path) -> InputError:
+    # the generated code checks no offset: in a broken file it may raise anything
+    return InputError(
+        f"{path} is a broken .tflite file, perhaps cut short: export or fetch it anew"
+    )
+
+
+def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
+    name = next((entry.name for entry in names if entry.tensorIndex == index), tensor.name)
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    quantization = tensor.quantization or schema.QuantizationParametersT()
+    scale, zero_point = quantization.scale, quantization.zeroPoint
+    return Tensor(
+        name=(name or b"").decode("utf-8", "replace"),
+        dtype=_TYPES[tensor.type].lower(),
+        shape=tuple(int(side) for side in (shape if shape is not None else ())),
+        scale=tuple(float(value) for value in (scale if scale is not None else ())),
+        zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
+    )
+
+
+def _metadata_buffer(model: Any) -> bytes | None:
+    for entry in model.metadata or []:
+        if entry.name == BUFFER.encode():
+            return bytes(model.buffers[entry.buffer].data)
+    return None
+
+
+def _count_operators(model: Any) -> dict[str, int]:
+    names = collections.Counter(
+        _operator_name(model, operator)
+        for graph in model.subgraphs
+        for operator in graph.operators or []
+    )
+    return dict(sorted(names.items()))
+
+
+def _operator(like: Any, inputs: Any, outputs: Any) -> Any:
+    operator = copy.copy(like)
+    operator.inputs, operator.outputs = inputs, outputs
+    return operator
+
+
+def _operator_name(model: Any, operator: Any) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    # files older than 127 operators kept the number in a byte
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return _OPERATORS.get(number, f"operator {number}")  # newer than the schema that is here

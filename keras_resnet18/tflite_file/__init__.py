@@ -1,1 +1,0 @@
-"""A .tflite file's own bytes: operators, metadata, labels."""

@@ -1,0 +1,235 @@
+"""What would spoil a training is found before it, named, and counted."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from small import draw_images
+
+from keras_resnet18 import check, from_arrays, train
+from keras_resnet18.classify.evaluate import evaluate
+from keras_resnet18.data.files import split_like
+from keras_resnet18.errors import InputError
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    return Path(shutil.copytree(images, tmp_path / "images"))
+
+
+def kinds(found):
+    return {finding.kind for finding in found.findings}
+
+
+def finding(found, kind):
+    (only,) = (one for one in found.findings if one.kind == kind)
+    return only
+
+
+def test_a_clean_source_is_counted_and_would_spoil_nothing(images):
+    found = check(images)
+    assert found.counts == {
+        "train": {"ant": 17, "bee": 16, "蝉": 16},
+        "validation": {"ant": 3, "bee": 3, "蝉": 3},
+        "test": {"ant": 4, "bee": 4, "蝉": 4},
+    }
+    assert (found.n, found.spoiled) == (70, False)
+    assert kinds(found) == {"sizes"}
+    assert found.findings[0].text == "all images have 16 × 16 pixels"
+
+
+def test_every_file_that_cannot_be_decoded_is_listed_with_its_reason(folder):
+    for number in range(5):
+        path = folder / "train" / "bee" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:-100])
+    (folder / "test" / "ant" / "text.jpg").write_text("not an image")
+    (folder / "val" / "ant" / "empty.webp").touch()
+    found = check(folder)
+    broken = [one for one in found.findings if one.kind == "undecodable"]
+    assert [one.images for one in broken] == [
+        ("test/ant/text.jpg",),
+        *((f"train/bee/{number}.png",) for number in range(5)),
+        ("val/ant/empty.webp",),
+    ]
+    assert all(one.spoils and one.text.startswith(f"{one.images[0]}: ") for one in broken)
+    assert (found.n, found.counts["train"]["bee"]) == (70 - 5, 11)
+
+
+def test_a_source_that_cannot_be_opened_still_lists_its_broken_files(tmp_path):
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("not an image")
+    found = check(tmp_path)
+    assert [one.kind for one in found.findings] == ["undecodable", "undecodable", "unusable"]
+    assert found.spoiled and found.counts == {}
+
+
+def test_copies_are_found_under_any_name_and_format_by_what_they_spoil(folder):
+    ants = folder / "train" / "ant"
+    shutil.copy(ants / "0.png", folder / "train" / "bee" / "mine.png")
+    Image.open(ants / "1.png").save(folder / "test" / "ant" / "other.bmp")
+    shutil.copy(ants / "2.png", ants / "again.png")
+    found = check(folder)
+    assert finding(found, "in two classes").images == ("train/ant/0.png", "train/bee/mine.png")
+    assert finding(found, "in two splits").images == ("train/ant/1.png", "test/ant/other.bmp")
+    assert finding(found, "twice in a split").images == ("train/ant/2.png", "train/ant/again.png")
+    assert [one.spoils for one in found.findings[:2]] == [True, True]
+    assert not finding(found, "twice in a split").spoils
+
+
+def test_odd_images_are_noted_and_spoil_nothing(folder):
+    bees = folder / "train" / "bee"
+    Image.new("RGB", (16, 16), "red").save(bees / "blank.png")
+    noise = np.random.default_rng(0).integers(0, 256, (90, 20, 3), np.uint8)
+    Image.fromarray(noise).save(bees / "long.png")
+    Image.fromarray(noise[:9, :9]).save(bees / "small.png")
+    Image.fromarray(noise[:40]).save(bees / "really.png", "JPEG")
+    found = check(folder)
+    assert not found.spoiled
+    for kind, name in (
+        ("blank", "blank"),
+        ("extreme shape", "long"),
+        ("small", "small"),
+        ("another format than the ending says", "really"),
+    ):
+        assert finding(found, kind).images == (f"train/bee/{name}.png",)
+    assert "1 × .png holds JPEG" in finding(found, "another format than the ending says").text
+    assert "shorter sides of 9 to 20 pixels, the middle one 16" in finding(found, "sizes").text
+
+
+def test_uneven_classes_and_those_without_held_out_images_are_named(tmp_path):
+    draw_images(tmp_path / "train", {"ant": 20, "bee": 2})
+    draw_images(tmp_path / "val", {"ant": 2})
+    draw_images(tmp_path / "test", {"ant": 1})
+    found = check(tmp_path)
+    assert "'ant' has 23 images, 'bee' has 2" in finding(found, "uneven classes").text
+    assert "classes without a test image: 'bee'" in {one.text for one in found.findings}
+    assert "classes without a validation image: 'bee'" in {one.text for one in found.findings}
+    assert not found.spoiled
+
+
+def test_class_names_that_differ_only_in_case_spoil(tmp_path):
+    draw_images(tmp_path / "a", {"ant": 4, "bee": 4})
+    (tmp_path / "a" / "bee").rename(tmp_path / "a" / "Ant")
+    assert "'Ant', 'ant'" in finding(check(tmp_path / "a"), "names alike").text
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [("training_set", "test_set"), ("seg_train", "seg_test", "seg_pred"), ("Training", "Testing")],
+)
+def test_folders_that_are_all_named_like_splits_are_not_trained_on(tmp_path, tops):
+    for top in tops:
+        draw_images(tmp_path / top, {"ant": 3, "bee": 3})
+    with pytest.raises(InputError, match=f"look like splits: rename .*{tops[0]!r} to train/"):
+        train(tmp_path, out=tmp_path.parent / "run", settings=["epochs=1"])
+    (only,) = check(tmp_path).findings
+    assert only.kind == "unusable" and only.spoils
+
+
+def test_words_that_contain_those_of_splits_are_classes():
+    assert split_like(["trains", "contest", "testament", "valley", "steam train engine"]) == {}
+    assert split_like(["train_data"]) == {"train_data": "train"}
+
+
+def test_arrays_and_digits_are_checked_too(digits):
+    images, labels = digits[0][:60], digits[1][:60]
+    source = from_arrays(images, labels, test=(images[:2], labels[:2]))
+    found = check(source)
+    copies = finding(found, "in two splits")
+    assert len(copies.images) == 4 and copies.spoils
+    assert {name.split()[0] for name in copies.images} <= {"train", "validation", "test"}
+    assert found.n == 62
+
+
+def test_json_has_all_of_it_and_nothing_of_a_users_is_replaced(folder, tmp_path):
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "bee" / "x.png")
+    found = check(folder, json_file=tmp_path / "check.json")
+    values = json.loads((tmp_path / "check.json").read_text())
+    assert values == found.to_dict()
+    assert values["counts"]["test"]["bee"] == 5
+    with pytest.raises(InputError, match="exists and is not a file"):
+        check(folder, json_file=tmp_path)
+
+
+def said_by_training(tiny_network, source, recipe, out, **options):
+    said = io.StringIO()
+    run = train(source, recipe, out, console=Console(file=said, width=300), **options)
+    return run, said.getvalue().splitlines()
+
+
+def test_a_training_says_its_classes_and_what_leaks_and_keeps_it(
+    tiny_network, folder, quick_recipe, tmp_path
+):
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "ant" / "leak.png")
+    run, lines = said_by_training(tiny_network, folder, quick_recipe, tmp_path / "run")
+    counts = "3 classes (training/validation/test images): ant 17/3/5, bee 16/3/4, 蝉 16/3/4"
+    assert counts in lines
+    text = (
+        "the same image in more than one split, so the figures flatter: 1, such as "
+        "train/ant/0.png (train, ant), test/ant/leak.png (test, ant)"
+    )
+    assert text in lines
+    (leak,) = run.metrics["images"]["findings"]
+    assert leak["text"] == text and leak["images"] == ["train/ant/0.png", "test/ant/leak.png"]
+    assert run.metrics["test"]["n"] == 13
+
+
+def test_copies_are_left_out_of_validation_and_test_where_that_is_asked(
+    tiny_network, folder, quick_recipe, tmp_path
+):
+    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "ant" / "leak.png")
+    shutil.copy(folder / "val" / "ant" / "0.png", folder / "test" / "ant" / "seen.png")
+    shutil.copy(folder / "test" / "ant" / "0.png", folder / "test" / "ant" / "twice.png")
+    run, lines = said_by_training(tiny_network, folder, quick_recipe, tmp_path / "run", dedupe=True)
+    assert run.metrics["test"]["n"] == 12
+    assert "left out: test/ant/leak.png: a copy of train/ant/0.png" in lines
+    assert run.environment["left_out"] == {
+        "test/ant/leak.png": "a copy of train/ant/0.png",
+        "test/ant/seen.png": "a copy of val/ant/0.png",
+        "test/ant/twice.png": "a copy of test/ant/0.png",
+    }
+    assert evaluate(run).n == 12  # the images are opened as the training did
+    assert not any("so the figures flatter" in line for line in lines)
+    assert run.metrics["images"]["findings"] == []
+
+
+def test_a_training_that_skips_broken_images_names_each(
+    tiny_network, broken_images, quick_recipe, tmp_path
+):
+    (broken_images / "train" / "ant" / "text.jpg").write_text("not an image")
+    run, lines = said_by_training(
+        tiny_network, broken_images, quick_recipe, tmp_path / "run", on_bad_image="skip"
+    )
+    broken = [f"{split}/bee/0.png" for split in ("train", "val", "test")]
+    assert set(run.environment["left_out"]) == {*broken, "train/ant/text.jpg"}
+    for name in run.environment["left_out"]:
+        assert any(line.startswith(f"left out: {name}: ") for line in lines)
+    assert run.metrics["images"]["left_out"] == 4
+    assert (run.metrics["validation"]["n"], run.metrics["test"]["n"]) == (8, 11)
+    assert evaluate(run).accuracy == run.metrics["test"]["accuracy"]
+
+
+def test_another_split_seed_deals_otherwise_and_the_run_keeps_it(
+    tiny_network, quick_recipe, tmp_path
+):
+    folder = draw_images(tmp_path / "images", {"ant": 30, "bee": 30})
+    runs = [
+        said_by_training(tiny_network, folder, quick_recipe, tmp_path / f"run{n}", split_seed=n)[0]
+        for n in (0, 1)
+    ]
+    names = [set(evaluate(run).names) for run in runs]
+    assert names[0] != names[1]
+    assert [run.environment["split_seed"] for run in runs] == [0, 1]
+
+
+def test_what_to_do_about_a_bad_image_is_one_of_two_words(images):
+    with pytest.raises(InputError, match="on_bad_image must be one of raise, skip"):
+        train(images, "digits", "never", on_bad_image="ignore")

@@ -1,0 +1,174 @@
+"""A run and what is exported from it are one classifier."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet18.classify.accuracy import measure
+from keras_resnet18.classify.classifier import image_files, open_classifier, open_images
+from keras_resnet18.data.sources import open_source
+from keras_resnet18.errors import InputError
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.tflite_file import append_files
+
+
+def test_a_run_and_its_exports_name_the_same_classes(run, exported, images):
+    files = image_files([images / "test"])
+    of_run = open_classifier(run.path)
+    expected = [of_run.top(file, 3) for file in files]
+    tolerances = {"saved_model": 1e-4, "model.tflite": 1e-4, "model-int8.tflite": 0.2}
+    if (exported / "model.onnx").exists():
+        tolerances["model.onnx"] = 1e-4
+    for name, tolerance in tolerances.items():
+        classifier = open_classifier(exported / name)
+        assert classifier.labels == run.labels
+        assert classifier.preprocess == run.preprocess
+        for file, best in zip(files, expected, strict=True):
+            got = classifier.top(file, 3)
+            assert got[0][0] == best[0][0]
+            assert dict(got) == pytest.approx(dict(best), abs=tolerance)
+
+
+def test_probabilities_come_in_falling_order(run, images):
+    best = open_classifier(run.path).top(images / "test" / "bee" / "0.png", 3)
+    values = [value for _, value in best]
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+    assert [name for name, _ in best[:1]] == ["bee"]
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite", "model.onnx"])
+def test_a_file_alone_knows_its_labels_and_how_images_are_prepared(run, exported, tmp_path, name):
+    file = shutil.copy(exported / name, tmp_path)
+    (tmp_path / "preprocess.json").write_text("not read")
+    classifier = open_classifier(file)
+    assert classifier.labels == ("ant", "bee", "蝉")
+    assert classifier.preprocess == run.preprocess != Preprocess(size=(16, 16))
+    assert classifier.run is None
+    with pytest.raises(InputError, match="--data"):
+        classifier.open_images()
+
+
+def test_preprocessing_that_a_file_does_not_say_is_read_from_beside_it(float16_file, tmp_path):
+    file = shutil.copy(float16_file.path, tmp_path)
+    with pytest.warns(UserWarning, match="does not say how images are prepared.*middle 87.5%"):
+        assert open_classifier(file).preprocess == Preprocess(size=(32, 32))
+    other = Preprocess(size=(32, 32), crop_ratio=0.5)
+    (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
+    assert open_classifier(file).preprocess == other
+
+
+def test_preprocessing_for_another_size_than_the_files_is_refused(float16_file, tmp_path):
+    file = Path(shutil.copy(float16_file.path, tmp_path))
+    other = json.dumps(Preprocess(size=(32, 16)).to_dict())
+    (tmp_path / "preprocess.json").write_text(other)
+    with pytest.raises(InputError, match=r"preprocess\.json.*32×16.*32×32"):
+        open_classifier(file)
+    append_files(file, {"preprocess.json": other})
+    with pytest.raises(InputError, match=r"digits\.tflite.*32×16.*32×32"):
+        open_classifier(file)
+
+
+def test_preprocessing_in_a_file_that_is_none_is_refused(float16_file, tmp_path):
+    file = Path(shutil.copy(float16_file.path, tmp_path))
+    append_files(file, {"preprocess.json": '{"size": 3}'})
+    with pytest.raises(InputError, match=r"JSON as `export` writes it. Received: .*digits\.tflite"):
+        open_classifier(file)
+
+
+def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_path):
+    folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
+    classifier = open_classifier(folder)
+    assert classifier.preprocess == run.preprocess
+    assert (classifier.labels, classifier.run) == (run.labels, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"labels": ("ant", "bee")}, "a label for each class.*3 classes and 2 labels"),
+        ({"image_shape": (None, None, 3)}, "takes any size"),
+        ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
+    ],
+)
+def test_an_exported_file_that_cannot_classify_images_is_told(
+    exported, tmp_path, monkeypatch, file, message
+):
+    known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None, "preprocess": None} | file
+    opened = types.SimpleNamespace(**known)
+    monkeypatch.setattr("keras_resnet18.classify.classifier.open_exported", lambda path: opened)
+    with pytest.raises(InputError, match=message):
+        open_classifier(shutil.copy(exported / "model.tflite", tmp_path))
+
+
+def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
+    class Doubling(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+        def double(self, x):
+            return 2 * x
+
+    module = Doubling()
+    tf.saved_model.save(module, str(tmp_path / "a"), signatures=module.double)
+    with pytest.raises(InputError, match=r"serving_default from image, .* signatures serving_def"):
+        open_classifier(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "variables")
+    (tmp_path / "a" / "saved_model.pb").write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot be opened by TensorFlow") as error:
+        open_classifier(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
+def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
+    classifier = open_classifier(exported / "model.tflite")
+    assert classifier.run.source == str(images)
+    split = open_source(images).splits["test"]
+    result = measure(classifier.predict, split, classifier.preprocess, classifier.labels)
+    assert result.accuracy == run.metrics["test"]["accuracy"]
+
+
+def test_images_of_other_classes_are_refused():
+    with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
+        open_images(("ant", "bee"), None, "digits")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    text = tmp_path / "model.txt"
+    text.write_text("no model")
+    with pytest.raises(InputError, match=r"a run's folder, a \.tflite file"):
+        open_classifier(text)
+    with pytest.raises(InputError, match="not there"):
+        open_classifier(tmp_path / "model.tflite")
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"no model")
+    with pytest.raises(InputError, match="cannot be run by LiteRT") as error:
+        open_classifier(broken)
+    assert "\n" not in str(error.value)
+
+
+def test_images_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
+    for name in ("b.png", "a.JPG", "deep/c.gif", "._a.JPG", ".cache/d.png", "notes.txt"):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    single, folder = tmp_path / "z.dat", tmp_path / "folder"
+    names = [path.name for path in image_files([single, folder, folder / "b.png"])]
+    assert names == ["z.dat", "a.JPG", "b.png", "c.gif", "b.png"]
+
+
+def test_a_folder_without_images_is_refused_before_any_row(tmp_path):
+    with pytest.raises(InputError, match="images in it"):
+        image_files([tmp_path / "a.png", tmp_path])
+
+
+def test_predictions_do_not_depend_on_the_batch(run):
+    predict = open_classifier(run.path).predict
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    one_by_one = np.concatenate([predict(pixels[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(predict(pixels), one_by_one, atol=1e-5)

@@ -1,0 +1,216 @@
+"""A comparison counts what it says it counts, and each limit is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_resnet18.classify.exported import TFLiteFile
+from keras_resnet18.errors import ExportError
+from keras_resnet18.exporters.compare import (
+    Comparison,
+    Limits,
+    check_graph,
+    compare,
+    labels_fault,
+)
+
+PERFECT = Comparison(
+    n=100,
+    agreement=1.0,
+    max_difference=0.0,
+    mean_difference=0.0,
+    accuracy=None,
+    model_accuracy=None,
+    mass_error=0.0,
+    model_classes=2,
+)
+
+
+class TestCompare:
+    def test_counts_over_all_batches(self, tiny, tiny_images):
+        exact = tiny.predict(tiny_images, verbose=0)
+        numbers = exact.argmax(1)
+        numbers[:10] = (numbers[:10] + 1) % 3  # the model is wrong about ten
+        answers = exact.copy()
+        answers[5:9] = np.roll(answers[5:9], 1, axis=1)  # the export differs on four of them
+        source = iter([answers[:32], answers[32:]])
+        batches = [(tiny_images[:32], numbers[:32]), (tiny_images[32:], numbers[32:])]
+        found = compare(lambda pixels: next(source), tiny, batches)
+        assert found.n == 40
+        assert found.agreement == 36 / 40
+        assert found.model_accuracy == 30 / 40
+        assert found.accuracy == (30 + 4) / 40
+        assert found.max_difference == pytest.approx(abs(answers - exact).max(), abs=1e-6)
+        assert found.mean_difference == pytest.approx(abs(answers - exact).mean(), abs=1e-6)
+        assert found.mass_error < 1e-6
+
+    def test_a_model_of_one_answer_is_a_warning_and_not_a_proof(self, tiny, tiny_images):
+        weights = [np.zeros_like(array) for array in tiny.get_weights()]
+        constant = keras.models.clone_model(tiny)
+        constant.set_weights([*weights[:-1], np.float32([5, 0, 0])])
+        found = compare(constant.predict_on_batch, constant, [(tiny_images, None)])
+        assert (found.agreement, found.model_classes) == (1.0, 1)
+        assert "gives all 40 images the same class" in found.warning
+        assert PERFECT.warning is None
+
+    def test_gives_every_part_an_interval(self):
+        figures = dataclasses.replace(PERFECT, agreement=0.9, accuracy=0.5).to_dict()
+        # Wilson's interval of 90 and 50 in 100, from his formula
+        assert figures["agreement_interval"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
+        assert figures["accuracy_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
+        assert figures["model_accuracy_interval"] is None
+
+    def test_has_no_infinity_for_json(self):
+        figures = dataclasses.replace(PERFECT, max_difference=np.inf).to_dict()
+        assert figures["max_difference"] is None
+        json.dumps(figures, allow_nan=False)
+
+    def test_without_labels_says_nothing_of_accuracy(self, tiny, tiny_images):
+        found = compare(lambda x: tiny.predict(x, verbose=0), tiny, [(tiny_images, None)])
+        assert found.accuracy is None and found.model_accuracy is None
+
+    def test_takes_nan_for_the_largest_difference(self, tiny, tiny_images):
+        answers = tiny.predict(tiny_images, verbose=0)
+        answers[7, 1] = np.nan
+        found = compare(lambda pixels: answers, tiny, [(tiny_images, None)])
+        assert found.max_difference > 1e30 and found.mass_error > 1e30
+
+    def test_compares_classes_with_the_mixed_model_and_probabilities_with_its_float32_twin(
+        self, tiny, tiny_images, build_tiny, set_dtype_policy
+    ):
+        set_dtype_policy("mixed_bfloat16")
+        mixed = build_tiny()
+        mixed.set_weights(tiny.get_weights())
+        exact = tiny.predict(tiny_images, verbose=0)
+        rounded = mixed.predict(tiny_images, verbose=0).astype("float32")
+        assert abs(exact - rounded).max() > 1e-4
+        found = compare(lambda pixels: exact, mixed, [(tiny_images, None)])
+        assert found.max_difference < 1e-6
+        assert found.agreement == np.mean(exact.argmax(1) == rounded.argmax(1))
+
+    def test_computes_in_whole_float32_and_puts_the_setting_back(self, tiny, tiny_images):
+        enabled = tf.config.experimental.tensor_float_32_execution_enabled
+        seen = []
+
+        def exported(pixels):
+            seen.append(enabled())
+            return tiny.predict(pixels, verbose=0)
+
+        before = enabled()
+        compare(exported, tiny, [(tiny_images, None)])
+        assert seen == [False] and enabled() is before is True
+
+
+class TestLimits:
+    LIMITS = Limits(min_agreement=0.98, max_difference=1e-3)
+
+    def test_let_pass_what_is_equal(self):
+        assert Limits(min_agreement=1.0, max_difference=0.0).fault(PERFECT) is None
+
+    def test_let_pass_exactly_the_agreement_that_was_asked_for(self):
+        assert self.LIMITS.fault(dataclasses.replace(PERFECT, agreement=0.98)) is None
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            ({"agreement": 0.97}, r"97\.00% on 100 images, below min_agreement=98\.00%"),
+            ({"max_difference": 0.0011}, r"by up to 0\.0011 on 100 images, more than 0\.001"),
+            ({"max_difference": np.inf}, "by up to inf"),
+            ({"mass_error": 0.02}, "do not sum to 1 on 100 images"),
+            ({"mass_error": np.inf}, "do not sum to 1"),
+        ],
+    )
+    def test_are_crossed_by_one_fault_and_say_which(self, fault, message):
+        found = self.LIMITS.fault(dataclasses.replace(PERFECT, **fault))
+        assert re.search(message, found)
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("found", "message"),
+        [
+            (["ant", "cat", "bee"], "number 2 is 'cat' in the file, 'bee' in the run"),
+            (["ant", "bee", "Cat"], "number 3 is 'Cat' in the file, 'cat' in the run"),
+            (["ant", "bee"], "2 in the file, 3 in the run"),
+            (None, "the file has none. It was exported without, or its end is cut off"),
+        ],
+    )
+    def test_that_differ_are_told(self, found, message):
+        expected = f"labels differ from the run's: {message}"
+        assert labels_fault(found, ("ant", "bee", "cat")) == expected
+
+    def test_that_are_the_same_are_no_fault(self):
+        assert labels_fault(["ant", "bee"], ("ant", "bee")) is None
+
+
+class TestGraph:
+    @pytest.fixture
+    def edited(self, int8_file, tmp_path):
+        """`edited(change)` is a copy of the int8 file after `change(model)`."""
+
+        def edit(change):
+            model = flatbuffer_utils.read_model(str(int8_file.path))
+            change(model, model.subgraphs[0])
+            flatbuffer_utils.write_model(model, str(tmp_path / "edited.tflite"))
+            return tmp_path / "edited.tflite"
+
+        return edit
+
+    def test_that_is_right_passes_with_its_operators(self, either_file, classifier):
+        assert check_graph(either_file.path, classifier) == either_file.report.operators
+
+    def test_with_a_convolution_too_few_is_refused(self, int8_file, classifier):
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(3, 1)(image)
+        larger = keras.Model(image, classifier(x))
+        with pytest.raises(ExportError, match="has 20 convolutions, the model 21"):
+            check_graph(int8_file.path, larger)
+
+    def test_with_a_custom_operator_is_refused(self, edited, classifier):
+        def change(model, graph):
+            code = model.operatorCodes[graph.operators[-1].opcodeIndex]
+            code.builtinCode = code.deprecatedBuiltinCode = 32
+            code.customCode = "FlexSoftmax"
+
+        with pytest.raises(ExportError, match=r"not built into LiteRT: FlexSoftmax\..*'CUSTOM': 1"):
+            check_graph(edited(change), classifier)
+
+    def test_that_scales_its_pixels_is_refused(self, edited, classifier):
+        def change(model, graph):
+            graph.tensors[graph.inputs[0]].quantization.scale = [0.5]
+
+        with pytest.raises(ExportError, match=r"of 0 to 255 as they are.*uint8, scale 0\.5"):
+            check_graph(edited(change), classifier)
+
+    def test_that_gives_bytes_is_refused(self, int8_file, classifier, tmp_path):
+        model = flatbuffer_utils.read_model(str(int8_file.converted))
+        graph = model.subgraphs[0]
+        last = graph.operators.pop()  # DEQUANTIZE
+        graph.outputs = list(last.inputs)
+        model.signatureDefs[0].outputs[0].tensorIndex = int(last.inputs[0])
+        path = tmp_path / "bytes.tflite"
+        flatbuffer_utils.write_model(model, str(path))
+        with pytest.raises(ExportError, match=r"give float32 probabilities.*→ int8 \(1, 10\)"):
+            check_graph(path, classifier)
+
+
+class TestTFLiteFile:
+    @pytest.mark.parametrize("content", [b"", b"no flatbuffer at all", None])
+    def test_that_is_none_is_told_in_one_line(self, int8_file, tmp_path, content):
+        path, reason = tmp_path / "broken.tflite", "."
+        if content is None:
+            shutil.copy(int8_file.path, path)
+            content, reason = path.read_bytes()[:100_000], "it is truncated or damaged"
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match=f"{path} cannot be run by LiteRT: {reason}") as error:
+            TFLiteFile(path)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,310 @@
+"""verify compares an exported file with its run: figures, faults, refusals, output."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import keras
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from PIL import Image
+from small import build_colour_classifier, colour_digits
+
+from keras_resnet18 import export_saved_model
+from keras_resnet18.cli import app as cli
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.exporters import tflite
+from keras_resnet18.exporters.export import export
+from keras_resnet18.exporters.verify import verify
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.run import Run, load_run
+from keras_resnet18.tflite_file import append_files
+
+LABELS = [f"digit {number}" for number in range(10)]
+PARTS = {"train": slice(0, 300), "val": slice(300, 350), "test": slice(350, 450)}
+
+
+@pytest.fixture(scope="module")
+def colour_run(digits, quick_recipe, tmp_path_factory):
+    """A finished run on a folder of coloured digits, made by hand in seconds."""
+    images, labels = colour_digits(digits, 450)
+    folder, run = tmp_path_factory.mktemp("digits"), Run(tmp_path_factory.mktemp("runs") / "digits")
+    for part, rows in PARTS.items():
+        for name in LABELS:
+            (folder / part / name).mkdir(parents=True)
+        for i in range(rows.start, rows.stop):
+            Image.fromarray(images[i]).save(folder / part / LABELS[labels[i]] / f"{i}.png")
+    run.path.mkdir()
+    build_colour_classifier(images[:300], labels[:300]).save(run.model_file)
+    run.write_text(run.recipe_file, quick_recipe.to_toml())
+    run.write_text(run.labels_file, "".join(f"{name}\n" for name in LABELS))
+    run.write_json(run.preprocess_file, Preprocess(size=(32, 32), crop_ratio=1.0).to_dict())
+    run.write_json(run.environment_file, {"source": str(folder)})
+    run.write_json(run.metrics_file, {})
+    return load_run(run.path)
+
+
+@pytest.fixture(scope="module")
+def two_exports(colour_run, tmp_path_factory):
+    """The folders of two exports of the run, as float32, float16 and int8."""
+    folders = [tmp_path_factory.mktemp("export") for _ in range(2)]
+    formats = ["tflite", "tflite-float16", "tflite-int8"]
+    for folder in folders:
+        assert len(list(export(colour_run, formats, folder))) == 3
+    return folders
+
+
+@pytest.fixture
+def file(two_exports, tmp_path):
+    """A copy of the float32 file, under a name that does not tell what it is."""
+    return shutil.copy(two_exports[0] / "model.tflite", tmp_path / "copy.tflite")
+
+
+def figures(path):
+    return json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model-float16.tflite", "model-int8.tflite"])
+def test_two_exports_of_a_run_are_the_same_bytes_and_figures(two_exports, name):
+    a, b = (folder / name for folder in two_exports)
+    assert a.read_bytes() == b.read_bytes()
+    assert figures(a) | {"latency_ms": 0} == figures(b) | {"latency_ms": 0}
+
+
+def test_an_export_has_its_proof_beside_it(two_exports):
+    path = two_exports[0] / "model-int8.tflite"
+    found = figures(path)
+    assert (found["file"], found["format"], found["passed"]) == (path.name, "tflite-int8", True)
+    assert found["size_bytes"] == path.stat().st_size
+    assert found["n"] == 100 and found["agreement"] >= 0.98
+    assert found["agreement_interval"][0] < found["agreement"]
+    assert found["accuracy"] >= 0.97 and found["model_accuracy"] == 1
+    assert 0 < found["mean_difference"] < found["max_difference"] < 0.5
+    assert found["operators"]["CONV_2D"] == 2
+    assert found["latency_ms"] > 0 and found["threads"] >= 1
+    assert "ai-edge-litert" in found["environment"]["packages"]
+
+
+def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, file, two_exports):
+    report = verify(file, colour_run.path)
+    assert (report.format, report.fault) == ("tflite", None)
+    of_export = figures(two_exports[0] / "model.tflite")
+    assert figures(file) | {"latency_ms": 0} == of_export | {
+        "latency_ms": 0,
+        "file": "copy.tflite",
+    }
+    assert verify(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
+    assert verify(file, colour_run.path, split="validation").comparison.n == 50
+
+
+def without_labels(path):
+    flatbuffer_utils.write_model(flatbuffer_utils.read_model(str(path)), str(path))
+
+
+def swap_labels(path):
+    without_labels(path)
+    append_files(
+        path, {"labels.txt": "".join(f"{x}\n" for x in [LABELS[1], LABELS[0], *LABELS[2:]])}
+    )
+
+
+def cut_off_the_end(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_labels, "number 1 is 'digit 1' in the file, 'digit 0' in the run"),
+        (without_labels, "the file has none"),
+        (cut_off_the_end, "its end is cut off"),
+    ],
+)
+def test_other_labels_are_a_fault(colour_run, file, change, message):
+    change(file)
+    report = verify(file, colour_run.path)
+    assert report.fault.startswith("labels differ from the run's: ") and message in report.fault
+    assert report.comparison.agreement == 1
+    assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
+
+
+def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run, tmp_path):
+    path = tmp_path / "model"
+    spec = Preprocess(size=(32, 32), crop_ratio=0.5)
+    export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
+    fault = verify(path, colour_run.path).fault
+    assert fault.startswith("its images are prepared by ") and "crop_ratio=0.5" in fault
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:50_000])
+
+
+def empty(path):
+    model = flatbuffer_utils.read_model(str(path))
+    model.subgraphs[0].operators = []
+    flatbuffer_utils.write_model(model, str(path))
+
+
+def need_flex(path):
+    model = flatbuffer_utils.read_model(str(path))
+    code = model.operatorCodes[model.subgraphs[0].operators[-1].opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = 32
+    code.customCode = "FlexSoftmax"
+    flatbuffer_utils.write_model(model, str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (truncate, "cannot be run by LiteRT: it is truncated or damaged"),
+        (lambda path: path.write_bytes(b"no model"), "cannot be run by LiteRT"),
+        (lambda path: path.write_bytes(b""), "cannot be run by LiteRT: it is empty"),
+        (empty, "the empty graph has 0 convolutions, the model 2"),
+        (need_flex, "operators that are not built into LiteRT: FlexSoftmax"),
+    ],
+    ids=["truncated", "no model", "no bytes", "empty", "flex"],
+)
+def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
+    colour_run, file, change, message
+):
+    change(file)
+    with pytest.raises(ExportError, match=message) as error:
+        verify(file, colour_run.path)
+    assert "\n" not in str(error.value)
+    assert figures(file)["passed"] is False and figures(file)["fault"] == str(error.value)
+
+
+@pytest.fixture
+def other_run(colour_run, tmp_path):
+    """`other_run(labels, size)`: a copy that knows other classes or another size."""
+
+    def make(labels=tuple(LABELS), size=(32, 32)):
+        run = Run(shutil.copytree(colour_run.path, tmp_path / "other"))
+        run.write_text(run.labels_file, "".join(f"{name}\n" for name in labels))
+        run.write_json(run.preprocess_file, Preprocess(size=size).to_dict())
+        image = keras.Input((*size, 3))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+        keras.Model(image, keras.layers.Dense(len(labels))(x)).save(run.model_file)
+        source = run.path / "images"
+        for part in ("train", "val", "test"):
+            for name in labels:
+                (source / part / name).mkdir(parents=True)
+                Image.new("RGB", (40, 40)).save(source / part / name / "0.png")
+        run.write_json(run.environment_file, {"source": str(source)})
+        return run
+
+    return make
+
+
+def test_a_run_of_another_kind_is_refused_and_an_earlier_proof_stays(file, other_run):
+    before = file.with_name(f"{file.name}.json")
+    before.write_text('{"passed": true}')
+    few = other_run(labels=("a", "b"))
+    with pytest.raises(InputError, match=r"the same classes.*copy.tflite with 10, .*other with 2$"):
+        verify(file, few.path)
+    shutil.rmtree(few.path)
+    with pytest.raises(InputError, match=r"of one size.*for 32×32, .*for 16×24 pixels$"):
+        verify(file, other_run(size=(16, 24)).path)
+    assert before.read_text() == '{"passed": true}'
+
+
+def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
+    def refused(path, against, message):
+        with pytest.raises(InputError, match=message) as error:
+            verify(path, against)
+        assert "\n" not in str(error.value)
+
+    refused(colour_run.path, colour_run.path, "the file first, .* Received: .*, which is a run$")
+    refused(colour_run.path, file, "the file first, .* Received: .*, which is a run$")
+    refused(tmp_path / "a.tflite", colour_run.path, r"a\.tflite, which is not there$")
+    refused(file, tmp_path / "nothing", "nothing, which is not there")
+    refused(file, tmp_path, r"a folder that `train` left, with recipe\.toml in it")
+    copy = Run(shutil.copytree(colour_run.path, tmp_path / "unfinished"))
+    copy.metrics_file.unlink()
+    refused(file, copy.path, "an unfinished run")
+
+
+def test_somebody_elses_file_is_not_replaced_by_figures(colour_run, file):
+    mine = file.with_name(f"{file.name}.json")
+    for text in ("mine", "[1]", '{"name": "mine"}'):
+        mine.write_text(text)
+        with pytest.raises(InputError, match="is not the report of an export"):
+            verify(file, colour_run.path)
+        with pytest.raises(InputError, match="is not the report of an export"):
+            next(export(colour_run, ["tflite"], _renamed(file).parent))
+        assert mine.read_text() == text
+
+
+def _renamed(file):
+    """The same, where the export looks for it."""
+    beside = file.with_name("model.tflite.json")
+    shutil.copy(file.with_name(f"{file.name}.json"), beside)
+    return beside
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_with_its_figures(
+    colour_run, two_exports, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(two_exports[0], tmp_path / "export")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def convert_to_nothing(model, path, *_):
+        shutil.copy(folder / "model.tflite", path)
+        empty(path)
+
+    monkeypatch.setattr(tflite, "_convert", convert_to_nothing)
+    with pytest.raises(ExportError, match="the empty graph has 0 convolutions"):
+        list(export(colour_run, ["tflite"], folder))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# the command line
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line and gives its status and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["keras-resnet18", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, command, monkeypatch):
+    monkeypatch.chdir(two_exports[0])
+    status, out, err = command("verify", "model-int8.tflite", colour_run.path)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("file           model-int8.tflite, tflite-int8, 0.0")
+    assert lines[-1].split() == ["verdict", "passed"]
+    for words in ("top-1", "model's top-1", "same class", "difference", "latency", "operators"):
+        assert any(line.startswith(words) for line in lines)
+    assert "95 % interval" in out and "n = 100" in out and "CONV_2D 2" in out
+
+
+def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
+    colour_run, file, command
+):
+    swap_labels(file)
+    status, out, err = command("verify", file, colour_run.path, "--split", "validation")
+    assert status == 1
+    assert out.splitlines()[-1].split() == ["verdict", "failed"] and "n = 50" in out
+    assert err.startswith(f"keras-resnet18: {file} does not pass: labels differ from the run's: ")
+    assert err.count("\n") == 1
+
+
+def test_a_file_is_measured_alone_too(colour_run, file, command):
+    status, out, _ = command("evaluate", file, "--data", colour_run.source)
+    assert status == 0 and out.startswith("accuracy 100.00% (95 % interval ")
+    assert not file.with_name(f"{file.name}.json").exists()

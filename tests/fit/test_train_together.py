@@ -1,0 +1,387 @@
+"""Several devices, and several processes, train what one device trains."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from small import build_tiny
+
+from keras_resnet18 import distributed as together
+from keras_resnet18 import export, load_run, save_weights
+from keras_resnet18.distributed import ALONE, Cluster, Processes, check_batch
+from keras_resnet18.errors import InputError
+from keras_resnet18.exporters import export as export_run
+from keras_resnet18.fit.resume import load_checkpoint
+from keras_resnet18.recipe import Augment, Finetune, Recipe
+from keras_resnet18.run import Run
+
+TESTS = Path(__file__).parents[1]
+
+# The command line with the tiny network. It saves after every step; with KILL_AFTER=N a process is
+# killed after N steps, as by `kill -9` from outside.
+PROGRAM = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+from keras_resnet18 import machine
+from keras_resnet18.cli import app
+
+start_keras = machine.start_keras
+
+def start():
+    start_keras()
+    import pytest
+    from keras_resnet18 import distributed as together
+    from keras_resnet18.fit import resume
+    from small import train_quickly
+
+    train_quickly(pytest.MonkeyPatch())
+    together._PATIENCE = int(os.environ.get("PATIENCE", "60"))
+    resume.EVERY = resume.AT_AN_EPOCH = resume.TIMES_ITS_COST = 0
+    end, steps = resume.Checkpoints.on_train_batch_end, []
+
+    def end_or_die(self, batch, logs=None):
+        end(self, batch, logs)
+        steps.append(batch)
+        if len(steps) == int(os.environ.get("KILL_AFTER", "-1")):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(300)
+
+    resume.Checkpoints.on_train_batch_end = end_or_die
+
+machine.start_keras = start
+app.main()
+"""
+
+# Trains with one, two and all four of its devices, fine-tunes, and goes on with a run.
+DEVICES = """
+import functools, sys
+from pathlib import Path
+tests, images, folder, killed = sys.argv[1:]
+sys.path.insert(0, tests)
+import jax, keras, pytest
+from rich.console import Console
+from keras_resnet18.machine import start_keras
+start_keras()
+from keras_resnet18 import load_recipe, train
+from small import train_quickly
+
+train_quickly(pytest.MonkeyPatch())
+folder = Path(folder)
+console = Console(highlight=False, soft_wrap=True)
+share = keras.distribution.DataParallel
+for recipe, counts in (("scratch", (1, 2, 4)), ("finetune", (1, 4))):
+    for count in counts:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "device_count", lambda: count)
+            some = functools.partial(share, devices=keras.distribution.list_devices()[:count])
+            patch.setattr(keras.distribution, "DataParallel", some)
+            out = folder / f"{recipe}-{count}"
+            train(images, load_recipe(folder / f"{recipe}.toml"), out, console=console)
+train(resume=killed, console=console)
+"""
+
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling is most of what it costs
+}
+
+
+@pytest.fixture(scope="module")
+def folder(quick_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recipes: 49 images in batches of 8, mixed, and 9 to validate."""
+    folder = tmp_path_factory.mktemp("together")
+    scratch = dataclasses.replace(
+        quick_recipe,
+        optimizer=quick_recipe.optimizer,
+        augment=Augment(shift=1, mixup=0.2),
+    )
+    save_weights(
+        build_tiny(input_shape=(16, 16, 3), classes=3, stem="", dropout=0),
+        folder / "w.safetensors",
+    )
+    finetune = dataclasses.replace(
+        quick_recipe,
+        epochs=0,  # all weights are trained as in the other
+        finetune=Finetune(str(folder / "w.safetensors"), head_epochs=2),
+    )
+    for name, recipe in {"scratch": scratch, "finetune": finetune}.items():
+        (folder / f"{name}.toml").write_text(recipe.to_toml())
+    return folder
+
+
+class Started:
+    """A process of the command line."""
+
+    def __init__(self, cwd: Path, *arguments: Any, **environment: str) -> None:
+        cwd.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(TESTS), "train", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **JAX, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status, and what was printed."""
+        printed, errors = self.process.communicate(timeout=120)
+        return self.process.returncode, printed, errors
+
+
+def flags(address: str, index: int, count: int = 2) -> list[str]:
+    return [
+        *("--distributed", "--coordinator", address),
+        *("--processes", str(count), "--process", str(index)),
+    ]
+
+
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def pair(folder: Path, *arguments: Any, kill: str = "-1") -> list[Started]:
+    """Two processes with the same arguments, each in a working folder of its own."""
+    where = address()
+    return [
+        Started(folder / str(i), *arguments, *flags(where, i), KILL_AFTER=kill if i else "-1")
+        for i in range(2)
+    ]
+
+
+@dataclasses.dataclass
+class Killed:
+    """A training of two processes, the second of which was killed in the second epoch."""
+
+    run: Run
+    status: int
+    printed: str
+    errors: str
+    seconds: float
+    left: list[Path]
+
+
+@pytest.fixture(scope="module")
+def killed(images: Path, folder: Path) -> Killed:
+    first, second = pair(
+        folder, images, "--recipe", folder / "scratch.toml", "--out", "run", kill="8"
+    )
+    assert second.end()[0] == -signal.SIGKILL
+    began = time.monotonic()
+    status, printed, errors = first.end()
+    seconds = time.monotonic() - began
+    left = list((folder / "1").iterdir())
+    run = Run(shutil.copytree(folder / "0" / "run", folder / "killed"))
+    return Killed(run, status, printed, errors, seconds, left)
+
+
+@pytest.fixture(scope="module")
+def devices(images: Path, folder: Path, killed: Killed) -> str:
+    """What the trainings with virtual devices printed."""
+    shutil.copytree(killed.run.path, folder / "resumed-4")
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, TESTS, images, folder, folder / "resumed-4"],
+        cwd=folder,
+        env={**os.environ, **JAX, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def resumed(folder: Path, killed: Killed) -> list[tuple[int, str, str]]:
+    """What two processes said that went on with the killed training."""
+    shutil.copytree(killed.run.path, folder / "resumed-2-processes")
+    return [one.end() for one in pair(folder, "--resume", folder / "resumed-2-processes")]
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    with Run(path).history_file.open(newline="") as file:
+        return [{key: float(x) for key, x in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_follows(path: Path, alone: Path) -> None:
+    """Losses within 2 % of those of one device, in every epoch."""
+    ours, theirs = rows(path), rows(alone)
+    assert len(ours) == len(theirs)
+    for row, other in zip(ours, theirs, strict=True):
+        for key in ("loss", "validation_loss"):
+            assert row[key] == pytest.approx(other[key], rel=0.02), (key, row, other)
+        assert row["steps"] == other["steps"]
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [("scratch-2", "scratch-1"), ("scratch-4", "scratch-1"), ("finetune-4", "finetune-1")],
+)
+def test_losses_with_several_devices_follow_those_of_one(folder, devices, name, alone):
+    assert_follows(folder / name, folder / alone)
+    assert (
+        load_run(folder / name).metrics["test"]["n"]
+        == load_run(folder / alone).metrics["test"]["n"]
+        == 12
+    )
+
+
+def test_batch_norm_takes_its_statistics_over_the_whole_batch(folder, devices):
+    whole, shared = (load_run(folder / f"scratch-{n}").model for n in (1, 4))
+    for ours, theirs in zip(
+        shared.get_layer("stem_bn").get_weights(),
+        whole.get_layer("stem_bn").get_weights(),
+        strict=True,
+    ):  # the variance of 2 images instead of 8 would be another one
+        np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=1e-4)
+
+
+def test_it_says_which_devices_share_a_batch(devices):
+    assert "4 × CPU" in devices
+    assert "4 devices share every batch: 2 of 8 images each" in devices
+
+
+def test_two_processes_go_on_where_two_were(folder, devices, resumed):
+    assert [status for status, _, _ in resumed] == [0, 0], resumed
+    assert "going on at epoch 2, step 2" in resumed[0][1]
+    assert "2 devices of 2 processes share every batch: 4 of 8 images each" in resumed[0][1]
+    assert_follows(folder / "resumed-2-processes", folder / "scratch-1")
+
+
+def test_one_process_with_other_devices_goes_on_too(folder, devices):
+    assert "the result will differ" in devices and "sharing: 2, now 4" in devices
+    assert_follows(folder / "resumed-4", folder / "scratch-1")
+
+
+def test_the_first_process_alone_writes_and_prints(killed, resumed):
+    assert killed.left == []
+    assert killed.printed.startswith("2 × CPU")
+    assert resumed[1][1].replace("\n", "").startswith(("", "[Gloo]"))
+    assert "epoch" not in resumed[1][1]
+
+
+def test_when_a_process_is_killed_the_other_ends_with_a_line(killed):
+    assert killed.status == 1
+    assert killed.seconds < 120
+    assert "another process ended" in killed.errors, killed.errors
+    assert "Traceback" not in killed.errors
+    assert "go on with keras-resnet18 train --resume run" in killed.printed
+    damaged: list[str] = []
+    checkpoint = load_checkpoint(killed.run.checkpoints_folder, damaged.append)
+    assert checkpoint is not None and (checkpoint.epoch, checkpoint.step) == (1, 2)
+    assert not damaged
+
+
+def test_what_trained_there_exports_and_verifies_here(folder, resumed, tmp_path, monkeypatch):
+    assert keras.config.backend() == "tensorflow"
+    monkeypatch.setattr(export_run, "MIN_CALIBRATION_IMAGES", 49)
+    run = load_run(shutil.copytree(folder / "resumed-2-processes", tmp_path / "run"))
+    report = next(iter(export(run, ["tflite"], check_images=12)))
+    assert report.path.is_file()
+    accuracy = json.loads((run.path / "metrics.json").read_text())["test"]["accuracy"]
+    low, high = load_run(folder / "scratch-1").metrics["test"]["interval"]
+    assert low <= accuracy <= high
+
+
+# what is refused
+
+
+def test_other_files_on_one_machine_are_named_on_both(images, folder, tmp_path):
+    other = shutil.copytree(images, tmp_path / "images")
+    (other / "train" / "bee" / "0.png").unlink()
+    where = address()
+    started = [
+        Started(tmp_path / str(i), source, "--out", "run", *flags(where, i))
+        for i, source in enumerate((images, other))
+    ]
+    for status, _, errors in [one.end() for one in started]:
+        assert status == 1
+        assert "environment.images.train.n" in errors and "49 on process 0" in errors, errors
+        assert len(errors.splitlines()) == 1, errors
+    assert not any((tmp_path / str(i) / "run").exists() for i in range(2))
+
+
+def test_other_numbers_of_processes_are_named_on_both(images, tmp_path):
+    where = address()
+    started = [Started(tmp_path / str(i), images, *flags(where, i, count=2 + i)) for i in range(2)]
+    for status, _, errors in [one.end() for one in started]:
+        assert status == 1
+        assert "processes 2 on process 0" in errors or "processes 3 on process 1" in errors, errors
+        assert len(errors.splitlines()) == 1, errors
+
+
+def test_a_process_that_nobody_joins_ends_with_a_line(images, tmp_path):
+    started = Started(tmp_path / "0", images, *flags(address(), 0), PATIENCE="2")
+    status, _, errors = started.end()
+    assert status == 1
+    assert "not all processes came within 2 s" in errors, errors
+    assert "Traceback" not in errors
+
+
+def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(together, "_PATIENCE", 0.5)
+    where = address()
+    with pytest.raises(InputError, match=f"the coordinator does not answer.*{where}"):
+        together._wait_for(where)
+
+
+def test_distributed_needs_jax():
+    with (
+        pytest.raises(InputError, match=r"KERAS_BACKEND=jax.*tf\.distribute.*KERAS_BACKEND=tensor"),
+        together.together(Cluster("localhost:1", 2, 0)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:1", 2, 2), "process must be 0 to 1"),
+        (("localhost", 2, 0), "coordinator must be HOST:PORT"),
+        (("localhost:1", 0, 0), "processes must be 1 or more"),
+        (("localhost:1", None, None), "go together"),
+    ],
+)
+def test_a_wrong_address_or_number_is_refused_at_once(given, message):
+    with pytest.raises(InputError, match=message):
+        Cluster(*given)
+
+
+@pytest.mark.parametrize(
+    ("devices", "count", "mixup", "batch", "message"),
+    [
+        (4, 1, 0.0, 50, "multiple of 4.*batch_size=48 or 52.*50 images"),
+        (4, 1, 0.2, 52, None),
+        (4, 4, 0.2, 52, "multiple of 8.*mix images in pairs.*batch_size=48 or 56"),
+        (8, 1, 0.0, 5, "batch_size=8"),
+        (1, 1, 0.2, 7, None),
+    ],
+)
+def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(
+    monkeypatch, devices, count, mixup, batch, message
+):
+    monkeypatch.setattr(together, "device_count", lambda: devices)
+    recipe = Recipe(augment=Augment(mixup=mixup))
+    processes = Processes(0, count) if count > 1 else ALONE
+    if message is None:
+        check_batch(batch, processes, mixes=recipe.augment.mixes)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_batch(batch, processes, mixes=recipe.augment.mixes)

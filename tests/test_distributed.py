@@ -1,0 +1,124 @@
+"""Processes that JAX connects hear of one another: values, shares, and what differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keras_resnet18.distributed import ALONE, Processes
+
+# Each line that it prints is what one process got.
+PROGRAM = """
+import json, sys
+import jax
+import numpy as np
+from keras_resnet18.errors import InputError
+from keras_resnet18.distributed import Processes
+
+address, index = sys.argv[1], int(sys.argv[2])
+jax.distributed.initialize(address, 2, index, cluster_detection_method="deactivate")
+processes = Processes(index, 2)
+
+def refused(make, facts):
+    try:
+        processes.alike(f"name {refused.calls}", make, facts)
+    except InputError as error:
+        return str(error)
+    finally:
+        refused.calls += 1
+
+refused.calls = 0
+
+def broken():
+    if index == 1:
+        raise InputError("a broken image")
+
+whole = np.zeros(7, [("label", np.int64), ("loss", np.float64), ("right", np.bool_)])
+whole["label"], whole["loss"] = np.arange(7) + 2**40, np.arange(7) / 3
+shared = {"images": {"train": "a" * 300, "test": "b"}}
+result = {
+    "gathered": bool((processes.gather(whole[index::2], 7) == whole).all()),
+    "maps": bool((processes.gather(np.eye(5)[index::2], 5) == np.eye(5)).all()),
+    "highest": processes.highest(15 if index else 0),
+    "same": refused(lambda: None, lambda _: shared),
+    "error": refused(broken, lambda _: {}),
+    "different": refused(
+        lambda: None, lambda _: {"images": {"train": "ab"[index] * 300, "test": "b"}}
+    ),
+    "missing": refused(lambda: None, lambda _: {"a": 1} if index else {}),
+}
+processes.part()
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def results() -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(index)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    return [json.loads(text.splitlines()[-1]) for text in printed]
+
+
+def test_shares_come_together_bit_for_bit(results):
+    assert all(result["gathered"] and result["maps"] for result in results)
+
+
+def test_each_hears_the_highest_value(results):
+    assert [result["highest"] for result in results] == [15, 15]
+
+
+def test_the_same_everywhere_is_no_error(results):
+    assert [result["same"] for result in results] == [None, None]
+
+
+def test_an_error_of_one_process_ends_all(results):
+    assert results[1]["error"] == "a broken image"
+    assert results[0]["error"] == "process 1 of 2 ended: a broken image"
+
+
+def test_what_differs_is_named_on_every_process(results):
+    for index, result in enumerate(results):
+        assert "images.train" in result["different"] and "images.test" not in result["different"]
+        assert f"on process {index}" in result["different"]
+        assert "a None on process 0" in results[0]["missing"]
+
+
+def test_a_process_alone_asks_nobody():
+    values = np.arange(3)
+    assert ALONE.highest(5) == 5
+    assert ALONE.gather(values, 3) is values
+    assert ALONE.alike("name", lambda: values, lambda _: {}) is values
+    ALONE.part()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
+        (RuntimeError("NCCL operation ncclGroupEnd() failed"), True),
+        (ValueError("the batch is empty"), False),
+    ],
+)
+def test_an_error_of_the_connection_is_told_from_others(error, lost):
+    assert (Processes(0, 2).why_lost(error) is not None) == lost
+    assert ALONE.why_lost(error) is None

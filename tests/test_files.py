@@ -1,0 +1,107 @@
+"""What is written appears whole or not at all, and dead writers leave nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_resnet18 import files as staging
+from keras_resnet18.errors import InputError
+from keras_resnet18.files import staged
+
+
+def test_a_new_file_and_folder_have_the_modes_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with staged(tmp_path / "file") as new:
+            new.write_text("text")
+        with staged(tmp_path / "folder") as new:
+            new.mkdir()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+KILLED = """
+import pathlib, sys, time
+from keras_resnet18.files import staged
+with staged(pathlib.Path(sys.argv[1])) as new:
+    new.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_ones_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(staging, "_OLD", 0)
+
+    def start():
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "file")]
+        path = str(Path(staging.__file__).parents[1])
+        writer = subprocess.Popen(
+            command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        )
+        assert writer.stdout.readline() == b"writing\n"
+        return writer
+
+    killed = start()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    living = start()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 2
+    with staged(tmp_path / "file") as new:
+        new.write_text("whole")
+    now = {path.name for path in tmp_path.iterdir()}
+    assert "file" in now and len(now & left) == 1
+    living.kill()
+    living.wait()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
+def test_a_disk_without_room_is_one_line_and_the_old_file_stays(tmp_path, code):
+    (tmp_path / "file").write_text("old")
+    with (
+        pytest.raises(InputError, match=r"file cannot be written: .* Free the disk"),
+        staged(tmp_path / "file") as new,
+    ):
+        new.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_outgrows_its_limit_is_one_line(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with (
+            pytest.raises(InputError, match="cannot be written: File too large"),
+            staged(tmp_path / "file") as new,
+        ):
+            new.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"), staged(tmp_path / "file" / "new"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that takes no new ones")
+def test_a_folder_that_cannot_be_made_is_one_line():
+    with pytest.raises(InputError, match="cannot be written"), staged(Path("/proc/new/file")):
+        pass
