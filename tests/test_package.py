@@ -22,7 +22,7 @@ PACKAGE = ROOT / "keras_resnet18"
 
 # What the package is made of besides its modules.
 DATA_FILES = {"py.typed", "imagenet_classes.csv", "reports/report.html"} | {
-    f"recipe/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
+    f"recipes/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
 }
 
 
