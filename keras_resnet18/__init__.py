@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from keras_resnet18.reports.info import info
     from keras_resnet18.reports.report import report
     from keras_resnet18.run import load_run
+    from keras_resnet18.spec import ClassifierSpec
     from keras_resnet18.weights.catalogue import find_weights
     from keras_resnet18.weights.transfer import load_weights, save_weights
 
 __all__ = [
     "AdaptiveAveragePooling2D",
+    "ClassifierSpec",
     "Preprocess",
     "__version__",
     "build_plain18",
@@ -86,6 +88,7 @@ __all__ = [
 # import TensorFlow.
 _HOMES = {
     "AdaptiveAveragePooling2D": "model.pooling",
+    "ClassifierSpec": "spec",
     "Preprocess": "preprocess",
     "build_plain18": "model.resnet",
     "build_plain34": "model.resnet",

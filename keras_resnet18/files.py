@@ -21,9 +21,6 @@ Format = Literal["run", "tflite", "onnx", "keras", "saved_model"]
 # The names that every exported file gives its input and its output.
 INPUT, OUTPUT = "image", "probabilities"
 
-# The names of the files beside a model that hold its labels, one a line, and its `Preprocess`
-LABELS_FILE, PREPROCESS_FILE = "labels.txt", "preprocess.json"
-
 
 class Export(NamedTuple):
     """A format that `export` writes.

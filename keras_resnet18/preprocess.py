@@ -6,13 +6,11 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
-import json
 import numbers
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError, one_of, within
+from keras_resnet18.errors import one_of, within
 
 # Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -91,49 +89,6 @@ class Preprocess:
         for key in values:
             one_of("key", key, known)
         return cls(**values)
-
-    @classmethod
-    def read(cls, path: Path) -> Preprocess:
-        """Reads a specification from a JSON file.
-
-        Raises:
-            InputError: If there is no such file, or it holds something else.
-        """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise _no_specification(path, error) from None
-        return cls.from_json(text, path)
-
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> Preprocess:
-        """Reads a specification from JSON.
-
-        Args:
-            text: The JSON.
-            path: The file that it is from.
-
-        Raises:
-            InputError: If it is something else.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise _no_specification(path, error) from None
-
-    def check_size(self, size: tuple[int | None, ...], path: Path) -> None:
-        """Raises InputError unless a model takes images of this specification's size.
-
-        Args:
-            size: (height, width) that the model takes, None where any will do.
-            path: The file that the specification was read from.
-        """
-        if any(side not in (None, own) for side, own in zip(size, self.size, strict=True)):
-            own, its = ("×".join(map(str, sides)) for sides in (self.size, size))
-            raise InputError(
-                f"{path.name} must have the size that the model takes. Received: {path} with "
-                f"{own}, and a model that takes {its}: copy the file from a backup, or export again"
-            )
 
     def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.
@@ -292,13 +247,6 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     return [
         [(*names[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]] for row in scores
     ]
-
-
-def _no_specification(path: Path, error: Exception) -> InputError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return InputError(
-        f"preprocessing is read from JSON as `export` writes it. Received: {path} ({reason})"
-    )
 
 
 def _half(margin: Any) -> Any:

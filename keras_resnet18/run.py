@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.errors import InputError, path_of
-from keras_resnet18.files import LABELS_FILE, PREPROCESS_FILE, staged, to_json
+from keras_resnet18.files import staged, to_json
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe
-from keras_resnet18.spec import check_threshold
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
 DEFAULT_FOLDER = Path("saved_models")
 
@@ -45,14 +45,9 @@ class Run:
         return self.path / "recipe.toml"
 
     @property
-    def labels_file(self) -> Path:
-        """The classes' names, one a line, in the order of the model's output."""
-        return self.path / LABELS_FILE
-
-    @property
-    def preprocess_file(self) -> Path:
-        """How an image becomes the network's input, as JSON."""
-        return self.path / PREPROCESS_FILE
+    def spec_file(self) -> Path:
+        """Class names, preprocessing and score threshold, as JSON."""
+        return self.path / SPEC_FILE
 
     @property
     def environment_file(self) -> Path:
@@ -150,35 +145,23 @@ class Run:
             raise InputError(f"{self.recipe_file}: {error}") from None
 
     @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """The classes' names, in the order of the model's output."""
-        labels = tuple(self._read(self.labels_file).removesuffix("\n").split("\n"))
-        if not all(labels):
-            raise InputError(
-                "labels.txt needs a class name on each line. "
-                f"Received: {self.labels_file} with an empty line {labels.index('') + 1}"
-            )
-        return labels
+    def spec(self) -> ClassifierSpec:
+        """The classifier's specification; its preprocessing is never None."""
+        spec = ClassifierSpec.read(self.spec_file)
+        if spec.preprocess is None:
+            raise InputError(f"a run needs its preprocessing. Received: {self.spec_file} without")
+        return spec
 
-    @cached_property
+    @property
     def preprocess(self) -> Preprocess:
         """How an image becomes the network's input."""
-        return Preprocess.read(self.preprocess_file)
+        assert self.spec.preprocess is not None
+        return self.spec.preprocess
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test."""
         return self._read_json(self.metrics_file)
-
-    @property
-    def threshold(self) -> float | None:
-        """Highest probability below which an image is "none of these"; None without one."""
-        calibration = self.metrics.get("calibration", {})
-        try:
-            check_threshold(threshold := calibration.get("threshold"))
-        except (AttributeError, InputError):
-            raise _damaged(self.metrics_file) from None
-        return None if threshold is None else float(threshold)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -215,12 +198,7 @@ class Run:
     def model(self) -> Any:
         """The trained `keras.Model`."""
         model = open_model(self.model_file)
-        if model.output_shape[-1] != len(self.labels):
-            raise InputError(
-                f"labels.txt must name the {model.output_shape[-1]} classes of the model, a line "
-                f"each. Received: {self.labels_file} with {len(self.labels)}"
-            )
-        self.preprocess.check_size(model.input_shape[1:3], self.preprocess_file)
+        self.spec.check_model(model.input_shape[1:], model.output_shape[-1], self.spec_file)
         return model
 
     @property
@@ -228,8 +206,7 @@ class Run:
         """All files that a training may write, `metrics.json` last; the folders come besides."""
         return (
             self.recipe_file,
-            self.labels_file,
-            self.preprocess_file,
+            self.spec_file,
             self.environment_file,
             self.history_file,
             self.model_file,

@@ -25,7 +25,8 @@ from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from keras_resnet18.errors import InputError, is_utf8
-from keras_resnet18.files import INPUT, LABELS_FILE, OUTPUT, PREPROCESS_FILE
+from keras_resnet18.files import INPUT, OUTPUT
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 
 if TYPE_CHECKING:
     import keras
@@ -96,30 +97,20 @@ def check_about(about: Mapping[str, str]) -> None:
 
 
 def describe_model(
-    model: keras.Model,
-    *,
-    labelled: bool,
-    prepared: bool,
-    score_threshold: float | None,
-    about: Mapping[str, str],
+    model: keras.Model, spec: ClassifierSpec, about: Mapping[str, str]
 ) -> dict[str, Any]:
     """What is true of every file that is made from a classifier, and what its maker says of it.
 
     Args:
         model: A classifier that takes pixels of 0 to 255, of one fixed size.
-        labelled: Whether `LABELS_FILE` lies behind the model.
-        prepared: Whether `PREPROCESS_FILE` does.
-        score_threshold: Probability below which a class is not an answer, which MediaPipe obeys.
+        spec: Its specification. MediaPipe obeys the threshold; `SPEC_FILE` and `LABELS_FILE` lie
+            behind the model.
         about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
             never made up. The version without one is the first 12 hexadecimal digits of the
             SHA-256 of the weights, so that files of one model can be told from another's.
     """
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
-    preprocess = {
-        "name": PREPROCESS_FILE,
-        "description": "How an image of any size becomes these pixels.",
-    }
     image = {
         "name": INPUT,
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
@@ -134,7 +125,9 @@ def describe_model(
                 "options": {"mean": [0.0], "std": [1.0]},
             }
         ],
-        "associated_files": [preprocess] if prepared else [],
+        "associated_files": [
+            {"name": SPEC_FILE, "description": "How an image of any size becomes these pixels."}
+        ],
     }
     labels = {
         "name": LABELS_FILE,
@@ -144,10 +137,10 @@ def describe_model(
     probabilities = {
         "name": OUTPUT,
         "description": "One for each class, with a sum of 1.",
-        "associated_files": [labels] if labelled else [],
+        "associated_files": [labels],
     }
-    if score_threshold is not None:
-        options = {"global_score_threshold": score_threshold}
+    if spec.threshold is not None:
+        options = {"global_score_threshold": spec.threshold}
         probabilities["process_units"] = [{"options_type": _SCORE_THRESHOLDING, "options": options}]
     return {
         "name": model.name,

@@ -20,6 +20,7 @@ from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 
 LABELS = [f"digit {number}" for number in range(10)]
 
@@ -139,10 +140,10 @@ def small_file(request, small_classifier, training, held_out, once) -> Exported:
 @pytest.fixture(scope="session")
 def served(classifier, once) -> ExportReport:
     """A SavedModel of the classifier, whose graph crops images as ImageNet's do."""
-    spec = Preprocess(size=(32, 32))
+    spec = ClassifierSpec(tuple(LABELS), Preprocess(size=(32, 32)))
 
     def make(folder: Path) -> ExportReport:
-        return export_saved_model(classifier, folder / "model", labels=LABELS, preprocess=spec)
+        return export_saved_model(classifier, folder / "model", spec=spec)
 
     report: ExportReport = once("served", make)
     return report

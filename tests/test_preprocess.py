@@ -118,20 +118,6 @@ def test_an_unknown_key_is_named_with_the_known_ones():
         Preprocess.from_dict({"size": [224, 224], "crop": 0.9})
 
 
-def test_a_spec_is_read_from_a_file_or_refused_in_one_line(tmp_path):
-    file = tmp_path / "preprocess.json"
-    spec = Preprocess((32, 48), crop_ratio=0.9)
-    file.write_text(json.dumps(spec.to_dict()))
-    assert Preprocess.read(file) == spec
-    for content in ("{", "[]", "3", '{"size": "big"}'):
-        file.write_text(content)
-        with pytest.raises(InputError, match=r"Received: .*preprocess\.json") as error:
-            Preprocess.read(file)
-        assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="No such file"):
-        Preprocess.read(tmp_path / "other.json")
-
-
 # Normalisation
 
 

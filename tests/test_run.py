@@ -17,12 +17,12 @@ from small import as_unfinished
 from keras_resnet18 import info, load_run, train
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import staged
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, open_model, run_of, save_model
 
 FILES = {
     "model.keras",
-    "labels.txt",
-    "preprocess.json",
+    "classifier.json",
     "recipe.toml",
     "metrics.json",
     "predictions.csv",
@@ -68,8 +68,8 @@ def test_history_has_a_row_for_each_epoch(run, quick_recipe):
 def test_a_run_reads_back_what_its_training_was_given(run, images, quick_recipe):
     opened = load_run(run.path)
     assert opened.recipe == quick_recipe
-    assert opened.labels == ("ant", "bee", "蝉")
-    assert opened.labels_file.read_text(encoding="utf-8") == "ant\nbee\n蝉\n"
+    assert opened.spec.labels == ("ant", "bee", "蝉")
+    assert "蝉" in opened.spec_file.read_text(encoding="utf-8")
     assert opened.preprocess.size == (16, 16)
     assert opened.source == str(images)
     assert opened.environment["precision"] == "float32"
@@ -120,28 +120,7 @@ def test_a_finished_run_without_its_model_is_not_sent_to_resume(copy, opened):
     assert "--resume" not in str(error.value)
 
 
-@pytest.mark.parametrize("ending", ["", "\n"], ids=["without a last newline", "with one"])
-def test_labels_are_read_with_or_without_a_last_newline(copy, ending):
-    copy.labels_file.write_text(f"a\nb\nc{ending}")
-    assert load_run(copy.path).labels == ("a", "b", "c")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "empty line 1"),
-        ("a\n\nc\n", "empty line 2"),
-        ("a\nb\n", r"name the 3 classes of the model.* with 2"),
-        ("a\nb\nc\nd\n", r"name the 3 classes of the model.* with 4"),
-    ],
-)
-def test_labels_that_are_not_the_models_are_refused(copy, text, message):
-    copy.labels_file.write_text(text)
-    with pytest.raises(InputError, match=f"labels.txt .*{message}"):
-        load_run(copy.path).model  # noqa: B018
-
-
-@pytest.mark.parametrize("name", ["labels_file", "metrics_file", "preprocess_file", "recipe_file"])
+@pytest.mark.parametrize("name", ["spec_file", "metrics_file", "recipe_file"])
 def test_a_file_that_windows_marked_as_utf8_reads_as_before(copy, name):
     before = READS[name](load_run(copy.path))
     file = getattr(copy, name)
@@ -149,18 +128,25 @@ def test_a_file_that_windows_marked_as_utf8_reads_as_before(copy, name):
     assert READS[name](load_run(copy.path)) == before
 
 
-def test_preprocessing_for_another_size_than_the_models_is_refused(copy):
-    other = dataclasses.replace(copy.preprocess, size=(32, 24))
-    copy.write_json(copy.preprocess_file, other.to_dict())
-    with pytest.raises(InputError, match=r"preprocess\.json.*32×24.*16×16"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ("a", "b")}, "labels must be 3 names.*Received: 2"),
+        ({"labels": ("a", "b", "c", "d")}, "labels must be 3 names.*Received: 4"),
+        ({"preprocess": Preprocess(size=(32, 24))}, "takes, 16×16×3. Received: 32×24×3"),
+        ({"preprocess": None}, "needs its preprocessing"),
+    ],
+)
+def test_a_specification_of_another_model_is_refused(copy, change, message):
+    copy.write_text(copy.spec_file, dataclasses.replace(copy.spec, **change).to_json())
+    with pytest.raises(InputError, match=rf"{message}.*classifier\.json"):
         load_run(copy.path).model  # noqa: B018
 
 
 READS = {
-    "labels_file": lambda run: run.labels,
+    "spec_file": lambda run: run.spec,
     "metrics_file": lambda run: run.metrics,
     "environment_file": lambda run: run.source,
-    "preprocess_file": lambda run: run.preprocess,
     "recipe_file": lambda run: run.recipe,
     "model_file": lambda run: run.model,
 }
@@ -168,12 +154,7 @@ READS = {
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [
-        (name, damage)
-        for name in READS
-        for damage in ("gone", "cut short", "not UTF-8")
-        if (name, damage) != ("labels_file", "cut short")  # shorter labels are labels
-    ],
+    [(name, damage) for name in READS for damage in ("gone", "cut short", "not UTF-8")],
 )
 def test_a_damaged_file_of_a_run_is_one_line_that_names_it(copy, name, damage):
     file = getattr(copy, name)
@@ -225,12 +206,12 @@ def test_what_is_no_run_is_not_opened(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     run = Run(tmp_path)
-    run.write_text(run.labels_file, "old\n")
-    with pytest.raises(OSError, match="disk full"), staged(run.labels_file) as new:
+    run.write_text(run.spec_file, "old\n")
+    with pytest.raises(OSError, match="disk full"), staged(run.spec_file) as new:
         new.write_text("ne")
         raise OSError("disk full")
-    assert run.labels_file.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [run.labels_file]
+    assert run.spec_file.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [run.spec_file]
 
 
 def test_a_folder_is_replaced_whole(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from keras_resnet18 import export_tflite
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.errors import InputError
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import contents
 
 FULL = {
@@ -51,10 +52,8 @@ FULL = {
 }
 
 
-def described(model: keras.Model, score_threshold: float | None = None) -> dict:
-    return metadata.describe_model(
-        model, labelled=False, prepared=False, score_threshold=score_threshold, about={}
-    )
+def described(model: keras.Model, threshold: float | None = None) -> dict:
+    return metadata.describe_model(model, ClassifierSpec(("a", "b", "c"), None, threshold), {})
 
 
 class TestBuffer:

@@ -1,4 +1,4 @@
-"""How well "none of these" works: what a run says of images that show none of its classes.
+"""What the score threshold says of images that show none of a run's classes.
 
     python training/rejection.py --run RUN --foreign NAME=SOURCE... [--images N] [--data SOURCE]
                                  [--rows FILE]
@@ -10,7 +10,7 @@ are not refused; of foreign ones the AUROC, the chance that an image of the run'
 a foreign one, by the highest probability and, for comparison, by energy (the logarithm of the sum
 of the exponentials of the logits, Liu et al. 2020; files of ours give probabilities only).
 
-The threshold is that in the run's metrics.json, or else the 5th percentile of the validation
+The threshold is that in the run's classifier.json, or else the 5th percentile of the validation
 images' highest probability. NAME is what a source is called in the table; SOURCE is a folder,
 `tfds:NAME` or `digits`. --images takes that many images of each source instead of all; --data opens
 the run's own images where they have moved, or came from arrays. Each line is a row in --rows as
@@ -138,8 +138,8 @@ def threshold_of(run: Any, validation: Callable[[], Any]) -> tuple[float, str]:
         run: The run.
         validation: Gives the validation images' highest probabilities.
     """
-    if run.threshold is not None:
-        return run.threshold, "metrics.json"
+    if run.spec.threshold is not None:
+        return run.spec.threshold, "classifier.json"
     return float(np.percentile(validation(), REFUSED_PERCENT)), "the validation images, here"
 
 

@@ -31,7 +31,7 @@ async function open({ modelFile = null, imageFile = null }) {
       element("opened").textContent = "";
       model = await (await runtime()).openModel(modelFile);
       element("opened").textContent =
-        `${model.name}: ${model.spec.size.join(" × ")} pixels, ${model.labels.length} classes.`;
+        `${model.name}: ${model.spec.preprocess.size.join(" × ")} pixels, ${model.spec.labels.length} classes.`;
     }
     if (imageFile) {
       stopCamera();
@@ -68,7 +68,7 @@ async function answerImage() {
 /** Shows what the model says of an image; gives that in words, and the milliseconds it took. */
 async function answer(image) {
   const start = performance.now();
-  const pixels = resizeAndCrop(image, model.spec);
+  const pixels = resizeAndCrop(image, model.spec.preprocess);
   const prepared = performance.now();
   const probabilities = await model.run(pixels);
   const done = performance.now();
@@ -77,11 +77,11 @@ async function answer(image) {
     .sort((a, b) => probabilities[b] - probabilities[a])
     .slice(0, TOP);
   show(pixels);
-  element("answers").replaceChildren(...best.map((i) => row(model.labels[i], probabilities[i])));
+  element("answers").replaceChildren(...best.map((i) => row(model.spec.labels[i], probabilities[i])));
   element("result").hidden = false;
-  const highest = `${model.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
+  const highest = `${model.spec.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
   const first =
-    probabilities[best[0]] < model.threshold ? `None of these (best: ${highest})` : highest;
+    probabilities[best[0]] < model.spec.threshold ? `Not sure (best: ${highest})` : highest;
   return { best: first, prepare: prepared - start, run: done - prepared };
 }
 
@@ -154,7 +154,7 @@ function row(label, probability) {
 
 /** Draws the very pixels that the network was given. */
 function show(pixels) {
-  const [height, width] = model.spec.size;
+  const [height, width] = model.spec.preprocess.size;
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     image.data.set(pixels.subarray(3 * i, 3 * i + 3), 4 * i);

@@ -3,7 +3,7 @@
 import { Tensor, loadAndCompile, loadLiteRt } from "@litertjs/core";
 import { FlateErrorCode, strFromU8, unzipSync } from "fflate";
 
-import { defaultSpec, parseSpec } from "./preprocess.js";
+import { checkedPreprocess, defaultPreprocess } from "./preprocess.js";
 
 const WASM = new URL("./node_modules/@litertjs/core/wasm/", import.meta.url).href;
 
@@ -12,9 +12,9 @@ let runtime; // a promise: LiteRT.js can be loaded once
 /**
  * Opens a .tflite file that takes uint8 pixels and gives float32 probabilities.
  *
- * Returns {name, labels, spec, threshold, run(pixels), close()}; `spec` is how images are prepared,
- * below the probability `threshold` an image is none of the classes, and `run` takes a Uint8Array of
- * height × width × 3 and gives a Float32Array of one probability a label.
+ * Returns {name, spec, run(pixels), close()}. `spec` is the file's classifier.json, {labels,
+ * preprocess, threshold}: below the probability `threshold` the answer is "not sure". `run` takes a
+ * Uint8Array of height × width × 3 and gives a Float32Array of one probability a label.
  * Throws an Error of one line if the file is none, or if LiteRT.js cannot run it.
  */
 export async function openModel(file) {
@@ -26,12 +26,9 @@ export async function openModel(file) {
   try {
     const shape = checkedShape(compiled, file.name);
     const classes = compiled.getOutputDetails()[0].shape[1];
-    const packed = unpack(bytes);
     return {
       name: file.name,
-      labels: readLabels(packed["labels.txt"], classes, file.name),
-      spec: readSpec(packed["preprocess.json"], shape.slice(1, 3), file.name),
-      threshold: readThreshold(packed["threshold.json"], file.name),
+      spec: readSpec(unpack(bytes), shape.slice(1, 3), classes, file.name),
       run: (pixels) => run(compiled, pixels, shape),
       close: () => compiled.delete(),
     };
@@ -70,7 +67,7 @@ function checkedShape(compiled, name) {
 
 /** Files in the zip archive behind the model, bytes by name. */
 function unpack(bytes) {
-  const names = ["labels.txt", "preprocess.json", "threshold.json"];
+  const names = ["classifier.json", "labels.txt"];
   try {
     return unzipSync(bytes, { filter: (entry) => names.includes(entry.name) });
   } catch (error) {
@@ -79,45 +76,40 @@ function unpack(bytes) {
   }
 }
 
-function readSpec(packed, size, name) {
-  if (!packed) return defaultSpec(size);
-  const spec = parseSpec(strFromU8(packed), name);
-  if (String(spec.size) !== String(size)) {
-    throw new Error(
-      `The preprocess.json in ${name} must be for the model's ${size.join(" × ")} pixels. ` +
-        `Received: ${spec.size.join(" × ")}`,
-    );
+/**
+ * The specification in a file. For somebody else's file without one: its labels, or the classes'
+ * numbers, and images prepared as for ImageNet.
+ */
+function readSpec(packed, size, classes, name) {
+  if (!packed["classifier.json"]) {
+    const found = packed["labels.txt"] ? strFromU8(packed["labels.txt"]).trimEnd().split("\n") : [];
+    const numbers = Array.from({ length: classes }, (_, i) => String(i));
+    const labels = found.length === classes ? found : numbers;
+    return { labels, preprocess: defaultPreprocess(size), threshold: 0 };
   }
-  return spec;
-}
-
-/** The highest probability below which an image is none of the classes; 0 without a threshold. */
-function readThreshold(packed, name) {
-  if (!packed) return 0;
-  const text = strFromU8(packed);
-  let threshold;
+  const text = strFromU8(packed["classifier.json"]);
+  let spec;
   try {
-    threshold = JSON.parse(text).score_threshold;
+    spec = JSON.parse(text);
   } catch {
     // refused below
   }
-  if (!(threshold >= 0 && threshold <= 1)) {
-    throw new Error(`The threshold.json in ${name} must have a probability. Received: ${text}`);
+  const { labels, preprocess, threshold } = spec ?? {};
+  const probability = threshold === null || (threshold >= 0 && threshold <= 1);
+  if (!Array.isArray(labels) || !probability) {
+    throw new Error(`Expected a classifier.json that export wrote in ${name}. Received: ${text}`);
   }
-  return threshold;
-}
-
-/** The classes' names, or their numbers if there are none. */
-function readLabels(packed, classes, name) {
-  if (!packed) return Array.from({ length: classes }, (_, i) => String(i));
-  const labels = strFromU8(packed).split("\n").slice(0, -1);
   if (labels.length !== classes) {
     throw new Error(
       `The labels in ${name} must be as many as its classes, ${classes}. ` +
         `Received: ${labels.length}`,
     );
   }
-  return labels;
+  return {
+    labels,
+    preprocess: checkedPreprocess(preprocess, size, name),
+    threshold: threshold ?? 0,
+  };
 }
 
 async function run(compiled, pixels, shape) {

@@ -9,7 +9,7 @@
 
 const f32 = Math.fround;
 
-/** How images are prepared for a .tflite file that has no preprocess.json in it. */
+/** How images are prepared for a .tflite file that has no classifier.json in it. */
 const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", antialias: true, fit: "crop" };
 
 /** Filters by interpolation: how far they reach, in pixels, and their weight at a distance. */
@@ -27,19 +27,13 @@ const KERNELS = {
 };
 
 /** How images are prepared for a model that takes `size`, [height, width]. */
-export function defaultSpec(size) {
+export function defaultPreprocess(size) {
   return { ...DEFAULTS, size };
 }
 
-/** The same from the text of a preprocess.json in a file. Throws an Error of one line. */
-export function parseSpec(text, name) {
-  let spec;
-  try {
-    spec = JSON.parse(text);
-  } catch {
-    spec = null;
-  }
-  const { size, crop_ratio, interpolation, antialias, fit } = spec ?? {};
+/** The `preprocess` of a classifier.json, for a model of `size`. Throws an Error of one line. */
+export function checkedPreprocess(preprocess, modelSize, name) {
+  const { size, crop_ratio, interpolation, antialias, fit } = preprocess ?? {};
   const whole = (side) => Number.isInteger(side) && side > 0;
   if (
     !(Array.isArray(size) && size.length === 2 && size.every(whole)) ||
@@ -48,7 +42,16 @@ export function parseSpec(text, name) {
     !["crop", "pad", "squash"].includes(fit) ||
     typeof antialias !== "boolean"
   ) {
-    throw new Error(`Expected a preprocess.json that export wrote in ${name}. Received: ${text}`);
+    throw new Error(
+      `Expected preprocessing that export wrote in ${name}. ` +
+        `Received: ${JSON.stringify(preprocess)}`,
+    );
+  }
+  if (String(size) !== String(modelSize)) {
+    throw new Error(
+      `The preprocessing in ${name} must be for the model's ${modelSize.join(" × ")} pixels. ` +
+        `Received: ${size.join(" × ")}`,
+    );
   }
   return { size, crop_ratio, interpolation, antialias, fit };
 }

@@ -23,7 +23,7 @@ from keras_resnet18.data.splits import Split, listed
 from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import broken_image
-from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -77,7 +77,7 @@ def per_class(
     Args:
         labels: The true classes, (n,).
         predictions: The predicted classes, (n,).
-        classes: Names of all classes.
+        spec: The classifier's specification: the names of all classes, the score threshold.
     """
     found = precision_recall_fscore_support(
         labels, predictions, labels=range(len(classes)), zero_division=math.nan
@@ -141,10 +141,9 @@ class Evaluation:
         labels: Their classes, (n,).
         predictions: Their most probable classes, (n,).
         probabilities: Probabilities of these, float32 (n,), 0 to 1.
-        classes: Names of all classes.
+        spec: The classifier's specification: the names of all classes, the score threshold.
         names: The images' names, or their numbers from 0 where they have none.
         trained_on: How many of the images the classifier was trained on; None if that is not known.
-        threshold: Score threshold below which an image counts as refused; None without one.
     """
 
     accuracy: float
@@ -155,15 +154,14 @@ class Evaluation:
     labels: npt.NDArray[np.int64]
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
-    classes: tuple[str, ...]
+    spec: ClassifierSpec
     names: tuple[str, ...]
     trained_on: int | None = 0
-    threshold: float | None = None
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
         """Number of images, precision, recall with its interval and F1 of each class."""
-        return per_class(self.labels, self.predictions, self.classes)
+        return per_class(self.labels, self.predictions, self.spec.labels)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -188,7 +186,8 @@ class Evaluation:
 
     @property
     def _answered(self) -> npt.NDArray[np.bool_]:
-        return self.probabilities >= (self.threshold or 0)
+        answered: npt.NDArray[np.bool_] = self.spec.sure(self.probabilities)
+        return answered
 
     @property
     def never_tested(self) -> tuple[str, ...]:
@@ -209,7 +208,7 @@ class Evaluation:
             "majority_accuracy": share,
             "never_tested": list(self.never_tested),
             "ece": self.ece,
-            "threshold": self.threshold,
+            "threshold": self.spec.threshold,
             "coverage": self.coverage,
             "accuracy_answered": self.accuracy_answered,
             "per_class": to_rows(self.per_class),
@@ -223,10 +222,10 @@ class Evaluation:
         top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
         balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
         lines = [balanced, *notes(self.to_dict())]
-        if self.threshold is not None:
+        if self.spec.threshold is not None:
             right = self.accuracy_answered
             lines.append(
-                f"at the score threshold of {self.threshold:.1%}, {self.coverage:.1%} of the "
+                f"at the score threshold of {self.spec.threshold:.1%}, {self.coverage:.1%} of the "
                 "images are answered" + ("" if right is None else f", {right:.2%} of these right")
             )
         if self.trained_on is None:
@@ -271,8 +270,7 @@ def broken_images_named(advice: str = "") -> Iterator[None]:
 def measure(
     predict: Predict,
     split: Split,
-    preprocess: Preprocess,
-    classes: Sequence[str],
+    spec: ClassifierSpec,
     processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of a split, each once.
@@ -280,23 +278,20 @@ def measure(
     Args:
         predict: The classifier.
         split: The images.
-        preprocess: How images become the classifier's pixels.
-        classes: The classifier's classes.
+        spec: The classifier's specification.
         processes: Those that share the images; each gets the whole result.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
-    numbers = range(len(classes))
-    return measure_splits(predict, (split,), numbers, preprocess, classes, processes)
+    return measure_splits(predict, (split,), range(len(spec.labels)), spec, processes)
 
 
 def measure_splits(
     predict: Predict,
     splits: Sequence[Split],
     numbers: Sequence[int],
-    preprocess: Preprocess,
-    classes: Sequence[str],
+    spec: ClassifierSpec,
     processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of several splits, each once.
@@ -305,8 +300,7 @@ def measure_splits(
         predict: The classifier.
         splits: The images.
         numbers: The classifier's number of each class of the splits' labels.
-        preprocess: How images become the classifier's pixels.
-        classes: The classifier's classes.
+        spec: The classifier's specification.
         processes: Those that share the images; each gets the whole result.
 
     Raises:
@@ -315,7 +309,7 @@ def measure_splits(
     number = np.asarray(numbers, np.int64)
     with broken_images_named():
         answers = np.concatenate(
-            [_answers(predict, split, number, preprocess, processes) for split in splits]
+            [_answers(predict, split, number, spec, processes) for split in splits]
         )
     truth, predicted = answers["label"], answers["prediction"]
     hits, n = int((truth == predicted).sum()), len(truth)
@@ -325,11 +319,11 @@ def measure_splits(
         interval=interval(hits, n),
         loss=float(answers["loss"].mean()),
         n=n,
-        top5=int(answers["among_five"].sum()) / n if len(classes) >= _TOP_5_FROM else None,
+        top5=int(answers["among_five"].sum()) / n if len(spec.labels) >= _TOP_5_FROM else None,
         labels=truth,
         predictions=predicted,
         probabilities=answers["probability"],
-        classes=tuple(classes),
+        spec=spec,
         names=tuple(names if len(names) == n else map(str, range(n))),
     )
 
@@ -350,14 +344,14 @@ def _answers(
     predict: Predict,
     split: Split,
     number: npt.NDArray[np.int64],
-    preprocess: Preprocess,
+    spec: ClassifierSpec,
     processes: Processes,
 ) -> npt.NDArray[Any]:
     """The answers to all images of a split, in its order."""
     size = split.size // processes.count + (processes.index < split.size % processes.count)
     answers, done = np.zeros(size, _ANSWER), 0
     for images, targets in eval_batches(
-        split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE, processes=processes
+        split, spec.prepare, batch_size=_BATCH_SIZE, processes=processes
     ):
         probabilities, truth = predict(images.numpy()), number[targets.numpy()]
         right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
@@ -401,7 +395,7 @@ def write_predictions(evaluation: Evaluation, path: Path) -> None:
             strict=True,
         )
         for name, truth, predicted, probability in rows:
-            classes = (evaluation.classes[i] for i in (truth, predicted))
+            classes = (evaluation.spec.labels[i] for i in (truth, predicted))
             writer.writerow([name, *classes, f"{probability:.6f}"])
 
 

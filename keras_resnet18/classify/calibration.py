@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from keras_resnet18.spec import NONE_OF_THESE
+from keras_resnet18.spec import NOT_SURE
 
 _BINS = 10
 
@@ -84,8 +84,8 @@ class Calibration:
 
     Attributes:
         temperature: What the logits are to be divided by; 1 for fewer than 100 images.
-        threshold: Score threshold, 0 to 1: below this highest probability, the answer is "none of
-            these". None for fewer than 100 images.
+        threshold: Score threshold, 0 to 1: below this highest probability the answer is "not
+            sure". None for fewer than 100 images.
         n: Number of images.
         before: Their reliability at temperature 1.
         after: The same at `temperature`.
@@ -117,7 +117,7 @@ class Calibration:
         return [
             f"calibrated on {self.n:,} validation images: temperature {self.temperature:.3g}, "
             f"calibration error (ECE) {self.before.ece:.1%}, now {self.after.ece:.1%}",
-            f"below a probability of {self.threshold:.1%} the answer is {NONE_OF_THESE!r}",
+            f"below a probability of {self.threshold:.1%} the answer is {NOT_SURE!r}",
             *([_USELESS] if is_at_the_end(self.temperature) else ()),
         ]
 

@@ -8,22 +8,36 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.classify.exported import Predict, class_names, open_exported
+from keras_resnet18.classify.exported import ExportedFile, Predict, open_exported
 from keras_resnet18.data.folder import walk
 from keras_resnet18.errors import InputError, path_of
-from keras_resnet18.files import EXPORTED, PREPROCESS_FILE, check_format
+from keras_resnet18.files import EXPORTED, check_format
 from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run, run_of
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
+from keras_resnet18.tflite_file import contents
 
 if TYPE_CHECKING:  # imports TensorFlow, without which .tflite and .onnx files are run
     from keras_resnet18.data.splits import Source
+
+
+class Answer(NamedTuple):
+    """Answer to one image.
+
+    Attributes:
+        top: The most probable classes and their probabilities, 0 to 1, the highest first.
+        not_sure: Whether the highest probability is below the threshold; None without a threshold.
+    """
+
+    top: tuple[tuple[str, float], ...]
+    not_sure: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,68 +46,64 @@ class Classifier:
 
     Attributes:
         predict: From uint8 pixels (n, height, width, 3) to probabilities (n, classes).
-        labels: The classes' names.
-        preprocess: How an image becomes those pixels.
+        spec: Its classes, its preprocessing and its threshold.
         run: The run that it is of, if that is known.
-        threshold: Highest probability below which an image is "none of these"; None without one.
     """
 
     predict: Predict
-    labels: tuple[str, ...]
-    preprocess: Preprocess
+    spec: ClassifierSpec
     run: Run | None
-    threshold: float | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the pixels that `predict` takes."""
+        assert self.spec.preprocess is not None  # or `open_classifier` refuses
+        return self.spec.preprocess
 
     def open_images(
         self, data: str | None = None, splits: Sequence[SplitName] = ("test",)
     ) -> Source:
-        """The labelled images that it was trained on, or others of the same classes.
-
-        Raises:
-            InputError: As `open_images`.
-        """
-        return open_images(self.labels, self.run, data, splits)
+        """Open the labelled images that it was trained on, or others, as `open_images` does."""
+        return open_images(self.spec, self.run, data, splits)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Reads an image file as the pixels that `predict` takes, shape (height, width, 3).
+        """Read an image file as the pixels that `predict` takes, shape (height, width, 3).
 
         Raises:
             InputError: If the file is not an image.
         """
         return resize_and_crop(read_image(path), self.preprocess)
 
-    def best(self, pixels: npt.NDArray[np.uint8], k: int) -> list[list[tuple[str, float]]]:
-        """The k most probable classes of each image, with their probabilities.
+    def with_threshold(self, threshold: float) -> Classifier:
+        """The same classifier with another score threshold."""
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, threshold=threshold))
+
+    def answer(self, pixels: npt.NDArray[np.uint8], k: int) -> list[Answer]:
+        """Name the k most probable classes of each image.
 
         Args:
             pixels: As `predict` takes them, shape (n, height, width, 3).
-            k: How many classes; all of them, if there are fewer.
+            k: Number of classes; all of them if there are fewer.
         """
         answers = []
         for probabilities in self.predict(pixels):
             first = (-probabilities).argsort(kind="stable")[:k]
-            answers.append([(self.labels[i], float(probabilities[i])) for i in first])
+            top = tuple((self.spec.labels[i], float(probabilities[i])) for i in first)
+            unsure = None if self.spec.threshold is None else not self.spec.sure(top[0][1])
+            answers.append(Answer(top, unsure))
         return answers
-
-    def top(self, path: Path, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of one image file, with their probabilities.
-
-        Raises:
-            InputError: If the file is not an image.
-        """
-        return self.best(self.read(path)[np.newaxis], k)[0]
 
 
 def open_images(
-    labels: tuple[str, ...],
+    spec: ClassifierSpec,
     run: Run | None,
-    data: str | None,
+    data: str | None = None,
     splits: Sequence[SplitName] = ("test",),
 ) -> Source:
     """Opens the images that a classifier was trained on, or others of the same classes.
 
     Args:
-        labels: The classifier's classes.
+        spec: The classifier's specification.
         run: The run whose training's images are opened without `data`.
         data: Another source, or the place where the training's images lie now.
         splits: Those that without `data` must be as they were in the training.
@@ -122,9 +132,9 @@ def open_images(
             "training images may be among them: restore them, or measure others with --data, such "
             f"as --data {shlex.quote(name)}"
         )
-    if source.classes != labels:
+    if source.classes != spec.labels:
         raise InputError(
-            f"the images must have the classifier's classes, {listed(labels)}. "
+            f"the images must have the classifier's classes, {listed(spec.labels)}. "
             f"Received: {name} with {listed(source.classes)}"
         )
     return source
@@ -133,9 +143,8 @@ def open_images(
 def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     """Opens a run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
 
-    How images are prepared stands in the file, and for a file that does not say in
-    `preprocess.json` beside it. Where neither is, images are resized and cropped as for ImageNet,
-    with a warning.
+    Its specification is in the file, or in `classifier.json` beside it. Without one, images are
+    resized and cropped as for ImageNet, with a warning.
 
     Raises:
         InputError: If it is none of them, or its runtime is not installed.
@@ -175,39 +184,6 @@ def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
     return all(known.get(name) == source.splits[name].facts() for name in splits)
 
 
-def preprocess_beside(path: Path, size: tuple[int | None, ...]) -> Preprocess:
-    """How images are prepared for a model file that does not say.
-
-    `preprocess.json` beside it says, or ImageNet's way is taken, with a warning.
-
-    Args:
-        path: The file.
-        size: (height, width) that it takes, None where any will do.
-
-    Raises:
-        InputError: If what lies beside it is for another size, or nothing says the size.
-    """
-    beside = path.with_name(PREPROCESS_FILE)
-    if beside.is_file():
-        preprocess = Preprocess.read(beside)
-        preprocess.check_size(size, beside)
-        return preprocess
-    if (sides := [side for side in size if side is not None]) != list(size):
-        raise InputError(
-            "a classifier of images has a size for them: export it with preprocess, or put a "
-            f"{PREPROCESS_FILE} beside it. Received: {path}, which takes any size"
-        )
-    height, width = sides
-    preprocess = Preprocess(size=(height, width))
-    warnings.warn(
-        f"{path} does not say how images are prepared for it: taken are ImageNet's "
-        f"{preprocess.interpolation} resizing and the middle {preprocess.crop_ratio:.1%}. If "
-        f"another way is right, put a {PREPROCESS_FILE} beside it, or its answers are wrong",
-        stacklevel=2,
-    )
-    return preprocess
-
-
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files themselves, and for a folder the images that training would find, sorted.
 
@@ -230,23 +206,47 @@ def _from_run(run: Run) -> Classifier:
     from keras_resnet18.machine import fastest_jit  # imports Keras
 
     run.model.compile(jit_compile=fastest_jit())
-    predict = run.model.predict_on_batch
-    return Classifier(predict, run.labels, run.preprocess, run, run.threshold)
+    return Classifier(run.model.predict_on_batch, run.spec, run)
 
 
 def _from_exported(path: Path) -> Classifier:
     file = open_exported(path)
-    *size, channels = file.image_shape
-    if channels != 3:
+    if file.image_shape[2] != 3:
         raise InputError(
             "a classifier of images takes three channels, red, green and blue. "
-            f"Received: {path}, which takes {channels}"
+            f"Received: {path}, which takes {file.image_shape[2]}"
         )
-    if file.labels is not None and len(file.labels) != file.classes:
+    spec = file.spec
+    if spec is None or spec.preprocess is None:
+        spec = _spec_beside(path, file)
+    return Classifier(file, spec, run_of(path))
+
+
+def _spec_beside(path: Path, file: ExportedFile) -> ClassifierSpec:
+    """The specification of a model file that has none in it.
+
+    `classifier.json` beside it has it. Else images are resized and cropped as for ImageNet, with a
+    warning; a .tflite file may have labels, other classes are called by their numbers.
+    """
+    beside = path.with_name(SPEC_FILE)
+    if beside.is_file():
+        spec = ClassifierSpec.read(beside)
+        spec.check_model(file.image_shape, file.classes, beside)
+        return spec
+    height, width, _ = file.image_shape
+    if height is None or width is None:
         raise InputError(
-            f"a classifier needs a label for each class. Received: {path} with {file.classes} "
-            f"classes and {len(file.labels)} labels: export it again"
+            f"a classifier needs the size of its images: put a {SPEC_FILE} beside the file, or "
+            f"export it with one. Received: {path}, which takes any size"
         )
-    preprocess = file.preprocess or preprocess_beside(path, tuple(size))
-    labels = class_names(file.labels, file.classes)
-    return Classifier(file, labels, preprocess, run_of(path), file.threshold)
+    labels = (contents(path).labels if path.suffix == ".tflite" else None) or []
+    if len(labels) != file.classes:
+        labels = [str(i) for i in range(file.classes)]
+    preprocess = Preprocess(size=(height, width))
+    warnings.warn(
+        f"{path} does not say how images are prepared for it: taken are ImageNet's "
+        f"{preprocess.interpolation} resizing and the middle {preprocess.crop_ratio:.1%}. If "
+        f"another way is right, put a {SPEC_FILE} beside it, or its answers are wrong",
+        stacklevel=2,
+    )
+    return ClassifierSpec(tuple(labels), preprocess)

@@ -175,10 +175,8 @@ def evaluate(
         check_destination(predictions_file, is_predictions, "a table of predictions")
     classifier = open_classifier(model)
     whole, trained_on = _open(classifier, data, split)
-    found = measure_splits(
-        classifier.predict, whole.splits, whole.numbers, classifier.preprocess, classifier.labels
-    )
-    found = dataclasses.replace(found, trained_on=trained_on, threshold=classifier.threshold)
+    found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
+    found = dataclasses.replace(found, trained_on=trained_on)
     if out is not None:
         about = {
             "model": str(model.path if isinstance(model, Run) else model),
@@ -199,10 +197,10 @@ def _open(
     """The images, and how many of them are training images; None if that is not known."""
     splits = SPLITS if split == "all" else (split,)
     if data is not None and split == "all":
-        whole = open_whole(data, classifier.labels)
+        whole = open_whole(data, classifier.spec.labels)
     else:
         source = classifier.open_images(data, splits)
-        whole = whole_of(source, classifier.labels, split)
+        whole = whole_of(source, classifier.spec.labels, split)
         if classifier.run is not None and of_training(classifier.run, source, splits):
             return whole, source.splits["train"].size if "train" in splits else 0
     if classifier.run is None:

@@ -16,19 +16,19 @@ import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet18.errors import ExportError, InputError, check_utf8
-from keras_resnet18.files import EXPORTED, INPUT, OUTPUT, PREPROCESS_FILE, check_format
+from keras_resnet18.files import EXPORTED, INPUT, OUTPUT, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
-from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.spec import THRESHOLD_FILE, threshold_from_json
-from keras_resnet18.tflite_file import contents, read_file, score_threshold
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
+from keras_resnet18.tflite_file import read_file
 
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-# Where a SavedModel keeps what its graph does to images, and its score threshold; the folder is the
-# format's own place for what other programs add.
-PREPROCESS_IN_SAVED_MODEL = Path("assets.extra") / PREPROCESS_FILE
-THRESHOLD_IN_SAVED_MODEL = Path("assets.extra") / THRESHOLD_FILE
+# Where a SavedModel keeps its specification: the format's own folder for what other programs add
+SPEC_IN_SAVED_MODEL = Path("assets.extra") / SPEC_FILE
+
+# The key of an .onnx file's metadata that holds its specification, as JSON
+SPEC_IN_ONNX = "classifier"
 
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
@@ -49,9 +49,7 @@ class TFLiteFile:
     Attributes:
         image_shape: (height, width, channels) of the pixels that it takes.
         classes: How many.
-        labels: Their names, if it has them.
-        preprocess: How images become those pixels, if it says so.
-        threshold: Highest probability below which it says "none of these", if it has one.
+        spec: Its specification; None for a file that this package did not write.
 
     Raises:
         InputError: If what is packed into it is broken.
@@ -89,10 +87,7 @@ class TFLiteFile:
         self._lock = threading.Lock()  # an interpreter answers one thread at a time
         self.image_shape = tuple(map(int, self.input["shape"][1:]))
         self.classes = int(self.output["shape"][1])
-        said = contents(path)
-        self.labels = None if said.labels is None else tuple(said.labels)
-        self.preprocess = _preprocess(path, read_file(path, PREPROCESS_FILE), self.image_shape)
-        self.threshold = score_threshold(said.metadata or {})
+        self.spec = _spec(path, read_file(path, SPEC_FILE), self)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -116,9 +111,7 @@ class SavedModelFolder:
         image_shape: (height, width, channels) of the pixels that it is called with; None where any
             number will do.
         classes: How many.
-        labels: Their names, if it has them.
-        preprocess: What its graph does to images of other sizes, if it takes those.
-        threshold: Highest probability below which it says "none of these", if it has one.
+        spec: Its specification; None for a SavedModel that this package did not write.
         signatures: Its endpoints, by name.
 
     Raises:
@@ -151,15 +144,10 @@ class SavedModelFolder:
                 f"width, channels), to {OUTPUT}, (batch, classes). "
                 f"Received: the signatures {', '.join(self.signatures) or 'none'}"
             ) from None
-        self.labels = None
-        if "labels" in self.signatures:
-            self.labels = tuple(name.decode() for name in self.endpoint("labels")["labels"])
-        self.preprocess = None
-        if (file := path / PREPROCESS_IN_SAVED_MODEL).is_file():
-            self.preprocess = Preprocess.read(file)
-        self.threshold = None
-        if (file := path / THRESHOLD_IN_SAVED_MODEL).is_file():
-            self.threshold = threshold_from_json(file.read_text(encoding="utf-8"), file)
+        file = path / SPEC_IN_SAVED_MODEL
+        self.spec = ClassifierSpec.read(file) if file.is_file() else None
+        if self.spec is not None:
+            self.spec.check_model(self.image_shape, self.classes, path)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -204,9 +192,7 @@ class OnnxFile:
     Attributes:
         image_shape: (height, width, channels) of the pixels that it takes.
         classes: How many.
-        labels: Their names, if it has them.
-        preprocess: How images become those pixels, if it says so.
-        threshold: Highest probability below which it says "none of these", if it has one.
+        spec: Its specification; None for a file that this package did not write.
 
     Raises:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
@@ -240,10 +226,7 @@ class OnnxFile:
         self.image_shape = tuple(inputs[0].shape[1:])
         self.classes = int(outputs[0].shape[1])
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.labels = tuple(metadata["labels"].split("\n")) if "labels" in metadata else None
-        self.preprocess = _preprocess(path, metadata.get("preprocess"), self.image_shape)
-        threshold = metadata.get("threshold")
-        self.threshold = None if threshold is None else threshold_from_json(threshold, path)
+        self.spec = _spec(path, metadata.get(SPEC_IN_ONNX), self)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
@@ -252,9 +235,10 @@ class OnnxFile:
         return probabilities
 
 
-def open_exported(
-    path: Path, threads: int | None = None
-) -> TFLiteFile | SavedModelFolder | OnnxFile:
+ExportedFile = TFLiteFile | SavedModelFolder | OnnxFile
+
+
+def open_exported(path: Path, threads: int | None = None) -> ExportedFile:
     """Opens an exported file, or a SavedModel's folder, to be called with pixels.
 
     Args:
@@ -270,11 +254,6 @@ def open_exported(
     if found == "tflite":
         return TFLiteFile(path, threads)
     return OnnxFile(path, threads) if found == "onnx" else SavedModelFolder(path)
-
-
-def class_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
-    """The labels, or without any the classes' numbers."""
-    return tuple(map(str, range(classes)) if labels is None else labels)
 
 
 def onnx_op_histogram(path: Path) -> dict[str, int]:
@@ -299,13 +278,13 @@ def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
         )
 
 
-def _preprocess(path: Path, text: str | None, image_shape: tuple[int, ...]) -> Preprocess | None:
-    """The specification in a file, which must be for its size."""
+def _spec(path: Path, text: str | None, file: TFLiteFile | OnnxFile) -> ClassifierSpec | None:
+    """The specification in a file, which must fit its model."""
     if text is None:
         return None
-    preprocess = Preprocess.from_json(text, path)
-    preprocess.check_size(image_shape[:2], path)
-    return preprocess
+    spec = ClassifierSpec.from_json(text, path)
+    spec.check_model(file.image_shape, file.classes, path)
+    return spec
 
 
 def _tensor(details: dict[str, Any]) -> str:

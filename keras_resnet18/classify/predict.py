@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from keras_resnet18.classify.classifier import Classifier, image_files, open_classifier
+from keras_resnet18.classify.classifier import Answer, Classifier, image_files, open_classifier
 from keras_resnet18.data.progress import watched
 from keras_resnet18.errors import InputError, within
 from keras_resnet18.machine import cpu_count
@@ -32,15 +32,15 @@ class Prediction:
             the file could not be read.
         error: Why it could not be read, in one line; else None.
         classes: How many classes the classifier knows.
-        none_of_these: Whether the highest probability is below the score threshold, so that the
-            image is of none of the classes; None without a threshold.
+        not_sure: Whether the highest probability is below the score threshold; None without a
+            threshold.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...]
     error: str | None
     classes: int
-    none_of_these: bool | None
+    not_sure: bool | None
 
 
 def predict(
@@ -70,16 +70,19 @@ def predict(
         InputError: If the model cannot be opened, or a folder holds no images.
     """
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
-    check_threshold(threshold, "threshold")
+    check_threshold(threshold)
     several = images if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     classifier = open_classifier(model)
     if threshold is not None:
-        classifier = dataclasses.replace(classifier, threshold=threshold)
+        classifier = classifier.with_threshold(threshold)
     return _predictions(classifier, image_files(several), top, console or Console(quiet=True))
 
 
 def _predictions(
-    classifier: Classifier, files: Sequence[Path], top: int, console: Console
+    classifier: Classifier,
+    files: Sequence[Path],
+    top: int,
+    console: Console,
 ) -> Iterator[Prediction]:
     def read(path: Path) -> npt.NDArray[np.uint8] | str:
         try:
@@ -98,12 +101,11 @@ def _predictions(
             batch = [image.result() for image in ahead]
             ahead = [pool.submit(read, path) for path in following]  # while this one is predicted
             pixels = [image for image in batch if not isinstance(image, str)]
-            best = iter(classifier.best(np.stack(pixels), top) if pixels else ())
+            answers = iter(classifier.answer(np.stack(pixels), top) if pixels else ())
             for path, image in zip(paths, batch, strict=True):
                 error = image if isinstance(image, str) else None
-                named = () if error else tuple(next(best))
-                none = None
-                if named and classifier.threshold is not None:
-                    none = named[0][1] < classifier.threshold
-                yield Prediction(path, named, error, len(classifier.labels), none)
+                answer = Answer((), None) if error else next(answers)
+                yield Prediction(
+                    path, answer.top, error, len(classifier.spec.labels), answer.not_sure
+                )
                 advance(1)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
-from keras_resnet18.spec import NONE_OF_THESE
+from keras_resnet18.spec import NOT_SURE
 
 if TYPE_CHECKING:
     from keras_resnet18.classify.predict import Prediction
@@ -34,7 +34,7 @@ def predict(
             metavar="P",
             min=0,
             max=1,
-            help="Say 'none of these' where no class has this probability; 0 never does. "
+            help="Say 'not sure' where no class has this probability; 0 never does. "
             "[default: the model's own score threshold]",
             show_default=False,
         ),
@@ -43,7 +43,7 @@ def predict(
 ) -> None:
     """Name the most probable classes of images.
 
-    Prints a row for each file, in the order given; 'none of these', where the highest probability
+    Prints a row for each file, in the order given; 'not sure', where the highest probability
     is below the score threshold that the training found on validation images. A file that cannot be
     read gets a row that says why, and the exit status is 1.
     """
@@ -64,9 +64,9 @@ def _print_text(rows: Iterable[Prediction], top: int) -> int:
     for row in rows:
         broken += row.error is not None
         answer = row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top)
-        if row.none_of_these:
+        if row.not_sure:
             name, p = row.top[0]
-            answer = f"{NONE_OF_THESE} (best: {name} {p:.1%})"
+            answer = f"{NOT_SURE} (best: {name} {p:.1%})"
         print(row.path, answer, sep="  ")
     return broken
 
@@ -81,10 +81,10 @@ def _print_csv(rows: Iterable[Prediction], top: int) -> int:
             width = min(top, row.classes)
             kinds = ("class", "probability")
             names = [f"{kind}_{i}" for i in range(1, width + 1) for kind in kinds]
-            writer.writerow(["file", *names, "none_of_these", "error"])
+            writer.writerow(["file", *names, "not_sure", "error"])
         broken += row.error is not None
         cells = [cell for name, p in row.top for cell in (name, f"{p:.6f}")]
-        none = "" if row.none_of_these is None else str(row.none_of_these).lower()
+        none = "" if row.not_sure is None else str(row.not_sure).lower()
         cells += [""] * (2 * width - len(cells))
         writer.writerow([row.path, *cells, none, row.error or ""])
     return broken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -392,21 +392,3 @@ def _operators(path: Path) -> dict[str, int]:
     except Exception:  # the reader follows a broken file's offsets to anywhere
         TFLiteFile(path)  # raises the clearer error
         raise
-
-
-def labels_fault(found: Sequence[str] | None, expected: Sequence[str]) -> str | None:
-    """The first difference of a file's labels from the run's, in one line; None if equal."""
-    if found is None:
-        return (
-            "labels differ from the run's: the file has none. It was exported without, or its end "
-            "is cut off"
-        )
-    if len(found) != len(expected):
-        return f"labels differ from the run's: {len(found)} in the file, {len(expected)} in the run"
-    for number, (name, wanted) in enumerate(zip(found, expected, strict=True), 1):
-        if name != wanted:
-            return (
-                f"labels differ from the run's: number {number} is {name!r} in the file, "
-                f"{wanted!r} in the run"
-            )
-    return None

@@ -24,10 +24,9 @@ from keras_resnet18.exporters.tflite import (
     export_tflite,
 )
 from keras_resnet18.files import EXPORTS, check_parent
-from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.spec import THRESHOLD_FILE, threshold_to_json
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import check_about
 
 # Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
@@ -49,7 +48,7 @@ def export(
 ) -> Iterator[ExportReport]:
     """Exports a run's model, and compares each file with it on test images.
 
-    int8 is calibrated on training images. `labels.txt` and `preprocess.json` are copied beside the
+    int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
     files. Where the run's images cannot be opened, `"all"` exports the formats that need none,
     checked on noise.
 
@@ -98,7 +97,7 @@ def export(
 def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
     """The images; or why there are none, which is refused only where they were asked for."""
     try:
-        return open_images(run.labels, run, data), None
+        return open_images(run.spec, run, data), None
     except InputError as error:
         if data is not None:
             raise
@@ -127,18 +126,18 @@ def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
 
 
 def _check_folder(run: Run, folder: Path) -> None:
-    """Raises InputError if `folder` holds another program's labels.txt or preprocess.json."""
+    """Raises InputError if `folder` holds another program's classifier.json or labels.txt."""
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"exports need a folder. Received: {folder}, which is a file")
-    labels, preprocess = (folder / file.name for file in (run.labels_file, run.preprocess_file))
-    if not labels.exists() and not preprocess.exists():
+    spec, labels = folder / SPEC_FILE, folder / LABELS_FILE
+    if not spec.exists() and not labels.exists():
         return
     try:
-        Preprocess.read(preprocess)
+        ClassifierSpec.read(spec)
     except InputError:
         raise InputError(
-            f"{folder} holds a {labels.name} or {preprocess.name} that no export left, so nothing "
+            f"{folder} holds a {SPEC_FILE} or {LABELS_FILE} that no export left, so nothing "
             "is written there: give another folder"
         ) from None
 
@@ -156,11 +155,8 @@ def _export(
             return None
         return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
 
-    threshold = run.threshold
     about_run: dict[str, Any] = {
-        "labels": run.labels,
-        "preprocess": run.preprocess,
-        "score_threshold": threshold,
+        "spec": run.spec,
     }
     calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
     for name in formats:
@@ -180,10 +176,6 @@ def _export(
                     check=check,
                     about=about,
                 )
-        for file in (run.labels_file, run.preprocess_file):
-            run.write_text(out / file.name, file.read_text(encoding="utf-8-sig"))
-        if threshold is not None:
-            run.write_text(out / THRESHOLD_FILE, threshold_to_json(threshold))
-        else:  # of another run that was exported here
-            (out / THRESHOLD_FILE).unlink(missing_ok=True)
+        run.write_text(out / SPEC_FILE, run.spec.to_json())
+        run.write_text(out / LABELS_FILE, run.spec.labels_txt())
         yield report

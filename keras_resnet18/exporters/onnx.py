@@ -9,14 +9,18 @@ from typing import Any
 
 import keras
 
-from keras_resnet18.classify.exported import OnnxFile, Predict, check_onnx_extra, onnx_op_histogram
+from keras_resnet18.classify.exported import (
+    SPEC_IN_ONNX,
+    OnnxFile,
+    Predict,
+    check_onnx_extra,
+    onnx_op_histogram,
+)
 from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.compare import pixel_batches
 from keras_resnet18.exporters.frame import export_verified, run_converter
 from keras_resnet18.exporters.report import ExportReport
-from keras_resnet18.files import to_json
-from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.spec import check_threshold, threshold_to_json
+from keras_resnet18.spec import ClassifierSpec
 
 # Of 2022: every maintained runtime reads it.
 OPSET = 18
@@ -26,18 +30,16 @@ def export_onnx(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
+    spec: ClassifierSpec | None = None,
     labels: Sequence[str] | None = None,
-    preprocess: Preprocess | None = None,
-    score_threshold: float | None = None,
     check: Any = None,
 ) -> ExportReport:
     """Writes an .onnx file that takes pixels and gives probabilities, verified by ONNX Runtime.
 
     The file takes `image`, uint8 (batch, height, width, channels) of any batch with values of 0 to
     255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Its
-    metadata has the labels under the key `labels`, one a line, and under `preprocess`, as JSON, how
-    images become its pixels. ONNX Runtime runs it, and it is written only
-    if it gives the model's answers; its figures are beside it, in `<name>.json`.
+    metadata has the specification under the key `classifier`, as JSON. ONNX Runtime runs it, and it
+    is written only if it gives the model's answers; its figures are beside it, in `<name>.json`.
 
     It needs the extra `onnx`: `pip install 'keras-resnet18[onnx]'`.
 
@@ -45,10 +47,10 @@ def export_onnx(
         model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
             logits.
         path: The file to write; one that exists is replaced.
-        labels: The classes' names in the order of the model's output.
-        preprocess: How images become the model's pixels.
-        score_threshold: Highest probability below which an image is "none of these"; as JSON under
-            the metadata's key `threshold`.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
+            has its own, `run.spec`.
+        labels: Class names in the order of the model's output, where there is no `spec`; by default
+            the classes' numbers. Images are then resized until they cover the model's size.
         check: Held-out images to compare on: a `tf.data.Dataset` or arrays, of images or
             (image, label), batched or not; with labels, top-1 accuracy is measured too. By default
             noise, on which accuracy is not measured.
@@ -61,22 +63,14 @@ def export_onnx(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     check_onnx_extra()
-    serving.check_model(model, labels)
+    serving.check_model(model)
     serving.check_size(model, "an .onnx file")
-    serving.check_preprocess(model, preprocess)
-    check_threshold(score_threshold)
+    spec = serving.spec_of(model, spec, labels)
     shape = model.input_shape[1:]
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
         _convert(twin, new)
-        properties = {}
-        if labels is not None:
-            properties["labels"] = "\n".join(labels)
-        if preprocess is not None:
-            properties["preprocess"] = to_json(preprocess.to_dict())
-        if score_threshold is not None:
-            properties["threshold"] = threshold_to_json(score_threshold)
-        _tidy(new, properties)
+        _tidy(new, {SPEC_IN_ONNX: spec.to_json()})
         return OnnxFile(new), onnx_op_histogram(new)
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")

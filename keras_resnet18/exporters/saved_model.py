@@ -12,11 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18.classify.exported import (
-    PREPROCESS_IN_SAVED_MODEL,
-    THRESHOLD_IN_SAVED_MODEL,
+    SPEC_IN_SAVED_MODEL,
     Predict,
     SavedModelFolder,
-    class_names,
 )
 from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import compare as reference
@@ -24,9 +22,8 @@ from keras_resnet18.exporters import serving
 from keras_resnet18.exporters.compare import pixel_batches
 from keras_resnet18.exporters.frame import export_verified
 from keras_resnet18.exporters.report import ExportReport
-from keras_resnet18.files import FLOAT32_TOLERANCE, OUTPUT, to_json
-from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.spec import check_threshold, threshold_to_json
+from keras_resnet18.files import FLOAT32_TOLERANCE, OUTPUT
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
 # An image side for models that take any size
 _ANY_SIDE = 64
@@ -42,9 +39,8 @@ def export_saved_model(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
+    spec: ClassifierSpec | None = None,
     labels: Sequence[str] | None = None,
-    preprocess: Preprocess | None = None,
-    score_threshold: float | None = None,
     check: Any = None,
 ) -> ExportReport:
     """Writes a SavedModel that takes images and gives probabilities, verified by TensorFlow.
@@ -53,36 +49,35 @@ def export_saved_model(
     gives the model's answers; its figures are beside it, in `<name>.json`. It has the signatures
 
     - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
-      0 to 255 → `probabilities`, float32 (batch, classes). The images go through
-      `preprocess.resize_and_crop` first, those of the model's own size too: the answer is the one
-      that `keras-resnet18 predict` gives for the image.
+      0 to 255 → `probabilities`, float32 (batch, classes). The images are first prepared as
+      `spec.preprocess` says, those of the model's own size too: the answer is the one that
+      `keras-resnet18 predict` gives for the image.
     - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's size → `probabilities`, of
       the pixels as they are: what the .tflite and .onnx files compute.
     - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
       strings (batch, k), and `probabilities`, float32 (batch, k), of the k = 5 most probable
       classes (of all, if there are fewer), the best one first. EXIF orientation is obeyed,
-      transparency lies over white. Without `labels`, the classes' numbers are their names. A file
+      transparency lies over white. A file
       of another format, a broken one or one of over 89,478,485 pixels fails its whole request with
       an InvalidArgumentError.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
       vector before the classifier; only if the model has a layer `head_pool`, as all of ours have.
-    - `labels`, only with labels: nothing → `labels`, strings (classes,), in the order of
-      `probabilities`.
+    - `labels`: nothing → `labels`, strings (classes,), in the order of `probabilities`.
 
-    Of a model that has another number of channels than 3, or (unless `preprocess` gives a size)
-    takes images of any size itself, `serving_default` and `features` take pixels of the model's
-    input shape as they are, and `serve_pixels` and `serve_bytes` are left out.
+    `assets.extra/classifier.json` holds the specification. Where it has no preprocessing, because
+    the model has another number of channels than 3 or takes images of any size itself,
+    `serving_default` and `features` take pixels of the model's input shape as they are, and
+    `serve_pixels` and `serve_bytes` are left out.
 
     Args:
         model: A classifier that takes pixels of 0 to 255; with softmax or logits.
         path: The folder to write; a SavedModel that exists there is replaced.
-        labels: The classes' names in the order of the model's output.
-        preprocess: How an image of any size becomes the model's input. By default it is resized
-            until it covers that and its middle is cut out, so that pixels of the model's size stay
-            as they are. A run and named weights have their own (`run.preprocess`,
-            `find_weights("imagenet").preprocess`), which crop a little more.
-        score_threshold: Highest probability below which an image is "none of these", for
-            `assets.extra/threshold.json`; the endpoints' probabilities are what they are.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
+            has its own, `run.spec`.
+        labels: Class names in the order of the model's output, where there is no `spec`; by default
+            the classes' numbers. Images are then resized until they cover the model's size.
+            Named weights have a preprocessing that crops a little more,
+            `find_weights("imagenet").preprocess`.
         check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
             arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
             measured too. By default noise, on which accuracy is not measured.
@@ -94,53 +89,39 @@ def export_saved_model(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
-    serving.check_model(model, labels)
-    check_threshold(score_threshold)
-    preprocess = _preprocess(model, preprocess)
+    serving.check_model(model)
+    spec = serving.spec_of(model, spec, labels)
+    preprocess = spec.preprocess
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     if check is None:
         shape = tuple(side or _ANY_SIDE for side in shape)
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
-        serving.write_endpoints(twin, new, labels=labels, preprocess=preprocess)
-        files = {}
-        if preprocess is not None:
-            files[new / PREPROCESS_IN_SAVED_MODEL] = to_json(preprocess.to_dict())
-        if score_threshold is not None:
-            files[new / THRESHOLD_IN_SAVED_MODEL] = threshold_to_json(score_threshold)
-        for file, text in files.items():
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+        serving.write_endpoints(twin, new, spec)
+        file = new / SPEC_IN_SAVED_MODEL
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(spec.to_json(), encoding="utf-8")
         served = SavedModelFolder(new)
-        _check_endpoints(served, twin, shape, labels=labels, preprocess=preprocess)
+        _check_endpoints(served, twin, shape, spec)
         return served, {}
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified("saved_model", Path(path), model, write, shape=shape, batches=batches)
 
 
-def _preprocess(model: keras.Model, preprocess: Preprocess | None) -> Preprocess | None:
-    """What the graph does to images; None where it takes pixels of the model's shape."""
-    serving.check_preprocess(model, preprocess)
-    *size, channels = model.input_shape[1:]
-    if preprocess is None and channels == 3 and None not in size:
-        return Preprocess(size=tuple(size), crop_ratio=1.0)
-    return preprocess
-
-
 def _check_endpoints(
     served: SavedModelFolder,
     twin: keras.Model,
     shape: tuple[int, ...],
-    *,
-    labels: Sequence[str] | None,
-    preprocess: Preprocess | None,
+    spec: ClassifierSpec,
 ) -> None:
     """Raises ExportError unless all endpoints answer as the one for pixels, compared later."""
     rng = np.random.default_rng(0)
-    names = class_names(labels, served.classes)
+    names, preprocess = spec.labels, spec.preprocess
     answers = reference.answering(twin)
-    _require(served.labels == (None if labels is None else tuple(labels)), "labels")
+    _require(served.spec == spec, SPEC_FILE)
+    served_names = [name.decode() for name in served.endpoint("labels")["labels"]]
+    _require(served_names == list(names), "labels")
     for size in [shape[:2]] if preprocess is None else _IMAGE_SIZES:
         images = rng.integers(0, 256, (2, *size, shape[-1]), np.uint8)
         pixels = images if preprocess is None else preprocess.resize_and_crop(images).numpy()

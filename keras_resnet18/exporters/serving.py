@@ -10,19 +10,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.classify.exported import class_names
-from keras_resnet18.errors import InputError, is_utf8
+from keras_resnet18.errors import InputError
 from keras_resnet18.exporters.compare import FEATURES, answering, probabilities
 from keras_resnet18.exporters.image_bytes import decode
 from keras_resnet18.files import INPUT, OUTPUT
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 
 # How many classes `serve_bytes` names.
 TOP = 5
 
 
-def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
-    """Raises InputError unless `model` is a trained image classifier of the classes `labels`."""
+def check_model(model: keras.Model) -> None:
+    """Raises InputError unless `model` is a trained image classifier."""
     if keras.config.backend() != "tensorflow":
         raise InputError(
             "exports are made with Keras on TensorFlow: set KERAS_BACKEND=tensorflow and load the "
@@ -55,18 +55,36 @@ def check_model(model: keras.Model, labels: Sequence[str] | None) -> None:
                 "an export needs weights that are finite numbers: take those of an earlier epoch, "
                 f"or train with a lower learning rate. Received: NaN or infinity in {variable.path}"
             )
-    if labels is None:
-        return
-    if isinstance(labels, str) or len(labels) != classes:
-        raise InputError(
-            f"labels must be {classes} names, one for each class in the order of the model's "
-            f"output. Received: {'one string' if isinstance(labels, str) else len(labels)}"
-        )
-    for label in labels:
-        if not isinstance(label, str) or label.splitlines() != [label] or not is_utf8(label):
-            raise InputError(
-                f"labels must be non-empty, one-line strings of Unicode. Received: {label!r}"
-            )
+
+
+def spec_of(
+    model: keras.Model, spec: ClassifierSpec | None, labels: Sequence[str] | None
+) -> ClassifierSpec:
+    """Specification of a model that is exported.
+
+    Args:
+        model: The model, as `check_model` passes it.
+        spec: The caller's specification, or None.
+        labels: Class names for a specification that is made here; by default the classes' numbers.
+            Images are then resized until they cover the model's size, and their middle is cut out.
+
+    Raises:
+        InputError: If both are given, or they are another model's.
+    """
+    *size, channels = model.input_shape[1:]
+    classes = model.output_shape[1]
+    if spec is None:
+        preprocess = None
+        if channels == 3 and None not in size:
+            preprocess = Preprocess(size=tuple(size), crop_ratio=1.0)
+        names: Any = tuple(map(str, range(classes))) if labels is None else labels
+        spec = ClassifierSpec(names, preprocess)
+    elif labels is not None:
+        raise InputError("labels are part of spec: give one of both. Received: labels and spec")
+    if not isinstance(spec, ClassifierSpec):
+        raise InputError(f"spec must be a ClassifierSpec. Received: {type(spec).__name__}")
+    spec.check_model(model.input_shape[1:], classes, "the arguments")
+    return spec
 
 
 def check_size(model: keras.Model, what: str) -> None:
@@ -75,18 +93,6 @@ def check_size(model: keras.Model, what: str) -> None:
         raise InputError(
             f"{what} takes images of one size: build the model with a fixed input_shape. "
             f"Received: input shape {model.input_shape}"
-        )
-
-
-def check_preprocess(model: keras.Model, preprocess: Preprocess | None) -> None:
-    """Raises InputError unless the specification, if there is one, makes what the model takes."""
-    if preprocess is None:
-        return
-    *size, channels = model.input_shape[1:]
-    if channels != 3 or any(a not in (None, b) for a, b in zip(size, preprocess.size, strict=True)):
-        raise InputError(
-            f"preprocess must make what the model takes, {model.input_shape[1:]}. "
-            f"Received: preprocess.size={preprocess.size}, of 3 channels"
         )
 
 
@@ -112,15 +118,14 @@ def write_saved_model(
 def write_endpoints(
     model: keras.Model,
     path: Path,
-    *,
-    labels: Sequence[str] | None,
-    preprocess: Preprocess | None,
+    spec: ClassifierSpec,
 ) -> None:
     """Writes a float32 model as a SavedModel for servers; `export_saved_model` has its signatures.
 
-    Without `preprocess`, `image` is pixels of the model's own shape everywhere, and there is no
-    `serve_pixels` and no `serve_bytes`.
+    Without `spec.preprocess`, `image` is pixels of the model's own shape everywhere, and there is
+    no `serve_pixels` and no `serve_bytes`.
     """
+    preprocess = spec.preprocess
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     pixels = tf.TensorSpec((None, *shape), "uint8", INPUT)
     images = pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
@@ -146,17 +151,16 @@ def write_endpoints(
         archive.add_endpoint("serve_pixels", lambda image: one_of(OUTPUT, image), [pixels])
         archive.add_endpoint(
             "serve_bytes",
-            lambda image_bytes: _best(network(decoded(image_bytes))[OUTPUT], labels),
+            lambda image_bytes: _best(network(decoded(image_bytes))[OUTPUT], spec.labels),
             [files],
         )
-    if labels is not None:
-        archive.add_endpoint("labels", lambda: {"labels": tf.constant(list(labels))}, [])
+    archive.add_endpoint("labels", lambda: {"labels": tf.constant(list(spec.labels))}, [])
     archive.write_out(str(path), verbose=False)
 
 
-def _best(scores: Any, labels: Sequence[str] | None) -> dict[str, Any]:
+def _best(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
     """The most probable classes of each image, the best one first, and their probabilities."""
     classes = scores.shape[-1]
     best = tf.math.top_k(scores, k=min(TOP, classes))
-    names = tf.constant(class_names(labels, classes))
+    names = tf.constant(list(labels))
     return {"labels": tf.gather(names, best.indices), OUTPUT: best.values}

@@ -18,9 +18,8 @@ from keras_resnet18.exporters.compare import MIN_AGREEMENT, check_graph, pixel_b
 from keras_resnet18.exporters.frame import export_verified, run_converter
 from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.stem import with_packed_stem
-from keras_resnet18.files import LABELS_FILE, PREPROCESS_FILE, TFLITE, to_json
-from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.spec import THRESHOLD_FILE, check_threshold, threshold_to_json
+from keras_resnet18.files import TFLITE
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import add_metadata, append_files, keep_softmax_float
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
@@ -34,9 +33,8 @@ def export_tflite(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
+    spec: ClassifierSpec | None = None,
     labels: Sequence[str] | None = None,
-    preprocess: Preprocess | None = None,
-    score_threshold: float | None = None,
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
@@ -55,11 +53,11 @@ def export_tflite(
         model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
             logits.
         path: The file to write; one that exists is replaced.
-        labels: The classes' names in the order of the model's output, to pack into the file.
-        preprocess: How images become the model's pixels, to pack into the file: `predict`,
-            `evaluate` and the web page then prepare them so.
-        score_threshold: Highest probability below which an image is "none of these", for the
-            metadata, which MediaPipe obeys, and as `threshold.json` behind the model.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
+            has its own, `run.spec`.
+        labels: Class names in the order of the model's output, where there is no `spec`; by default
+            the classes' numbers. Images are then resized until they cover the model's size.
+            The specification is packed into the file; MediaPipe obeys labels and threshold.
         quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
             the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
             weights and activations, a quarter. The softmax is float32 in all of them.
@@ -80,11 +78,10 @@ def export_tflite(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    serving.check_model(model, labels)
+    serving.check_model(model)
     serving.check_size(model, "a .tflite file")
-    serving.check_preprocess(model, preprocess)
+    spec = serving.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)
-    check_threshold(score_threshold)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
     if check is None and calibration is None:
@@ -102,23 +99,8 @@ def export_tflite(
         _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
-        files = {}
-        if labels is not None:
-            files[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
-        if preprocess is not None:
-            files[PREPROCESS_FILE] = to_json(preprocess.to_dict())
-        if score_threshold is not None:
-            files[THRESHOLD_FILE] = threshold_to_json(score_threshold)
-        tables = metadata.describe_model(
-            twin,
-            labelled=LABELS_FILE in files,
-            prepared=PREPROCESS_FILE in files,
-            score_threshold=score_threshold,
-            about=about,
-        )
-        add_metadata(new, metadata.pack(tables))
-        if files:
-            append_files(new, files)
+        add_metadata(new, metadata.pack(metadata.describe_model(twin, spec, about)))
+        append_files(new, {LABELS_FILE: spec.labels_txt(), SPEC_FILE: spec.to_json()})
         operators = check_graph(new, twin)
         return TFLiteFile(new), operators
 

@@ -29,6 +29,7 @@ from keras_resnet18.exporters.report import (
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
+from keras_resnet18.spec import ClassifierSpec
 
 
 def verify(
@@ -85,18 +86,14 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     if kind == "onnx":
         operators = onnx_op_histogram(path)
     _check_shapes(file, path, run)
-    images = open_images(run.labels, run, data, (split,)).splits[split]
+    images = open_images(run.spec, run, data, (split,)).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
     limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():
         comparison, fault = diagnose.compare_and_diagnose(
             file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
         )
-    faults = [compare.labels_fault(file.labels, run.labels), fault]
-    if file.preprocess not in (None, run.preprocess):
-        faults.append(
-            f"its images are prepared by {file.preprocess}, the run's by {run.preprocess}"
-        )
+    faults = [_spec_fault(file.spec, run.spec), fault]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
@@ -117,11 +114,22 @@ def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, ru
             f"file and run must take images of one size. Received: {path} for {_by(size)}, "
             f"{run.path} for {_by(wanted)} pixels"
         )
-    if file.classes != len(run.labels):
+    if file.classes != len(run.spec.labels):
         raise InputError(
             f"file and run must have the same classes. Received: {path} with {file.classes}, "
-            f"{run.path} with {len(run.labels)}"
+            f"{run.path} with {len(run.spec.labels)}"
         )
+
+
+def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str | None:
+    """What of a file's specification differs from the run's, in one line; None if nothing."""
+    if found is None:
+        return (
+            "it has no specification (labels, preprocessing, threshold), as the run has: it was "
+            "exported by another program, or its end is cut off"
+        )
+    difference = expected.difference(found)
+    return None if difference is None else f"its specification is not the run's: {difference}"
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.files import EXPORTS, LABELS_FILE, PREPROCESS_FILE, check_parent, is_leftover
+from keras_resnet18.files import EXPORTS, check_parent, is_leftover
 from keras_resnet18.run import Run
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
@@ -199,7 +200,7 @@ def _remove_exports(run: Run) -> None:
     exports = [run.export_folder / export.file for export in EXPORTS.values()]
     if not any(path.exists() for path in exports):
         return
-    copies = [run.export_folder / name for name in (LABELS_FILE, PREPROCESS_FILE)]
+    copies = [run.export_folder / name for name in (LABELS_FILE, SPEC_FILE)]
     for path in [*exports, *(p.with_name(f"{p.name}.json") for p in exports), *copies]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -41,7 +41,7 @@ def build_network(task: Task, console: Console) -> keras.Model:
     weights = recipe.finetune.weights
     if (run := run_of_weights(recipe)) is not None:
         model = build()
-        same = run.labels == task.source.classes
+        same = run.spec.labels == task.source.classes
         console.print(f"{weights}: {copy_weights(model, run.model, classes_match=same)}")
     elif is_name(weights):  # the builder, for their normalisation
         with warnings.catch_warnings(record=True) as said:

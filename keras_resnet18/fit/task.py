@@ -20,6 +20,7 @@ from keras_resnet18.machine import device_count, device_name, environment, recom
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe, load_recipe
 from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.checkpoints import is_name
 
@@ -87,11 +88,14 @@ class Task:
         }
         return _plain(values)
 
+    def spec(self, threshold: float | None = None) -> ClassifierSpec:
+        """Specification of the classifier that is trained."""
+        return ClassifierSpec(self.source.classes, self.preprocess, threshold)
+
     def write(self, run: Run, settings: Mapping[str, Any]) -> None:
         """Writes the files that explain a run; a folder with the recipe has the others too."""
         run.write_json(run.environment_file, settings["environment"])
-        run.write_text(run.labels_file, "".join(f"{label}\n" for label in self.source.classes))
-        run.write_json(run.preprocess_file, self.preprocess.to_dict())
+        run.write_text(run.spec_file, self.spec().to_json())
         run.write_text(run.recipe_file, self.recipe.to_toml())
 
 
@@ -144,7 +148,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     """`Task.settings` of an unfinished training without a checkpoint, from its files."""
     return {
         "recipe": _plain(dataclasses.asdict(run.recipe)),
-        "classes": list(run.labels),
+        "classes": list(run.spec.labels),
         "preprocess": run.preprocess.to_dict(),
         "environment": run.environment,
     }

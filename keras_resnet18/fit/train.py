@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -303,25 +302,19 @@ def _train(
                     processes=processes,
                 )
             model = alone(model)
-            evaluate = functools.partial(
-                measure,
-                preprocess=task.preprocess,
-                classes=task.source.classes,
-                processes=processes,
-            )
             splits = task.source.splits
             calibration = calibrate_network(
                 model, splits["validation"], task.preprocess, training, processes
             )
+            spec = task.spec(calibration.threshold)
             evaluations = {
-                name: dataclasses.replace(
-                    evaluate(model.predict_on_batch, splits[name]), threshold=calibration.threshold
-                )
+                name: measure(model.predict_on_batch, splits[name], spec, processes)
                 for name in ("validation", "test")
             }
             processes.part()
             if not processes.is_first:
                 return None
+            training.write_text(training.spec_file, spec.to_json())
             with staged(training.predictions_file) as new:
                 write_predictions(evaluations["test"], new)
             figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
@@ -353,7 +346,7 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
         with staged(run.curves_file) as new:
             plot_curves(rows, best_row(rows)["epoch"], new, head_epochs=head_epochs)
         with staged(run.confusion_file) as new:
-            plot_confusion(test.labels, test.predictions, run.labels, new)
+            plot_confusion(test.labels, test.predictions, run.spec.labels, new)
     except Exception as error:
         console.print(f"a plot could not be drawn ({type(error).__name__}: {error})")
 

@@ -52,8 +52,8 @@ def card(run: Run, figures: Mapping[str, Any]) -> str:
 def _text(run: Run, name: str, images: str, figures: Mapping[str, Any]) -> str:
     network, preprocess = run.recipe.network, run.preprocess
     height, width = preprocess.size
-    listed = ", ".join(f"`{label}`" for label in run.labels[:_CLASSES])
-    if (more := len(run.labels) - _CLASSES) > 0:
+    listed = ", ".join(f"`{label}`" for label in run.spec.labels[:_CLASSES])
+    if (more := len(run.spec.labels) - _CLASSES) > 0:
         listed += f" and {more:,} more"
     calibrated = _calibrated(run, figures)
     accuracy = in_words(figures["accuracy"], figures["interval"], figures["n"])
@@ -61,7 +61,7 @@ def _text(run: Run, name: str, images: str, figures: Mapping[str, Any]) -> str:
 
 # {_escaped(name)}
 
-A classifier of images into {len(run.labels):,} classes: {listed}.
+A classifier of images into {len(run.spec.labels):,} classes: {listed}.
 
 ## How good it is
 
@@ -92,12 +92,12 @@ Versions and device are in `environment.json`.
 
 
 def _calibrated(run: Run, figures: Mapping[str, Any]) -> str:
-    if run.threshold is None:
+    if run.spec.threshold is None:
         return "Its probabilities are not calibrated."
     return (
         f"Its probabilities\nare calibrated on validation images; on the test images their error "
         f"(ECE) is {figures['ece']:.1%}. Where the highest is below "
-        f"{run.threshold:.1%},\nthe image is best taken for none of the classes."
+        f"{run.spec.threshold:.1%},\nthe answer is “not sure”."
     )
 
 

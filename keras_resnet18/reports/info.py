@@ -18,6 +18,7 @@ from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of
 from keras_resnet18.machine import device_name, environment, missing_gpu, recommended_policy
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import Run, load_run, open_model
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import Tensor, contents
 
 _SHOWN_LABELS = 20
@@ -79,8 +80,8 @@ def _about_run(path: Path) -> str:
             f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
             f"wrote: copy them from a backup, or train again. Received: {path}, {found}"
         ) from None
-    facts["score threshold"] = _threshold(run.threshold)
-    facts["labels"] = _labels(run.labels)
+    facts["score threshold"] = _threshold(run.spec.threshold)
+    facts["labels"] = _labels(run.spec.labels)
     return f"{facts_table(facts)}\n\n{_about_model(run.model)}"
 
 
@@ -116,8 +117,7 @@ def _about_onnx(path: Path) -> str:
             "input": f"{INPUT}, uint8 batch×{size}",
             "output": f"{OUTPUT}, float32 batch×{file.classes}",
             "operators": operators_in_words(onnx_op_histogram(path)),
-            "labels": "none" if file.labels is None else _labels(file.labels),
-            "score threshold": _threshold(file.threshold),
+            **_spec(file.spec),
         }
     )
 
@@ -129,12 +129,17 @@ def _about_saved_model(path: Path) -> str:
         _, inputs = signature.structured_input_signature
         outputs = signature.structured_outputs
         facts[name] = f"{_specs(inputs)} → {_specs(outputs)}"
-    if folder.preprocess is not None:
-        facts["images"] = ", ".join(f"{k} {v}" for k, v in folder.preprocess.to_dict().items())
     facts["operators"] = operators_in_words(folder.op_histogram())
-    facts["labels"] = "none" if folder.labels is None else _labels(folder.labels)
-    facts["score threshold"] = _threshold(folder.threshold)
-    return facts_table(facts)
+    return facts_table(facts | _spec(folder.spec))
+
+
+def _spec(spec: ClassifierSpec | None) -> dict[str, str]:
+    if spec is None:
+        return {"labels": "none"}
+    facts = {"labels": _labels(spec.labels), "score threshold": _threshold(spec.threshold)}
+    if spec.preprocess is not None:
+        facts["images"] = ", ".join(f"{k} {v}" for k, v in spec.preprocess.to_dict().items())
+    return facts
 
 
 def _specs(specs: dict[str, Any]) -> str:

@@ -257,7 +257,7 @@ def _calibration(report: Report) -> str:
         ""
         if report.figures.get("threshold") is None
         else "Below the score threshold, which 95 % of the validation images reach, the answer is "
-        "“none of these”. "
+        "“not sure”. "
     )
     facts = f"<dl>\n{_facts(report.calibration_facts)}\n</dl>"
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -136,7 +135,7 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
     run = run if isinstance(run, Run) else load_run(run)
     images = None  # of arrays nothing is left
     if data is not None or run.source is not None:
-        source = open_images(run.labels, run, data)
+        source = open_images(run.spec, run, data)
         images = source.splits["test"]
         if not of_training(run, source, ["test"]):
             tested = _environment(run, "images", {}).get("test", {}).get("n", "?")
@@ -175,7 +174,7 @@ def _contents(run: Run, images: Split | None, model: Any) -> tuple[Mapping[str, 
     figures, found = _answers(run, images)
     wrong = int((found.labels != found.predictions).sum())
     mistakes = [] if images is None else _mistakes(run, found, images, model)
-    matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.labels)))
+    matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.spec.labels)))
     confused = confusions(found, _CONFUSIONS)
     calibration, facts = _calibration(run, figures, found)
     return figures, Report(
@@ -185,7 +184,7 @@ def _contents(run: Run, images: Split | None, model: Any) -> tuple[Mapping[str, 
         mistakes=mistakes,
         mistakes_note=_about_mistakes(wrong, len(found.labels), mistakes, images is None),
         matrix=matrix,
-        confused=[(run.labels[a], run.labels[b], n) for a, b, n in confused],
+        confused=[(run.spec.labels[a], run.spec.labels[b], n) for a, b, n in confused],
         curves=_curves(run),
         calibration=calibration,
         calibration_facts=facts,
@@ -201,7 +200,7 @@ def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predict
     """Figures and predictions of the test images, measured again where the run lacks them."""
     figures = run.metrics["test"]
     if run.predictions_file.is_file() and "coverage" in figures:  # of older runs not
-        kept = read_predictions(run.predictions_file, run.labels)
+        kept = read_predictions(run.predictions_file, run.spec.labels)
         _check_predictions(run, figures, kept, images)
         return figures, kept
     if images is None:
@@ -210,11 +209,10 @@ def _answers(run: Run, images: Split | None) -> tuple[Mapping[str, Any], Predict
             "without the one, trained on arrays: give the images with --data, or train again"
         )
     classifier = open_classifier(run)
-    found = measure(classifier.predict, images, classifier.preprocess, classifier.labels)
-    found = dataclasses.replace(found, threshold=classifier.threshold)
+    found = measure(classifier.predict, images, classifier.spec)
     with staged(run.predictions_file) as new:
         write_predictions(found, new)
-    return found.to_dict(), read_predictions(run.predictions_file, run.labels)
+    return found.to_dict(), read_predictions(run.predictions_file, run.spec.labels)
 
 
 def _check_predictions(
@@ -248,8 +246,8 @@ def _mistakes(run: Run, found: Predictions, images: Split, model: Any) -> list[M
     return [
         Mistake(
             path=f"test image {i}" if found.names[i] == str(i) else found.names[i],
-            true=run.labels[found.labels[i]],
-            predicted=run.labels[found.predictions[i]],
+            true=run.spec.labels[found.labels[i]],
+            predicted=run.spec.labels[found.predictions[i]],
             probability=float(found.probabilities[i]),
             image=image,
             activation=None if maps is None else maps[position],

@@ -16,9 +16,11 @@ from keras_resnet18.classify.accuracy import is_predictions, measure, to_rows, w
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 
 CLASSES = ("even", "odd")
 AS_STORED = Preprocess(size=(8, 8), crop_ratio=1.0)
+SPEC = ClassifierSpec(CLASSES, AS_STORED)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,14 @@ class Classifier:
 
 def test_every_image_is_seen_once_in_order_the_last_batch_too(numbered):
     predict = Classifier(130)
-    result = measure(predict, numbered, AS_STORED, CLASSES)
+    result = measure(predict, numbered, SPEC)
     assert predict.seen == list(range(130))
     assert result.n == 130
     assert result.labels.tolist() == [i % 2 for i in range(130)]
 
 
 def test_accuracy_and_loss_are_means_over_images(numbered):
-    result = measure(Classifier(100), numbered, AS_STORED, CLASSES)
+    result = measure(Classifier(100), numbered, SPEC)
     assert result.accuracy == 100 / 130
     assert (result.predictions == result.labels).sum() == 100
     loss = -(100 * math.log(0.8) + 30 * math.log(0.2)) / 130
@@ -63,20 +65,18 @@ def test_accuracy_and_loss_are_means_over_images(numbered):
 @pytest.mark.parametrize("hits", [0, 100, 130])
 def test_the_interval_is_wilsons(numbered, hits):
     expected = binomtest(hits, 130).proportion_ci(0.95, method="wilson")
-    found = measure(Classifier(hits), numbered, AS_STORED, CLASSES).interval
+    found = measure(Classifier(hits), numbered, SPEC).interval
     assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_a_certain_mistake_has_a_finite_loss(numbered):
-    wrong = measure(
-        lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, AS_STORED, CLASSES
-    )
+    wrong = measure(lambda pixels: np.eye(2)[1 - pixels[:, 0, 0, 0] % 2], numbered, SPEC)
     assert wrong.accuracy == 0
     assert wrong.loss == pytest.approx(-math.log(1e-7), rel=1e-4)
 
 
 def test_figures_are_ready_for_json_and_for_people(numbered):
-    result = measure(Classifier(65), numbered, AS_STORED, CLASSES)
+    result = measure(Classifier(65), numbered, SPEC)
     assert json.loads(json.dumps(result.to_dict())) == {
         "accuracy": 0.5,
         "interval": list(result.interval),
@@ -100,21 +100,25 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
 def test_a_broken_image_is_named(broken_images):
     split = open_source(broken_images).splits["test"]
     with pytest.raises(InputError, match=r"whole JPEG.*Received: .*test/bee/0\.png"):
-        measure(lambda pixels: np.zeros((len(pixels), 3)), split, AS_STORED, CLASSES)
+        measure(lambda pixels: np.zeros((len(pixels), 3)), split, SPEC)
 
 
 @pytest.mark.parametrize(("hits", "said"), [(65, True), (130, False)])
 def test_an_accuracy_that_is_not_clearly_above_the_majority_class_is_said_to_be_none(
     numbered, hits, said
 ):
-    notes = measure(Classifier(hits), numbered, AS_STORED, CLASSES).notes()
+    notes = measure(Classifier(hits), numbered, SPEC).notes()
     line = "always 'even' has 50.0%: the accuracy is not clearly above it"
     assert (line in notes) == said
 
 
 def test_top_5_is_sklearns_from_six_classes_on(numbered):
     random = np.random.default_rng(0).dirichlet(np.ones(6), 130).astype(np.float32)
-    result = measure(lambda pixels: random[pixels[:, 0, 0, 0]], numbered, AS_STORED, "abcdef")
+    result = measure(
+        lambda pixels: random[pixels[:, 0, 0, 0]],
+        numbered,
+        ClassifierSpec(tuple("abcdef"), AS_STORED),
+    )
     expected = top_k_accuracy_score(result.labels, random, k=5, labels=range(6))
     assert result.top5 == expected
     assert result.notes()[0].startswith(f"top-5 accuracy {expected:.2%}, balanced accuracy ")
@@ -125,7 +129,7 @@ def test_top_5_is_sklearns_from_six_classes_on(numbered):
 def test_predictions_are_a_row_an_image_with_names_that_are_not_utf8(numbered, tmp_path):
     name = os.fsdecode(b"caf\xe9/0.png")
     result = dataclasses.replace(
-        measure(Classifier(1), numbered, AS_STORED, ("a,b", "蝉")),
+        measure(Classifier(1), numbered, ClassifierSpec(("a,b", "蝉"), AS_STORED)),
         names=(name, *map(str, range(1, 130))),
     )
     write_predictions(result, tmp_path / "predictions.csv")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +16,33 @@ from keras_resnet18.classify.classifier import image_files, open_classifier, ope
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import append_files
+
+
+def top(classifier, path, k):
+    ((best, _),) = classifier.answer(classifier.read(path)[np.newaxis], k)
+    return list(best)
 
 
 def test_a_run_and_its_exports_name_the_same_classes(run, exported, images):
     files = image_files([images / "test"])
     of_run = open_classifier(run.path)
-    expected = [of_run.top(file, 3) for file in files]
+    expected = [top(of_run, file, 3) for file in files]
     tolerances = {"saved_model": 1e-4, "model.tflite": 1e-4, "model-int8.tflite": 0.2}
     if (exported / "model.onnx").exists():
         tolerances["model.onnx"] = 1e-4
     for name, tolerance in tolerances.items():
         classifier = open_classifier(exported / name)
-        assert classifier.labels == run.labels
-        assert classifier.preprocess == run.preprocess
+        assert classifier.spec == run.spec
         for file, best in zip(files, expected, strict=True):
-            got = classifier.top(file, 3)
+            got = top(classifier, file, 3)
             assert got[0][0] == best[0][0]
             assert dict(got) == pytest.approx(dict(best), abs=tolerance)
 
 
 def test_probabilities_come_in_falling_order(run, images):
-    best = open_classifier(run.path).top(images / "test" / "bee" / "0.png", 3)
+    best = top(open_classifier(run.path), images / "test" / "bee" / "0.png", 3)
     values = [value for _, value in best]
     assert values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(1, abs=1e-5)
@@ -47,53 +52,65 @@ def test_probabilities_come_in_falling_order(run, images):
 @pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite", "model.onnx"])
 def test_a_file_alone_knows_its_labels_and_how_images_are_prepared(run, exported, tmp_path, name):
     file = shutil.copy(exported / name, tmp_path)
-    (tmp_path / "preprocess.json").write_text("not read")
+    (tmp_path / "classifier.json").write_text("not read")
     classifier = open_classifier(file)
-    assert classifier.labels == ("ant", "bee", "蝉")
+    assert classifier.spec.labels == ("ant", "bee", "蝉")
     assert classifier.preprocess == run.preprocess != Preprocess(size=(16, 16))
     assert classifier.run is None
     with pytest.raises(InputError, match="--data"):
         classifier.open_images()
 
 
-def test_preprocessing_that_a_file_does_not_say_is_read_from_beside_it(float16_file, tmp_path):
-    file = shutil.copy(float16_file.path, tmp_path)
+def without_spec(path, folder):
+    """A copy of a .tflite file as another program writes it: with labels, without our file."""
+    copy = Path(shutil.copy(path, folder))
+    with zipfile.ZipFile(path) as archive:
+        labels = archive.read("labels.txt").decode()
+        start = min(entry.header_offset for entry in archive.infolist())
+    copy.write_bytes(path.read_bytes()[:start])
+    append_files(copy, {"labels.txt": labels})
+    return copy
+
+
+def test_the_specification_of_a_file_without_one_is_read_from_beside_it(
+    float16_file, labels, tmp_path
+):
+    file = without_spec(float16_file.path, tmp_path)
     with pytest.warns(UserWarning, match="does not say how images are prepared.*middle 87.5%"):
-        assert open_classifier(file).preprocess == Preprocess(size=(32, 32))
-    other = Preprocess(size=(32, 32), crop_ratio=0.5)
-    (tmp_path / "preprocess.json").write_text(json.dumps(other.to_dict()))
-    assert open_classifier(file).preprocess == other
+        found = open_classifier(file).spec
+    assert found == ClassifierSpec(tuple(labels), Preprocess(size=(32, 32)))
+    other = ClassifierSpec(tuple("abcdefghij"), Preprocess(size=(32, 32), crop_ratio=0.5), 0.9)
+    (tmp_path / "classifier.json").write_text(other.to_json())
+    assert open_classifier(file).spec == other
 
 
-def test_preprocessing_for_another_size_than_the_files_is_refused(float16_file, tmp_path):
-    file = Path(shutil.copy(float16_file.path, tmp_path))
-    other = json.dumps(Preprocess(size=(32, 16)).to_dict())
-    (tmp_path / "preprocess.json").write_text(other)
-    with pytest.raises(InputError, match=r"preprocess\.json.*32×16.*32×32"):
+def test_a_specification_for_another_size_than_the_files_is_refused(float16_file, labels, tmp_path):
+    file = without_spec(float16_file.path, tmp_path)
+    other = ClassifierSpec(tuple(labels), Preprocess(size=(32, 16))).to_json()
+    (tmp_path / "classifier.json").write_text(other)
+    with pytest.raises(InputError, match=r"32×32×3.*Received: 32×16×3.*classifier\.json"):
         open_classifier(file)
-    append_files(file, {"preprocess.json": other})
-    with pytest.raises(InputError, match=r"digits\.tflite.*32×16.*32×32"):
+    append_files(file, {"classifier.json": other})
+    with pytest.raises(InputError, match=r"32×32×3.*Received: 32×16×3.*digits\.tflite"):
         open_classifier(file)
 
 
-def test_preprocessing_in_a_file_that_is_none_is_refused(float16_file, tmp_path):
-    file = Path(shutil.copy(float16_file.path, tmp_path))
-    append_files(file, {"preprocess.json": '{"size": 3}'})
-    with pytest.raises(InputError, match=r"JSON as `export` writes it. Received: .*digits\.tflite"):
+def test_a_specification_in_a_file_that_is_none_is_refused(float16_file, tmp_path):
+    file = without_spec(float16_file.path, tmp_path)
+    append_files(file, {"classifier.json": '{"size": 3}'})
+    with pytest.raises(InputError, match=r"that `train` and `export` write.*digits\.tflite"):
         open_classifier(file)
 
 
 def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_path):
     folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
     classifier = open_classifier(folder)
-    assert classifier.preprocess == run.preprocess
-    assert (classifier.labels, classifier.run) == (run.labels, None)
+    assert (classifier.spec, classifier.run) == (run.spec, None)
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ({"labels": ("ant", "bee")}, "a label for each class.*3 classes and 2 labels"),
         ({"image_shape": (None, None, 3)}, "takes any size"),
         ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
     ],
@@ -101,7 +118,7 @@ def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_pat
 def test_an_exported_file_that_cannot_classify_images_is_told(
     exported, tmp_path, monkeypatch, file, message
 ):
-    known = {"image_shape": (16, 16, 3), "classes": 3, "labels": None, "preprocess": None} | file
+    known = {"image_shape": (16, 16, 3), "classes": 3, "spec": None} | file
     opened = types.SimpleNamespace(**known)
     monkeypatch.setattr("keras_resnet18.classify.classifier.open_exported", lambda path: opened)
     with pytest.raises(InputError, match=message):
@@ -129,13 +146,13 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
     classifier = open_classifier(exported / "model.tflite")
     assert classifier.run.source == str(images)
     split = open_source(images).splits["test"]
-    result = measure(classifier.predict, split, classifier.preprocess, classifier.labels)
+    result = measure(classifier.predict, split, classifier.spec)
     assert result.accuracy == run.metrics["test"]["accuracy"]
 
 
 def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
-        open_images(("ant", "bee"), None, "digits")
+        open_images(ClassifierSpec(("ant", "bee"), None), None, "digits")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

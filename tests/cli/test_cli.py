@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small import as_unfinished, draw_images
 
@@ -250,17 +251,17 @@ def test_predict_says_what_is_wrong_with_a_broken_file_and_goes_on(command, run,
     assert answer.status == 1
 
 
-def test_predict_says_none_of_these_below_the_threshold(command, exported, images):
+def test_predict_says_not_sure_below_the_threshold(command, exported, images):
     model, image = exported / "model.tflite", images / "test" / "bee" / "0.png"
     answer = command("predict", model, image, "--threshold", "1")
-    assert re.search(r"  none of these \(best: bee \d+\.\d%\)$", answer.out.strip())
+    assert re.search(r"  not sure \(best: bee \d+\.\d%\)$", answer.out.strip())
     assert answer.status == 0
     for threshold, expected in (("0", "false"), ("1", "true"), (None, "")):
         options = [] if threshold is None else ["--threshold", threshold]
         (row,) = csv.DictReader(
             io.StringIO(command("predict", model, image, "--csv", *options).out)
         )
-        assert (row["none_of_these"], row["class_1"]) == (expected, "bee")
+        assert (row["not_sure"], row["class_1"]) == (expected, "bee")
     refused = command("predict", model, image, "--threshold", "50")
     assert refused.status == 2 and "--threshold" in refused.err
 
@@ -301,7 +302,11 @@ def test_predict_takes_many_files_in_batches_and_keeps_each_with_its_own_answer(
         assert [row.path for row in rows] == files
         assert [row.error is None for row in rows] == [path != text for path in files]
         classifier = open_classifier(model)
-        expected = [classifier.top(path, 1)[0] for path in files if path != text]
+        expected = [
+            classifier.answer(classifier.read(path)[np.newaxis], 1)[0].top[0]
+            for path in files
+            if path != text
+        ]
         got = [row.top[0] for row in rows if row.top]
         assert [name for name, _ in got] == [name for name, _ in expected]
         assert [p for _, p in got] == pytest.approx([p for _, p in expected], abs=1e-5)
@@ -328,7 +333,7 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert max(map(len, answer.out.splitlines())) <= 80
     assert answer.out.splitlines()[-1] == "ship/saved_model"
     names = {path.name for path in (tmp_path / "ship").iterdir()}
-    assert names == {"saved_model", "saved_model.json", "labels.txt", "preprocess.json"}
+    assert names == {"saved_model", "saved_model.json", "labels.txt", "classifier.json"}
 
 
 def test_what_is_written_is_shown_when_a_later_format_is_refused(

@@ -15,6 +15,7 @@ from PIL import Image
 from keras_resnet18.classify.classifier import Classifier
 from keras_resnet18.images import read_image
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 
 
 def sideways_photo() -> bytes:
@@ -101,7 +102,8 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
     assert values("features", "features").shape == (5, 512)
 
     pixels = spec.resize_and_crop(read_image(photo)).numpy()[np.newaxis]
-    (best,) = Classifier(classifier.predict_on_batch, tuple(labels), spec, None).best(pixels, 5)
+    whole = ClassifierSpec(tuple(labels), spec)
+    ((best, _),) = Classifier(classifier.predict_on_batch, whole, None).answer(pixels, 5)
     for names, numbers in zip(found["serve_bytes"]["labels"], values("serve_bytes"), strict=True):
         assert names == [name for name, _ in best]
         np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)

@@ -18,15 +18,16 @@ from keras_resnet18.exporters.compare import Limits
 from keras_resnet18.exporters.export import CHECK_IMAGES, export
 from keras_resnet18.files import EXPORTS
 from keras_resnet18.run import Run, load_run
+from keras_resnet18.spec import ClassifierSpec
 
 
 def test_every_format_is_written_with_labels_and_preprocessing(run, exported, export_reports):
     files = {EXPORTS[report.format].file for report in export_reports}
     assert files >= {"saved_model", "model.tflite", "model-int8.tflite", "model.onnx"}
-    beside = {f"{name}.json" for name in files} | {"labels.txt", "preprocess.json"}
+    beside = {f"{name}.json" for name in files} | {"labels.txt", "classifier.json"}
     assert {path.name for path in exported.iterdir()} == files | beside
-    for file in (run.labels_file, run.preprocess_file):
-        assert (exported / file.name).read_text(encoding="utf-8") == file.read_text("utf-8")
+    assert ClassifierSpec.read(exported / "classifier.json") == run.spec
+    assert (exported / "labels.txt").read_text(encoding="utf-8") == "ant\nbee\n蝉\n"
 
 
 def test_every_report_tells_where_and_on_how_many_images(exported, export_reports):
@@ -187,7 +188,7 @@ def test_a_format_whose_extra_is_missing_is_refused_by_name_and_left_out_of_all(
     ]
 
 
-@pytest.mark.parametrize("name", ["labels.txt", "preprocess.json"])
+@pytest.mark.parametrize("name", ["labels.txt", "classifier.json"])
 def test_somebody_elses_files_are_not_replaced(run, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match="no export left"):

@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.exporters.tflite import export_tflite
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import contents
 
 pytestmark = [
@@ -101,7 +103,8 @@ def test_its_image_classifier_obeys_the_score_threshold(small_classifier, labels
     highest = small_classifier.predict_on_batch(photos).max(1)
     threshold = float(np.median(highest))
     path = tmp_path / "digits.tflite"
-    export_tflite(small_classifier, path, labels=labels, score_threshold=threshold)
+    spec = ClassifierSpec(tuple(labels), Preprocess(size=(32, 32)), threshold)
+    export_tflite(small_classifier, path, spec=spec)
     answers = lines_of(CLASSIFY, path, tmp_path / "photos.npy")
     assert [bool(classes) for classes in answers] == (highest >= threshold).tolist()
     assert sum(map(bool, answers)) == 10

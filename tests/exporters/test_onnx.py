@@ -31,7 +31,7 @@ def test_takes_pixels_of_any_batch_and_knows_its_labels(
     onnx_file, small_classifier, coloured_digits, labels
 ):
     file = open_exported(onnx_file.path, threads=1)
-    assert (file.image_shape, file.classes, file.labels) == ((32, 32, 3), 10, tuple(labels))
+    assert (file.image_shape, file.classes, file.spec.labels) == ((32, 32, 3), 10, tuple(labels))
     expected = small_classifier.predict(coloured_digits[0][:3], verbose=0)
     np.testing.assert_allclose(file(coloured_digits[0][:3]), expected, atol=1e-5)
     np.testing.assert_allclose(file(coloured_digits[0][:1]), expected[:1], atol=1e-5)
@@ -102,7 +102,9 @@ class TestArguments:
 
     @needs_onnx
     def test_labels_must_be_as_many_as_classes(self, tiny, tmp_path):
-        with pytest.raises(InputError, match=r"labels must be 3 names.*Received: 4$"):
+        with pytest.raises(
+            InputError, match=r"labels must be 3 names.*Received: 4, in the arguments$"
+        ):
             export_onnx(tiny, tmp_path / "a.onnx", labels=list("abcd"))
         assert not list(tmp_path.iterdir())
 

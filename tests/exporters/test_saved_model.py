@@ -14,6 +14,7 @@ from keras_resnet18.classify.exported import SavedModelFolder
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import compare as reference
 from keras_resnet18.exporters import serving
+from keras_resnet18.spec import ClassifierSpec
 
 
 def test_names_types_and_shapes_are_the_documented_ones(served):
@@ -72,12 +73,13 @@ def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(t
     export_saved_model(tiny, tmp_path / "a")
     got = SavedModelFolder(tmp_path / "a").endpoint("serving_default", image=pixels)
     np.testing.assert_allclose(got["probabilities"], tiny.predict(pixels, verbose=0), atol=1e-6)
-    spec = Preprocess(size=(8, 8), crop_ratio=0.5)
-    export_saved_model(tiny, tmp_path / "b", preprocess=spec)
+    preprocess = Preprocess(size=(8, 8), crop_ratio=0.5)
+    spec = ClassifierSpec(("a", "b", "c"), preprocess, 0.4)
+    export_saved_model(tiny, tmp_path / "b", spec=spec)
     served = SavedModelFolder(tmp_path / "b")
-    assert served.preprocess == spec
+    assert served.spec == spec
     got = served.endpoint("serving_default", image=pixels)["probabilities"]
-    expected = tiny.predict(spec.resize_and_crop(pixels).numpy(), verbose=0)
+    expected = tiny.predict(preprocess.resize_and_crop(pixels).numpy(), verbose=0)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
@@ -88,7 +90,7 @@ def test_of_a_model_of_one_channel_takes_its_pixels(tmp_path):
     export_saved_model(model, tmp_path / "grey", labels=["a", "b"])
     served = SavedModelFolder(tmp_path / "grey")
     assert set(served.signatures) == {"serving_default", "labels"}
-    assert (served.image_shape, served.labels, served.preprocess) == ((8, 6, 1), ("a", "b"), None)
+    assert (served.image_shape, served.spec) == ((8, 6, 1), ClassifierSpec(("a", "b"), None))
 
 
 def test_is_compared_on_check_images_with_their_labels(tiny, tiny_images, tmp_path):
@@ -114,10 +116,10 @@ def test_an_endpoint_that_gives_other_answers_is_named(tiny, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_without_labels_has_no_signature_for_them(tiny, tmp_path):
+def test_without_labels_the_classes_are_called_by_their_numbers(tiny, tmp_path):
     export_saved_model(tiny, tmp_path / "tiny")
     served = SavedModelFolder(tmp_path / "tiny")
-    assert "labels" not in served.signatures and served.labels is None
+    assert served.spec == ClassifierSpec(("0", "1", "2"), Preprocess(size=(8, 8), crop_ratio=1.0))
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     best = served.endpoint("serve_bytes", image_bytes=[tf.io.encode_png(pixels[0]).numpy()])
     order = (-served(pixels)[0]).argsort(kind="stable")
@@ -227,7 +229,9 @@ class TestArguments:
             export_saved_model(tiny, tmp_path / "file" / "model")
 
     def test_labels_must_be_as_many_as_classes(self, tiny, tmp_path):
-        with pytest.raises(InputError, match=r"labels must be 3 names.*Received: 4$"):
+        with pytest.raises(
+            InputError, match=r"labels must be 3 names.*Received: 4, in the arguments$"
+        ):
             export_saved_model(tiny, tmp_path / "a", labels=list("abcd"))
         assert not list(tmp_path.iterdir())
 
@@ -236,8 +240,10 @@ class TestArguments:
         image = keras.Input(shape)
         flat = keras.layers.Flatten()(image)
         model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(flat))
-        with pytest.raises(InputError, match=r"must make what the model takes.*size=\(8, 8\)"):
-            export_saved_model(model, tmp_path / "a", preprocess=Preprocess(size=(8, 8)))
+        with pytest.raises(InputError, match=r"that the model takes, .*Received: 8×8×3"):
+            export_saved_model(
+                model, tmp_path / "a", spec=ClassifierSpec(("a", "b"), Preprocess(size=(8, 8)))
+            )
         assert not list(tmp_path.iterdir())
 
     def test_a_feature_model_is_no_classifier(self, tmp_path):

@@ -420,7 +420,7 @@ class TestArguments:
         convert_to(float32_file.converted)
         path = tmp_path / "new" / "folder" / "a.tflite"
         export_tflite(classifier, str(path))
-        assert contents(path).labels is None
-        export_tflite(classifier, path, labels=[str(number) for number in range(10)])
         assert contents(path).labels == [str(number) for number in range(10)]
+        export_tflite(classifier, path, labels=list("abcdefghij"))
+        assert contents(path).labels == list("abcdefghij")
         assert {file.name for file in path.parent.iterdir()} == {"a.tflite", "a.tflite.json"}

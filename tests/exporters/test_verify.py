@@ -20,6 +20,7 @@ from keras_resnet18.exporters.export import export
 from keras_resnet18.exporters.verify import verify
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, load_run
+from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import append_files
 
 LABELS = [f"digit {number}" for number in range(10)]
@@ -39,8 +40,8 @@ def colour_run(digits, quick_recipe, tmp_path_factory):
     run.path.mkdir()
     build_colour_classifier(images[:300], labels[:300]).save(run.model_file)
     run.write_text(run.recipe_file, quick_recipe.to_toml())
-    run.write_text(run.labels_file, "".join(f"{name}\n" for name in LABELS))
-    run.write_json(run.preprocess_file, Preprocess(size=(32, 32), crop_ratio=1.0).to_dict())
+    spec = ClassifierSpec(tuple(LABELS), Preprocess(size=(32, 32), crop_ratio=1.0))
+    run.write_text(run.spec_file, spec.to_json())
     run.write_json(run.environment_file, {"source": str(folder)})
     run.write_json(run.metrics_file, {})
     return load_run(run.path)
@@ -183,8 +184,8 @@ def other_run(colour_run, tmp_path):
 
     def make(labels=tuple(LABELS), size=(32, 32)):
         run = Run(shutil.copytree(colour_run.path, tmp_path / "other"))
-        run.write_text(run.labels_file, "".join(f"{name}\n" for name in labels))
-        run.write_json(run.preprocess_file, Preprocess(size=size).to_dict())
+        spec = ClassifierSpec(tuple(labels), Preprocess(size=size))
+        run.write_text(run.spec_file, spec.to_json())
         image = keras.Input((*size, 3))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
         keras.Model(image, keras.layers.Dense(len(labels))(x)).save(run.model_file)
@@ -300,7 +301,9 @@ def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
     status, out, err = command("verify", file, colour_run.path, "--split", "validation")
     assert status == 1
     assert out.splitlines()[-1].split() == ["verdict", "failed"] and "n = 50" in out
-    assert err.startswith(f"keras-resnet18: {file} does not pass: labels differ from the run's: ")
+    assert err.startswith(
+        f"keras-resnet18: {file} does not pass: its specification is not the run's: "
+    )
     assert err.count("\n") == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 
 import keras
@@ -17,6 +16,7 @@ from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.data.sources import from_arrays
 from keras_resnet18.fit import train as trainer
 from keras_resnet18.fit.calibrate import calibrate_network
+from keras_resnet18.spec import ClassifierSpec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
 
@@ -87,12 +87,12 @@ def test_training_keeps_and_says_what_the_threshold_means(calibrated):
     run, printed = calibrated
     said, test = run.metrics["calibration"], run.metrics["test"]
     assert "calibrated on 150 validation images: temperature" in printed
-    assert f"at the score threshold of {run.threshold:.1%}, {test['coverage']:.1%}" in printed
-    assert said["threshold"] == run.threshold == test["threshold"]
+    assert f"at the score threshold of {run.spec.threshold:.1%}, {test['coverage']:.1%}" in printed
+    assert said["threshold"] == run.spec.threshold == test["threshold"]
     assert run.metrics["validation"]["coverage"] == pytest.approx(0.95, abs=0.01)
     assert run.metrics["validation"]["ece"] == pytest.approx(said["after"]["ece"], abs=1e-3)
     assert test["accuracy_answered"] >= test["accuracy"]
-    assert f"{run.threshold:.1%}" in str(info(run.path))
+    assert f"{run.spec.threshold:.1%}" in str(info(run.path))
 
 
 def test_the_page_and_the_card_tell_it(calibrated):
@@ -102,33 +102,32 @@ def test_the_page_and_the_card_tell_it(calibrated):
     card = run.card_file.read_text(encoding="utf-8")
     for text in ("150 validation images", "score threshold", "validation images, before"):
         assert text in page
-    assert f"below {run.threshold:.1%}" in card.replace("\n", " ")
+    assert f"below {run.spec.threshold:.1%}" in card.replace("\n", " ")
 
 
 def test_every_file_has_the_runs_threshold(calibrated, files, tmp_path):
     run, _ = calibrated
     for name in ("model.tflite", "saved_model"):
-        assert open_classifier(files / name).threshold == run.threshold
-        assert f"{run.threshold:.1%}" in str(info(files / name))
+        assert open_classifier(files / name).spec.threshold == run.spec.threshold
+        assert f"{run.spec.threshold:.1%}" in str(info(files / name))
     alone = shutil.copy(files / "model.tflite", tmp_path)
-    assert open_classifier(alone).threshold == run.threshold
-    beside = json.loads((files / "threshold.json").read_text(encoding="utf-8"))
-    assert beside == {"score_threshold": run.threshold}
+    assert open_classifier(alone).spec.threshold == run.spec.threshold
+    assert ClassifierSpec.read(files / "classifier.json") == run.spec
 
 
 def test_an_export_of_a_run_without_a_threshold_leaves_no_others_behind(run, files, tmp_path):
     shutil.copytree(files, tmp_path / "export")
     list(export(run, ["tflite"], tmp_path / "export", note=print))
-    assert not (tmp_path / "export" / "threshold.json").exists()
-    assert open_classifier(tmp_path / "export" / "model.tflite").threshold is None
+    assert ClassifierSpec.read(tmp_path / "export" / "classifier.json") == run.spec
+    assert open_classifier(tmp_path / "export" / "model.tflite").spec.threshold is None
 
 
-def test_predict_says_none_of_these_below_the_threshold(calibrated, files, noise):
+def test_predict_says_not_sure_below_the_threshold(calibrated, files, noise):
     run, _ = calibrated
     for model in (run, files / "model.tflite"):
         (always,) = predict(model, noise, threshold=1.0)
         (never,) = predict(model, noise, threshold=0)
-        assert (always.none_of_these, never.none_of_these) == (True, False)
+        assert (always.not_sure, never.not_sure) == (True, False)
         (own,) = predict(model, noise)
-        assert own.none_of_these == (own.top[0][1] < run.threshold)
+        assert own.not_sure == (own.top[0][1] < run.spec.threshold)
         assert own.top == always.top == never.top

@@ -14,7 +14,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
 from keras_resnet18.run import CARD_MARK, Run
 
-PLAIN = "recipe.toml", "labels.txt", "preprocess.json", "environment.json", "history.csv"
+PLAIN = "recipe.toml", "classifier.json", "environment.json", "history.csv"
 
 
 @pytest.fixture

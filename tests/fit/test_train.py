@@ -58,9 +58,7 @@ def test_the_kept_epoch_is_the_best_by_validation(run):
 def test_the_model_file_has_the_accuracy_that_the_run_reports(run, images):
     source = open_source(images)
     for kind in ("validation", "test"):
-        result = measure(
-            run.model.predict_on_batch, source.splits[kind], run.preprocess, run.labels
-        )
+        result = measure(run.model.predict_on_batch, source.splits[kind], run.spec)
         assert result.to_dict() == run.metrics[kind] | {
             "loss": pytest.approx(run.metrics[kind]["loss"], rel=1e-4)
         }

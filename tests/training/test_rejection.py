@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 
 import numpy as np
@@ -40,11 +40,11 @@ def test_energy_is_of_the_logits_behind_the_probabilities(run):
 
 def test_the_threshold_is_that_of_metrics_or_of_the_validation_images(run, tmp_path):
     copy = load_run(shutil.copytree(run.path, tmp_path / "run"))
-    assert copy.threshold is None  # of 9 validation images
+    assert copy.spec.threshold is None  # of 9 validation images
     threshold, _ = rejection.threshold_of(copy, lambda: np.linspace(0, 1, 101))
     assert threshold == pytest.approx(0.05)
-    copy.metrics_file.write_text(json.dumps({**copy.metrics, "calibration": {"threshold": 0.3}}))
-    assert rejection.threshold_of(copy, pytest.fail) == (0.3, "metrics.json")
+    copy.spec_file.write_text(dataclasses.replace(copy.spec, threshold=0.3).to_json())
+    assert rejection.threshold_of(load_run(copy.path), pytest.fail) == (0.3, "classifier.json")
 
 
 def test_a_limit_is_shared_out_among_splits():
