@@ -60,7 +60,7 @@ def served(request: dict, model: Path) -> dict:
     return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-def answer(model, photo, k):
+def named(model, photo, k):
     classifier = open_classifier(model)
     return classifier.answer(classifier.read(photo)[np.newaxis], k)[0].top
 
@@ -79,7 +79,7 @@ def test_the_curl_line_makes_the_request_and_the_answer_has_the_pages_keys(place
     (row,) = got["predictions"]
     assert row.keys() == answer["predictions"][0].keys()
     assert row["labels"][0] == b"bee"
-    expected = answer(exported / "saved_model", place / "photo.jpg", 3)
+    expected = named(exported / "saved_model", place / "photo.jpg", 3)
     assert row["probabilities"] == pytest.approx([p for _, p in expected], abs=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_a_program_gives_the_answer_of_predict(place, capsys, words, file, thres
         program = program.replace('spec["threshold"] or 0', "1.0")
     exec(compile(program, file, "exec"), {})
     *label, probability = capsys.readouterr().out.split()
-    ((best, expected),) = answer(place / file, place / "photo.jpg", 1)
+    ((best, expected),) = named(place / file, place / "photo.jpg", 1)
     assert " ".join(label) == ("not sure" if threshold else best)
     assert float(probability) == pytest.approx(expected, abs=0.02)
     written = [line for line in program.splitlines() if line]

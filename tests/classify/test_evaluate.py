@@ -35,7 +35,7 @@ def test_all_of_a_folder_is_measured_with_few_images_of_few_classes(run, images,
     found = evaluate(run, data=str(tmp_path / "new"), out=tmp_path / "out")
     assert (found.n, found.trained_on) == (5, 0)
     assert found.never_tested == ("蝉",)
-    assert [found.classes[i] for i in found.labels] == ["ant"] * 2 + ["bee"] * 3
+    assert [found.spec.labels[i] for i in found.labels] == ["ant"] * 2 + ["bee"] * 3
     written = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert (written["n"], written["split"], written["trained_on"]) == (5, "all", 0)
     assert written["never_tested"] == ["蝉"]

@@ -44,7 +44,7 @@ def test_an_onnx_file_made_again_by_another_process_is_the_same_bytes(
     path = tmp_path / "new" / "again.onnx"
     path.parent.mkdir()
     path.write_text("an old one")
-    report = export_onnx(run.model, path, labels=run.labels, preprocess=run.preprocess)
+    report = export_onnx(run.model, path, spec=run.spec)
     assert path.read_bytes() == (exported / "model.onnx").read_bytes()
     assert (report.comparison.n, report.comparison.accuracy) == (16, None)
     assert report.comparison.max_difference < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -100,15 +101,22 @@ def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, fi
     assert verify(file, colour_run.path, split="validation").comparison.n == 50
 
 
-def without_labels(path):
+def without_spec(path):
     flatbuffer_utils.write_model(flatbuffer_utils.read_model(str(path)), str(path))
 
 
-def swap_labels(path):
-    without_labels(path)
-    append_files(
-        path, {"labels.txt": "".join(f"{x}\n" for x in [LABELS[1], LABELS[0], *LABELS[2:]])}
-    )
+def with_another(**change):
+    """Puts another specification behind a model."""
+
+    def put(path):
+        without_spec(path)
+        spec = ClassifierSpec(tuple(LABELS), Preprocess(size=(32, 32), crop_ratio=1.0))
+        append_files(path, {"classifier.json": dataclasses.replace(spec, **change).to_json()})
+
+    return put
+
+
+swap_labels = with_another(labels=(LABELS[1], LABELS[0], *LABELS[2:]))
 
 
 def cut_off_the_end(path):
@@ -118,25 +126,29 @@ def cut_off_the_end(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (swap_labels, "number 1 is 'digit 1' in the file, 'digit 0' in the run"),
-        (without_labels, "the file has none"),
+        (swap_labels, "not the run's: label 0 is 'digit 1', not 'digit 0'"),
+        (with_another(preprocess=Preprocess(size=(32, 32))), "crop_ratio=0.875"),
+        (with_another(threshold=0.5), "the score threshold is 0.5, not None"),
+        (without_spec, "it has no specification"),
         (cut_off_the_end, "its end is cut off"),
     ],
 )
-def test_other_labels_are_a_fault(colour_run, file, change, message):
+def test_another_specification_is_a_fault(colour_run, file, change, message):
     change(file)
     report = verify(file, colour_run.path)
-    assert report.fault.startswith("labels differ from the run's: ") and message in report.fault
+    assert "its specification" in report.fault or "it has no specification" in report.fault
+    assert message in report.fault
     assert report.comparison.agreement == 1
     assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
 
 
 def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run, tmp_path):
     path = tmp_path / "model"
-    spec = Preprocess(size=(32, 32), crop_ratio=0.5)
-    export_saved_model(colour_run.model, path, labels=colour_run.labels, preprocess=spec)
+    preprocess = Preprocess(size=(32, 32), crop_ratio=0.5)
+    spec = dataclasses.replace(colour_run.spec, preprocess=preprocess)
+    export_saved_model(colour_run.model, path, spec=spec)
     fault = verify(path, colour_run.path).fault
-    assert fault.startswith("its images are prepared by ") and "crop_ratio=0.5" in fault
+    assert "images are prepared by " in fault and "crop_ratio=0.5" in fault
 
 
 def truncate(path):
