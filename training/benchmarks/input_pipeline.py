@@ -168,14 +168,21 @@ def mapped_batches(paths: Sequence[str], case: str, spec: Any, batch: int) -> An
     return photos.batch(batch).prefetch(2).with_options(options)
 
 
-def keras_batches(folder: str, size: tuple[int, int], batch: int) -> Any:
-    """Photos as Keras' guides read them, cropped out of images an eighth larger."""
+def keras_batches(folder: str, size: tuple[int, int], batch: int, labels: str | None = None) -> Any:
+    """Photos as Keras' guides read them, cropped out of images an eighth larger.
+
+    Args:
+        folder: The photos.
+        size: (height, width) of the crop.
+        batch: Images per batch.
+        labels: `"inferred"` for batches of (images, class numbers); None for images alone.
+    """
     import keras
     import tensorflow as tf
 
     photos = keras.utils.image_dataset_from_directory(
         folder,
-        labels=None,
+        labels=labels,
         image_size=tuple(round(side / 0.875) for side in size),
         batch_size=batch,
         seed=0,
@@ -184,7 +191,12 @@ def keras_batches(folder: str, size: tuple[int, int], batch: int) -> Any:
     augment = keras.Sequential(
         [keras.layers.RandomCrop(*size), keras.layers.RandomFlip("horizontal")]
     )
-    photos = photos.repeat().map(lambda x: augment(x, training=True), tf.data.AUTOTUNE)
+
+    def vary(images: Any, *labels: Any) -> Any:
+        varied = augment(images, training=True)
+        return (varied, *labels) if labels else varied
+
+    photos = photos.repeat().map(vary, tf.data.AUTOTUNE)
     return photos.prefetch(tf.data.AUTOTUNE)
 
 
