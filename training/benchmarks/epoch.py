@@ -4,9 +4,9 @@
                         [--seconds 20] [--dtypes float32 bfloat16] [--torch-python PYTHON]
                         [--mosaics N]
 
-PHOTOS is a folder with a folder for each class. Each case is a process of its own that reads, varies
-and trains without an end, and the cases run in turn; a step is timed from the third batch on, with
-the pipeline full. All train ResNet-18 with 1,000 outputs by SGD with Nesterov momentum.
+PHOTOS is a folder with a folder for each class. Each case is a process of its own that reads,
+varies and trains without an end, and the cases run in turn; a step is timed from the third batch
+on, with the pipeline full. All train ResNet-18 with 1,000 outputs by SGD with Nesterov momentum.
 
 - ours: what `train` does: its pipeline (random window of 35 to 100 % of the area, mirrored half of
   the time) and its step, with the training twin
@@ -15,9 +15,9 @@ the pipeline full. All train ResNet-18 with 1,000 outputs by SGD with Nesterov m
   eager and with `torch.compile`
 
 `--mosaics N` trains on N images of 640×480, each of nine of the photos, whose files are about as
-large as ImageNet's. A table is printed for each dtype: images per second, ratios round by round, memory.
-torch's cases need a Python that has torch and Pillow; without one they are left out. On a machine
-that others use, `chrt -r 5` keeps them away.
+large as ImageNet's. A table is printed for each dtype: images per second, ratios round by round,
+memory. torch's cases need a Python that has torch and Pillow; without one they are left out. On a
+machine that others use, `chrt -r 5` keeps them away.
 """
 
 from __future__ import annotations
