@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,9 +139,16 @@ def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) ->
         return Calibration(1.0, None, n, before, before)
     temperature = fit_temperature(logits, labels)
     highest = softmax(logits / temperature, 1).max(1)
-    # no percentile of so few images is exact to more digits
-    threshold = round(float(np.percentile(highest, _REFUSED_PERCENT)), 4)
+    threshold = _threshold(highest)
     return Calibration(temperature, threshold, n, before, reliability(highest, right))
+
+
+def _threshold(highest: npt.NDArray[np.float64]) -> float:
+    """The 5th percentile, or a little less: at most 5 % of the images are below it."""
+    percentile = float(np.percentile(highest, _REFUSED_PERCENT, method="lower"))
+    # Four digits, rounded down: rounded up, images that are all alike would all be below. The
+    # network's softmax, in float32, may differ in the seventh digit.
+    return max(0.0, math.floor((percentile - 1e-6) * 1e4) / 1e4)
 
 
 def is_at_the_end(temperature: float) -> bool:

@@ -73,3 +73,23 @@ def test_fewer_than_100_images_change_nothing_and_it_is_said():
     (line,) = found.in_words()
     assert "99 validation images are fewer than 100" in line
     assert calibrate(*drawn(100, 4)).threshold is not None
+
+
+@pytest.mark.parametrize("n", [100, 101, 119, 1000])
+@pytest.mark.parametrize(
+    "scale", [0.0, 1e-6, 1.0, 12.0, 60.0], ids=["all alike", "nearly", "spread", "easy", "certain"]
+)
+def test_at_most_a_twentieth_is_below_the_threshold_whatever_the_set(n, scale):
+    random = np.random.default_rng(n)
+    logits = (random.normal(size=(n, 4)) * scale).astype(np.float32)
+    labels = np.where(random.random(n) < 0.9, logits.argmax(1), random.integers(0, 4, n))
+    found = calibrate(logits, labels)
+    highest = softmax(logits / np.float32(found.temperature), 1).max(1).astype(np.float32)
+    assert 0 <= found.threshold <= np.percentile(highest.astype(float), 5) + 1e-6
+    assert (highest < found.threshold).mean() <= 0.05
+
+
+def test_of_images_that_are_all_easy_none_is_refused():
+    logits = np.tile(np.float32([12, 0, 0]), (100, 1))
+    found = calibrate(logits, np.zeros(100, np.int64))
+    assert (softmax(logits / found.temperature, 1).max(1) >= found.threshold).all()
