@@ -42,6 +42,8 @@ def run(path: Path, *, write: bool) -> None:
     if write:
         for cell in book.cells:
             cell.metadata.pop("execution", None)  # dates
+            if cell.cell_type == "code":  # what libraries log, with paths of this machine
+                cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
         done = {cell.id: cell for cell in book.cells}
         book.cells = [done.get(cell.id, cell) for cell in cells]
         nbformat.write(book, path)
