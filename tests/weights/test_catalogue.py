@@ -366,7 +366,7 @@ def test_readmes_lines_for_a_photo_work(imagenet, tmp_path, monkeypatch, capsys)
 def test_weights_of_resnet_d_go_into_its_variant(tmp_path, monkeypatch):
     published = build_resnet18(variant="d", input_shape=(32, 32, 3))
     save_weights(published, tmp_path / FILENAME, layout="timm")
-    monkeypatch.setattr("keras_resnet18.model.resnet.fetch", lambda entry: tmp_path / FILENAME)
+    monkeypatch.setattr("keras_resnet18.model.arguments.fetch", lambda entry: tmp_path / FILENAME)
     model = build_resnet18(weights="resnet18d.ra2_in1k", variant="d", input_shape=(32, 32, 3))
     for got, expected in zip(model.get_weights(), published.get_weights(), strict=True):
         np.testing.assert_array_equal(got, expected)

@@ -189,11 +189,6 @@ def test_a_deep_stem_adapts_to_other_channels(arrays_d, checkpoint, channels):
         np.testing.assert_allclose(kernel[:, channel], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_the_same_checkpoint_loads_whatever_the_output_stride(arrays_d, checkpoint):
-    model = build(variant="d", output_stride=8, classes=10)
-    assert load_weights(model, checkpoint(arrays_d)).tensors == len(arrays_d)
-
-
 # Where the network's size does not matter
 
 
