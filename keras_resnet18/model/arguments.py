@@ -1,4 +1,4 @@
-"""Arguments of the builders: their checks, the image that they name, and the weights."""
+"""Arguments of the builders: checks, the image input, and the initial weights."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def published_weights(weights: Weights, *, network: str, stem: str) -> Published
     """Returns the published weights that `weights` names, or None if it is None or a path.
 
     Raises:
-        InputError: If the name is unknown or of another network, or there is no such file.
+        InputError: If the name is unknown, the weights are for another network, or there is no
+            such file.
     """
     if weights is None:
         return None

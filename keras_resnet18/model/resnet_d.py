@@ -1,7 +1,7 @@
 """ResNet-D of He et al. 2018, "Bag of Tricks" (arXiv 1812.01187), figure 2: `variant="d"`.
 
-A basic block takes two of its changes: a stem of three 3×3 convolutions, and shortcuts that average
-2×2 values before they project them, so that no value is left out.
+Two of its changes apply to basic blocks: a stem of three 3×3 convolutions, and shortcuts that
+average 2×2 values before they project them, so that they skip no value.
 """
 
 from __future__ import annotations

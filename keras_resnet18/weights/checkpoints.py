@@ -29,7 +29,7 @@ _PRETRAINED = ("model.safetensors", "pytorch_model.bin")
 # Where a training script puts the weights, beside its optimizer and epoch.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
-# What a download may leave in the place of a file, and how it begins.
+# First bytes of what a download may leave in place of the file.
 _MISTAKEN = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
@@ -101,10 +101,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Array], list[str]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118, it is not a mapping
-                tensor = file.get_slice(name)
-                is_float = tensor.get_dtype() in _FLOATS
                 if name.endswith(COUNTER):
                     continue
+                tensor = file.get_slice(name)
+                is_float = tensor.get_dtype() in _FLOATS
                 if not tensor.get_shape() and not is_float:
                     others.append(name)  # a count, as n_averaged of an averaged model
                 else:
@@ -131,8 +131,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make torch raise anything
         if not path.stat().st_size or "archive" in str(error):
-            message = "a torch file must be whole: get it again. Received: {}, cut short"
-            raise InputError(message.format(path)) from None
+            raise InputError(
+                f"a torch file must be whole: get it again. Received: {path}, cut short"
+            ) from None
         unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise InputError(
             "a torch file must hold tensors and plain values, no code, as torch.save("

@@ -30,6 +30,8 @@ from keras_resnet18.weights.layouts import (
     torch_shape,
 )
 
+_LISTED = 3  # names of each kind that an error gives
+
 # Layers that only variant d has: one in the stem, one in each stage after the first.
 _OF_VARIANT_D = re.compile(r"stem_conv1|stage\d_block\d_shortcut_pool")
 
@@ -61,11 +63,11 @@ def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: boo
     if not classes_match:
         ours.pop(HEAD, None)
         theirs.pop(HEAD, None)
-    before, after = (
+    wanted, given = (
         {name: [v.shape for v in layer.weights] for name, layer in layers.items()}
-        for layers in (theirs, ours)
+        for layers in (ours, theirs)
     )
-    if different := [name for name in before | after if before.get(name) != after.get(name)]:
+    if different := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
         raise InputError(
             "a run's weights fit a network of its depth, stem and variant: leave network.* as the "
             f"run has it. Received: other layers at {', '.join(different[:3])}"
@@ -74,9 +76,6 @@ def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: boo
         layer.set_weights(theirs[name].get_weights())
     kept = "with its head" if classes_match else "its head left out: the classes are others"
     return f"{sum(len(layer.weights) for layer in ours.values())} variables, {kept}"
-
-
-_LISTED = 3  # names of each kind that an error gives
 
 
 @dataclasses.dataclass(frozen=True)
