@@ -123,12 +123,17 @@ class Network:
     def __post_init__(self) -> None:
         check_types(self, "network.")
         one_of("network.name", self.name, NETWORKS)
-        one_of("network.stem", self.stem, STEMS)
-        if self.variant is not None:
-            one_of("network.variant", self.variant, VARIANTS)
-            fits = self.stem == "imagenet"
-            within("network.stem", self.stem, fits, f"imagenet for variant {self.variant}")
-        within("network.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to below 1")
+        check_network(self.stem, self.variant, self.dropout, "network.")
+
+
+def check_network(stem: str, variant: str | None, dropout: float, prefix: str = "") -> None:
+    """Raises InputError unless a builder takes these arguments; `prefix` precedes their names."""
+    one_of(f"{prefix}stem", stem, STEMS)
+    if variant is not None:
+        one_of(f"{prefix}variant", variant, VARIANTS)
+        within(f"{prefix}stem", stem, stem == "imagenet", f"imagenet for variant {variant}")
+    rate = isinstance(dropout, int | float) and 0 <= dropout < 1
+    within(f"{prefix}dropout", dropout, rate, "from 0 up to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,8 +316,6 @@ class Recipe:
         else:
             within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
         within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
-        if self.input_size is not None:
-            within("image_size", self.image_size, min(self.input_size) >= 8, "8 or more")
         if self.fit is not None:
             one_of("fit", self.fit, FITS)
         if self.crop_ratio is not None:

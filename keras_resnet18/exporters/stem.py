@@ -48,7 +48,6 @@ def _is_paper_stem(pad: Any, conv: Any) -> bool:
         and conv.kernel_size == (7, 7)
         and conv.strides == (2, 2)
         and conv.padding == "valid"
-        and conv.dilation_rate == (1, 1)
         and conv.groups == 1
         and conv.input is pad.output
         and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])

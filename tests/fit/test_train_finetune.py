@@ -182,7 +182,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     save_weights(resnet18, tmp_path / "published.safetensors")
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
     monkeypatch.setattr(
-        "keras_resnet18.model.resnet.fetch", lambda entry: tmp_path / "published.safetensors"
+        "keras_resnet18.model.arguments.fetch", lambda entry: tmp_path / "published.safetensors"
     )
     monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     caught = []
