@@ -190,8 +190,6 @@ class Augment:
         shift: Largest shift in pixels, in each direction.
         flip: Whether half of the images are mirrored left to right.
         erase: Probability, 0 to 1, of erasing a random rectangle.
-        trivial_augment: Whether each image gets one random change of random strength
-            (TrivialAugment, Müller & Hutter 2021), such as a rotation or another contrast.
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
         mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
             (Zhang et al. 2018), such as 0.2; 0 is off.
@@ -203,7 +201,6 @@ class Augment:
     shift: int = 0
     flip: bool = False
     erase: float = 0.0
-    trivial_augment: bool = False
     jitter: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -39,7 +39,7 @@ def test_a_recipe_without_a_default_left_survives_toml():
         patience=3,
         max_minutes=90.5,
         optimizer=Optimizer("adamw", 1e-3, 0.8, 0.05, 0.5, 0.0, "balanced", 1.5),
-        augment=Augment((0.25, 1.0), 4, True, 0.3, True, 0.4, 0.2, 1.0),
+        augment=Augment((0.25, 1.0), 4, True, 0.3, 0.4, 0.2, 1.0),
         finetune=Finetune("b.pth", 3, 0.1),
     )
     of_variant_d = dataclasses.replace(recipe, network=Network("plain34", "imagenet", "d", 0.2))

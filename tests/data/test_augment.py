@@ -15,7 +15,6 @@ OFF: dict[str, Any] = {
     "shift": 0,
     "flip": False,
     "erase": 0.0,
-    "trivial_augment": False,
     "jitter": 0.0,
 }
 ALL: dict[str, Any] = {
@@ -23,7 +22,6 @@ ALL: dict[str, Any] = {
     "shift": 2,
     "flip": True,
     "erase": 0.5,
-    "trivial_augment": True,
     "jitter": 0.4,
 }
 COLOUR = (124, 116, 104)

@@ -23,7 +23,6 @@ NOTHING: dict[str, Any] = {
     "shift": 0,
     "flip": False,
     "erase": 0.0,
-    "trivial_augment": False,
     "jitter": 0.0,
 }
 RESIZED = Preprocess(size=(8, 8), crop_ratio=1.0).resize_and_crop
@@ -103,7 +102,6 @@ VARIED: dict[str, Any] = {
             "shift": 2,
             "flip": True,
             "erase": 0.5,
-            "trivial_augment": True,
             "jitter": 0.4,
         }.items()
     },
