@@ -18,11 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+_INTERPOLATIONS = ("bilinear", "bicubic")
+_FITS = ("crop", "pad", "squash")
 _LARGEST_SIDE = 16_384
-
-
-FITS = ("crop", "pad", "squash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +62,8 @@ class Preprocess:
         within("size", self.size, _all_within(self.size, 2, int, 1, _LARGEST_SIDE), size)
         crop_ratio = _all_within((self.crop_ratio,), 1, float, 0.1, 1)
         within("crop_ratio", self.crop_ratio, crop_ratio, "a number from 0.1 to 1")
-        one_of("interpolation", self.interpolation, INTERPOLATIONS)
-        one_of("fit", self.fit, FITS)
+        one_of("interpolation", self.interpolation, _INTERPOLATIONS)
+        one_of("fit", self.fit, _FITS)
         within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
         mean, std = "three numbers from 0 to 1", "three numbers from 0.001 to 1"
         within("mean", self.mean, _all_within(self.mean, 3, float, 0, 1), mean)

@@ -11,7 +11,7 @@ import keras
 
 from keras_resnet18.errors import InputError, one_of, within
 from keras_resnet18.model.pooling import as_output_size
-from keras_resnet18.recipe import STEMS, VARIANTS
+from keras_resnet18.recipe import SMALLEST_SIDE, STEMS, VARIANTS
 from keras_resnet18.weights.catalogue import Published, find_weights
 from keras_resnet18.weights.checkpoints import ENDINGS, is_name
 
@@ -20,7 +20,6 @@ Pooling = str | int | tuple[int, int] | None
 Shape = tuple[int | None, int | None, int]
 
 OUTPUT_STRIDES = (8, 16, 32)
-_SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels, by stem
 
 
 def check_network(input_shape: Any, *, stem: str, variant: str | None, output_stride: int) -> None:
@@ -51,7 +50,7 @@ def check_network(input_shape: Any, *, stem: str, variant: str | None, output_st
             "input_shape must be (height, width, channels), height and width numbers or None. "
             f"Received: input_shape={input_shape!r}"
         )
-    smallest = _SMALLEST_SIDE[stem]
+    smallest = SMALLEST_SIDE[stem]
     if any(side is not None and side < smallest for side in input_shape[:2]):
         raise InputError(
             f"images must be at least {smallest} pixels a side with the {stem!r} stem. "
