@@ -18,7 +18,7 @@ from keras_resnet18.data.files import Header, read_headers
 from keras_resnet18.data.stored import encoded_image
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import image_bytes
-from keras_resnet18.images import broken_image, decode_image, image_kind
+from keras_resnet18.images import broken_image, decode_image
 
 WHOLE, REFUSED = whole_files(), refused_files()
 FILES = {**WHOLE, **REFUSED, **damaged(WHOLE)}
@@ -100,6 +100,8 @@ def test_training_sees_the_pixels_of_the_decoder_or_its_error(decoded: Any, fold
     assert plain == {name for name in WHOLE if name.startswith("jpeg")} - NOT_PLAIN
 
 
+JPEG_OR_PNG = (b"\xff\xd8", b"\x89PNG")  # first bytes
+
 # JPEG in CMYK, which the two programs round differently.
 ROUNDED = ("jpeg cmyk", "jpeg ycck")
 
@@ -108,7 +110,7 @@ def test_a_server_sees_the_pixels_of_the_decoder_or_one_clear_error(decoded: Any
     for name, data in FILES.items():
         expected = decoded[name]
         got = outcome(lambda data=data: image_bytes.decode(tf.constant(data)))
-        if image_kind(data) not in ("JPEG", "PNG"):
+        if not data.startswith(JPEG_OR_PNG):
             assert "must be a whole JPEG or PNG file" in str(got), name
         elif name in WHOLE:
             assert not isinstance(got, Exception), (name, got)
@@ -127,7 +129,7 @@ def test_pixels_are_counted_before_memory_is_asked_for(
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("was decoded"))
     with pytest.raises(InputError, match="pixels"):
         decode_image(REFUSED[name])
-    if image_kind(REFUSED[name]) in ("JPEG", "PNG"):
+    if REFUSED[name].startswith(JPEG_OR_PNG):
         with pytest.raises(tf.errors.InvalidArgumentError, match="at most 89,478,485 pixels"):
             image_bytes.decode(tf.constant(REFUSED[name]))
 

@@ -13,11 +13,9 @@ from PIL import Image, ImageOps
 from keras_resnet18.data.stored import decode_op
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import (
-    IMAGE_SUFFIXES,
     broken_image,
     decode_image,
-    has_image_header,
-    image_kind,
+    image_format,
     is_image_name,
     read_image,
 )
@@ -74,11 +72,10 @@ def test_exif_orientation_is_obeyed(orientation: int, kind: str) -> None:
     assert np.abs(image.astype(int) - expected).max() < 12
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_unreadable_exif_does_not_make_a_good_image_bad() -> None:
+def test_an_orientation_is_obeyed_though_another_tag_is_broken() -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x01\x0f\0\x02\xff"
     data = encoded(Image.fromarray(QUARTERS), "JPEG", exif=exif)
-    assert decode_image(data).shape[2] == 3
+    assert decode_image(data).shape == (8, 16, 3)
 
 
 def test_alpha_lies_over_white() -> None:
@@ -141,8 +138,7 @@ def test_avif_and_heic_are_read_upright(tmp_path: Path) -> None:
     for kind, suffix in (("AVIF", ".avif"), ("HEIF", ".heic")):
         path = tmp_path / f"a{suffix}"
         path.write_bytes(encoded(stored, kind, quality=95, exif=exif.tobytes()))
-        assert is_image_name(path) and has_image_header(path)
-        assert image_kind(path.read_bytes()) == kind
+        assert is_image_name(path) and image_format(path) == kind
         assert np.abs(read_image(path) - upright).mean() < 3, kind
 
 
@@ -200,11 +196,10 @@ def test_a_path_gives_the_same_pixels_as_its_bytes(tmp_path: Path) -> None:
 
 def test_names_and_headers_tell_images_apart(tmp_path: Path) -> None:
     assert is_image_name("a/B.JPG") and not is_image_name("jpg") and not is_image_name("a.tif")
-    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in IMAGE_SUFFIXES)
     text, image = tmp_path / "text.jpg", tmp_path / "image.jpg"
     text.write_text("no image")
     Image.fromarray(QUARTERS).save(image)
-    assert has_image_header(image) and not has_image_header(text)
+    assert image_format(image) == "JPEG" and image_format(text) is None
 
 
 def test_the_op_gives_pixels_of_unknown_size_and_three_channels(tmp_path: Path) -> None:

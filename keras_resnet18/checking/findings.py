@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from keras_resnet18.data.files import Advance, each_file, silent, size_and_end, split_like
 from keras_resnet18.data.splits import Source, listed
 from keras_resnet18.errors import InputError
-from keras_resnet18.images import decode_image, image_kind
+from keras_resnet18.images import FORMATS, decode_image, image_format
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.recipe import SPLITS, SplitName
 
@@ -25,16 +26,6 @@ _BLANK = 8  # levels between the darkest and the brightest value, at most
 _EXTREME = 3.0  # times as wide as high, or as high as wide
 _SMALL = 16  # pixels of the shorter side
 _UNEVEN = 10.0  # times as many images in the largest class as in the smallest
-
-_KINDS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +86,7 @@ def on_files(facts: Sequence[Facts]) -> Iterator[Finding]:
     lying = [
         fact
         for fact in facts
-        if fact.kind and PurePosixPath(fact.name).suffix.lower() not in _KINDS[fact.kind]
+        if fact.kind and PurePosixPath(fact.name).suffix.lower() not in FORMATS[fact.kind]
     ]
     if lying:
         held = Counter(
@@ -211,7 +202,7 @@ class Facts:
     Attributes:
         name: Its path relative to the source's folder, or its number.
         error: Why it cannot be decoded; None if it can.
-        kind: Such as `"JPEG"`, by Pillow's name; None if it is none, or not a file.
+        kind: Such as `"JPEG"`, by Pillow's name; None if it cannot be decoded, or is not a file.
         size: (height, width) in pixels, upright.
         digest: SHA-256 of size and pixels; empty if it cannot be decoded.
         spread: Largest difference between two values of a channel, 0 to 255.
@@ -260,8 +251,8 @@ def _inspect_file(root: Path, name: str) -> Facts:
         pixels = decode_image(data)
     except InputError as error:
         reason = str(error).partition(" (")[2].rpartition("). ")[0]
-        return Facts(name, error=reason or str(error), kind=image_kind(data))
-    return dataclasses.replace(facts_of(name, pixels), kind=image_kind(data))
+        return Facts(name, error=reason or str(error))
+    return dataclasses.replace(facts_of(name, pixels), kind=image_format(io.BytesIO(data)))
 
 
 def facts_of(name: str, pixels: npt.NDArray[np.uint8]) -> Facts:

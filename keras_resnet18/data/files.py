@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,13 @@ import tensorflow as tf
 from keras_resnet18.data.splits import Source, Split, carve, indexed_split, listed, on_cpu
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.errors import InputError
-from keras_resnet18.images import FORMATS_IN_WORDS, MAX_PIXELS, has_image_header, read_image
+from keras_resnet18.images import (
+    FORMATS_IN_WORDS,
+    MAX_PIXELS,
+    image_format,
+    orientation,
+    read_image,
+)
 from keras_resnet18.recipe import SPLITS, SplitName
 
 # Receives the number of files that were done since its last call, and of all
@@ -97,7 +103,6 @@ _MOST_BYTES = 2**20  # of a header with a thumbnail and a colour profile
 # Markers of JPEG (ITU T.81, table B.1); the 4, 8 and C among C0 to CF begin no frame
 _FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 _BASELINE, _SCAN, _APP1, _APP14 = 0xFFC0, 0xFFDA, 0xFFE1, 0xFFEE
-_ORIENTATION = 0x0112  # a tag of EXIF
 _segment = struct.Struct(">HH").unpack_from  # marker and length
 
 
@@ -134,7 +139,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except OSError:
         return Header.BROKEN
     if header is None:
-        return Header.IMAGE if has_image_header(path) else Header.BROKEN
+        return Header.BROKEN if image_format(path) is None else Header.IMAGE
     return header
 
 
@@ -157,7 +162,7 @@ def header_of(data: bytes) -> Header | None:
             frame = True
             plain = marker == _BASELINE and _is_plain_frame(data[at + 4 : at + 10])
         elif marker == _APP1:
-            plain = not _may_be_turned(data[at + 4 : at + 2 + length])
+            plain = orientation(data[at + 4 : at + 2 + length]) == 1
         else:  # Adobe's marker ends with the kind of the colours: 1 is YCbCr
             end = at + 2 + length
             plain = marker != _APP14 or data[end - 1 : end] == b"\1"
@@ -171,23 +176,6 @@ def _is_plain_frame(segment: bytes) -> bool:
     """Whether a frame has 8 bits, grey or three colours, and a size that is allowed."""
     height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
     return segment[:1] == b"\x08" and segment[5:6] in b"\1\3" and 0 < height * width <= MAX_PIXELS
-
-
-def _may_be_turned(segment: bytes) -> bool:
-    """Whether EXIF might say that an image is not stored upright."""
-    if segment[:6] != b"Exif\0\0":
-        return False
-    tiff = segment[6:]
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)
-
-    start = number(4, 4)
-    for entry in range(start + 2, min(start + 2 + 12 * number(start, 2), len(tiff)), 12):
-        if number(entry, 2) == _ORIENTATION:
-            return number(entry + 8, 2) != 1
-    return tiff[:4] not in (b"II*\0", b"MM\0*")
 
 
 # Image files with class names as a `Source`: what a folder and a manifest have in common.
