@@ -62,7 +62,7 @@ class Images:
         return {
             "split_seed": self.split_seed,
             "left_out": dict(self.left_out),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
         }
 
 

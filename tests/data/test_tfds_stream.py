@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import file_utils
 
+from keras_resnet18 import check
 from keras_resnet18.data import tfds as tfds_stream
 from keras_resnet18.data.pipeline import eval_batches, train_batches
 from keras_resnet18.data.sources import Source, open_source
@@ -38,6 +39,7 @@ class TinyGreys(tfds.core.GeneratorBasedBuilder):
             "no_label",
             "any_size",
             "blind",
+            "leaking",
         )
     ]
 
@@ -56,7 +58,10 @@ class TinyGreys(tfds.core.GeneratorBasedBuilder):
             "no_label": ("train",),
             "any_size": ("train",),
             "blind": ("train", "validation", "test"),
+            "leaking": ("train", "test"),
         }.get(self.builder_config.name, self.builder_config.name.split("_"))
+        if self.builder_config.name == "leaking":
+            sizes["test"] = (97, 110)
         return {split: self._generate_examples(*sizes[split], split) for split in splits}
 
     def _generate_examples(
@@ -129,6 +134,13 @@ def test_a_test_set_without_labels_is_not_used() -> None:
 def test_images_of_any_size_have_no_common_size() -> None:
     source = opened("any_size")
     assert source.image_size is None and len(greys(source.splits["test"])) == 10
+
+
+def test_check_counts_the_classes_of_a_stream_and_finds_its_copies() -> None:
+    found = check("tfds:tiny_greys/leaking")
+    assert found.counts["test"] == {"even": 6, "odd": 7} and found.n == 113
+    (leak,) = (finding for finding in found.findings if finding.kind == "in two splits")
+    assert len(leak.images) == 6 and leak.spoils
 
 
 @pytest.mark.parametrize("per_block", [1000, 32])
