@@ -14,7 +14,7 @@ from corpus import damaged, refused_files, whole_files
 from PIL import ImageFile
 
 from keras_resnet18 import check, evaluate, predict, train
-from keras_resnet18.data.files import Header, read_headers
+from keras_resnet18.data.files import Header, each_file, read_header
 from keras_resnet18.data.stored import encoded_image
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import image_bytes
@@ -75,7 +75,7 @@ NOT_PLAIN = {
 
 def test_training_sees_the_pixels_of_the_decoder_or_its_error(decoded: Any, folder: Path) -> None:
     paths = {path.name: path for path in folder.glob("*/*")}
-    headers = dict(zip(paths, read_headers(list(paths.values())), strict=True))
+    headers = dict(zip(paths, each_file(read_header, list(paths.values())), strict=True))
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.bool)])
     def trained(data: tf.Tensor, plain: tf.Tensor) -> tf.Tensor:

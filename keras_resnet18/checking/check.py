@@ -24,7 +24,7 @@ from keras_resnet18.checking.findings import (
 )
 from keras_resnet18.checking.images import opened
 from keras_resnet18.data.progress import watched
-from keras_resnet18.data.sources import files_of
+from keras_resnet18.data.sources import labelled_files
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_destination, staged, to_json
@@ -85,12 +85,12 @@ def check(
 
 
 def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Console) -> Check:
-    files = None if isinstance(source, Source) else files_of(source)
+    files = None if isinstance(source, Source) else labelled_files(source)
     if files is None:
         images, facts = _decoded(opened(source, split_seed, {}, console), console)
     else:
-        with watched(console, "checking", len(files[1])) as advance:
-            facts = inspect_files(*files, advance)
+        root, listed = files
+        facts = inspect_files(root, [image.path for image in listed], console)
         broken = {fact.name: fact.error for fact in facts if fact.error is not None}
         try:
             images = opened(source, split_seed, broken, console)

@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
-from keras_resnet18.data.files import Advance, each_file, silent, size_and_end, split_like
-from keras_resnet18.data.splits import Source, listed
-from keras_resnet18.errors import InputError
+from keras_resnet18.data.files import Advance, each_file, silent, size_and_end
+from keras_resnet18.data.folder import split_like
+from keras_resnet18.data.progress import watched
+from keras_resnet18.data.splits import Source
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import FORMATS, decode_image, image_format
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.recipe import SPLITS, SplitName
@@ -51,13 +54,13 @@ class Facts:
     spread: int = 0
 
 
-def inspect_files(root: Path, names: Sequence[str], advance: Advance = silent) -> list[Facts]:
-    """Decodes image files on all cores.
+def inspect_files(root: Path, names: Sequence[str], console: Console) -> list[Facts]:
+    """Decode image files on all cores.
 
     Args:
         root: The folder that names are relative to.
         names: The files.
-        advance: Is told of the files that are done.
+        console: Where progress is shown.
 
     Returns:
         Facts of each, in the same order.
@@ -68,10 +71,10 @@ def inspect_files(root: Path, names: Sequence[str], advance: Advance = silent) -
 
     facts: list[Facts] = []
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool, watched(console, "checking", len(names)) as step:
         for done in pool.map(inspect, chunks):
             facts += done
-            advance(len(done), len(names))
+            step(len(done))
     return facts
 
 

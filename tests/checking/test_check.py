@@ -16,7 +16,7 @@ from small import draw_images
 
 from keras_resnet18 import check, from_arrays, train
 from keras_resnet18.classify.evaluate import evaluate
-from keras_resnet18.data.files import split_like
+from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
 
 

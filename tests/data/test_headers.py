@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from keras_resnet18.data import files as each_file
-from keras_resnet18.data.files import Header, header_of, read_headers
+from keras_resnet18.data import files
+from keras_resnet18.data.files import Header, each_file, header_of, read_header
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.stored import StoredImage, encoded_image
 from keras_resnet18.images import broken_image, decode_image
@@ -50,7 +50,9 @@ def test_headers_tell_images_from_other_files(tmp_path: Path) -> None:
         contents[f"{kind}.png"] = file.getvalue()  # the name says nothing
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
-    found = read_headers([*(tmp_path / name for name in contents), tmp_path / "missing.png"])
+    found = each_file(
+        read_header, [*(tmp_path / name for name in contents), tmp_path / "missing.png"]
+    )
     assert found == [Header.BROKEN] * 3 + [Header.IMAGE] * 4 + [Header.BROKEN]
 
 
@@ -58,13 +60,13 @@ def test_headers_tell_images_from_other_files(tmp_path: Path) -> None:
 def test_many_headers_come_in_order_with_progress(
     slow: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(each_file, "_CHUNK", 3)
-    monkeypatch.setattr(each_file, "_SLOW", slow)
+    monkeypatch.setattr(files, "_CHUNK", 3)
+    monkeypatch.setattr(files, "_SLOW", slow)
     plain, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
     plain.write_bytes(jpeg())
     text.write_text("not an image")
     steps: list[tuple[int, int]] = []
-    found = read_headers([*[plain] * 4, *[text] * 4], lambda *step: steps.append(step))
+    found = each_file(read_header, [*[plain] * 4, *[text] * 4], lambda *step: steps.append(step))
     assert found == [Header.PLAIN_JPEG] * 4 + [Header.BROKEN] * 4
     assert steps == [(3, 8), (3, 8), (2, 8)]
 

@@ -88,7 +88,7 @@ HEAD = ["path", "label", "split", "group"]
         ([HEAD, ["0.png", "a", "train", "x"], ["1.png", "b", "test", "x"]], "line 3, 'x'"),
         ([HEAD, ["0.png", "a", "test", ""]], "needs training images"),
         ([["path", "label"], ["0.png", "a", "b"]], "a cell for each column.*line 2, 'b'"),
-        ([["path", "label", "Label"], ["0.png", "a", "b"]], "column once.*more than one 'label'"),
+        ([["path", "label", "Label"], ["0.png", "a", "b"]], "each once.*'label', 'label'"),
         ([HEAD, ["0.png", 'a"b', "test", ""], ['"', "", "", ""]], "table in UTF-8"),
     ],
 )  # fmt: skip

@@ -121,11 +121,9 @@ def test_classes_must_be_different_and_enough() -> None:
     assert from_arrays(IMAGES, LABELS, classes=["a", "b", "c"]).classes == ("a", "b", "c")
 
 
-@pytest.mark.parametrize(
-    "name", ["two\nlines", "", "tab\there", "\u2028", "a\x85b", "\udcff", "\x00"]
-)
+@pytest.mark.parametrize("name", ["two\nlines", "", "\u2028", "a\x85b", "\udcff"])
 def test_classes_of_arrays_must_be_lines_of_text(name: str) -> None:
-    with pytest.raises(InputError, match="class names must be one line of text"):
+    with pytest.raises(InputError, match="one-line strings"):
         from_arrays(IMAGES, LABELS, classes=["a", "b", name])
 
 
@@ -317,8 +315,9 @@ def test_a_class_that_validation_lacks_shifts_no_index(make_folder: MakeFolder) 
 
 @pytest.mark.parametrize("kind", ["val", "test"])
 def test_a_class_that_training_lacks_is_an_input_error(make_folder: MakeFolder, kind: str) -> None:
-    folder = make_folder("train/a/1.png", "train/b/1.png", f"{kind}/a/1.png", f"{kind}/zebra/1.png")
-    with pytest.raises(InputError, match="Received: 'zebra'"):
+    train = [*numbered("train/a", 5), *numbered("train/b", 5)]
+    folder = make_folder(*train, f"{kind}/a/1.png", f"{kind}/zebra/1.png")
+    with pytest.raises(InputError, match=r"training image.*none of 'zebra'"):
         open_source(folder)
 
 
@@ -372,7 +371,7 @@ def test_names_in_any_language_work_however_they_are_composed(make_folder: MakeF
 
 
 def test_a_class_name_of_two_lines_is_an_input_error(make_folder: MakeFolder) -> None:
-    with pytest.raises(InputError, match=r"one line of text.*'a\\nb'"):
+    with pytest.raises(InputError, match=r"one-line strings.*'a\\nb'"):
         open_source(make_folder("a\nb/1.png", "c/1.png"))
 
 
@@ -387,7 +386,7 @@ def test_files_that_are_not_images_are_found_at_once_and_named(make_folder: Make
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "one folder for each class.*in which no file is"),
+        ([], "one folder for each class.* with 0 images"),
         (["1.png", "2.png"], "one folder for each class.* with 2 images"),
         (["a/1.png", "a/2.png"], "two classes or more. Received: .* with 'a'"),
         (["a/1.png", "b/1.png", "b/2.png"], "every split needs an image.* 3 images"),
