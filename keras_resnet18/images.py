@@ -159,7 +159,7 @@ def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArr
     else:  # Pillow rounds and clips twice, which shows where a cubic filter overshoots
         resampled = image.astype(np.float32)
         for axis, span in enumerate(spans):
-            resampled = _resampled(resampled, axis, *span, spec)
+            resampled = _resampled(resampled, axis, span, spec)
         visible = np.rint(resampled.clip(0, 255)).astype(np.uint8)
     placed = np.zeros((*spec.size, image.shape[2]), np.uint8)
     top, left = (max(-c, 0) for c in corner)
@@ -168,14 +168,10 @@ def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArr
 
 
 def _resampled(
-    pixels: npt.NDArray[np.float32],
-    axis: int,
-    start: int,
-    stop: int,
-    scale: float,
-    spec: Preprocess,
+    pixels: npt.NDArray[np.float32], axis: int, span: tuple[int, int, float], spec: Preprocess
 ) -> npt.NDArray[np.float32]:
-    """Pixels `start` to `stop` of an axis that is resized by `scale`, as ScaleAndTranslate does."""
+    """Span (start, stop, scale) of an axis that is resized by scale, as by ScaleAndTranslate."""
+    start, stop, scale = span
     stretch = max(1 / scale, 1) if spec.antialias else 1
     radius = stretch * (2 if spec.interpolation == "bicubic" else 1)
     centres = ((np.arange(start, stop) + 0.5) / scale)[:, np.newaxis]
@@ -184,13 +180,10 @@ def _resampled(
     weights *= (taps >= 0) & (taps < pixels.shape[axis])
     weights /= weights.sum(1, keepdims=True)
     taps = taps.clip(0, pixels.shape[axis] - 1)
-    shape = [1] * pixels.ndim
-    shape[axis] = stop - start
-    resampled = np.zeros(
-        [*pixels.shape[:axis], stop - start, *pixels.shape[axis + 1 :]], np.float32
-    )
+    later_axes = [1] * (pixels.ndim - 1 - axis)
+    resampled = np.zeros(pixels.take(taps[:, 0], axis).shape, np.float32)
     for tap, weight in zip(taps.T, weights.T.astype(np.float32), strict=True):
-        resampled += pixels.take(tap, axis) * weight.reshape(shape)
+        resampled += pixels.take(tap, axis) * weight.reshape(-1, *later_axes)
     return resampled
 
 

@@ -56,12 +56,12 @@ def test_a_spec_survives_json():
 
 def test_the_default_is_the_published_evaluation_of_resnet18():
     assert Preprocess().to_dict() == {
-        "size": [224, 224],
+        "size": (224, 224),
         "crop_ratio": 0.875,
         "interpolation": "bilinear",
         "antialias": True,
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
         "fit": "crop",
     }
 
