@@ -75,6 +75,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Collection[str], most: int = 3) -> str:
-    """Format a list for a message: `'a', 'b', 'c' and 4 more`."""
+    """Formats a list for a message: `'a', 'b', 'c' and 4 more`."""
     shown = ", ".join(repr(name) for name in list(names)[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

@@ -55,7 +55,7 @@ class Facts:
 
 
 def inspect_files(root: Path, names: Sequence[str], console: Console) -> list[Facts]:
-    """Decode image files on all cores.
+    """Decodes image files on all cores.
 
     Args:
         root: The folder that names are relative to.

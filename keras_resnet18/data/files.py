@@ -53,7 +53,7 @@ def size_and_end(path: str | os.PathLike[str]) -> tuple[int, bytes]:
 
 
 def silent(count: int, total: int) -> None:
-    """Show no progress."""
+    """Shows no progress."""
 
 
 def each_file(
@@ -61,7 +61,7 @@ def each_file(
     paths: Sequence[str | os.PathLike[str]],
     advance: Advance = silent,
 ) -> list[_Result]:
-    """Call a function with each path, and in many threads as soon as the storage is slow.
+    """Calls a function with each path, and in many threads as soon as the storage is slow.
 
     Args:
         look: Opens a file, and computes little.
@@ -113,7 +113,7 @@ class Header(enum.Enum):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of a file; no pixel is decoded."""
+    """Reads the header of a file; no pixel is decoded."""
     try:
         file = os.open(path, _READ)
         try:
@@ -168,7 +168,7 @@ def _is_plain_frame(segment: bytes) -> bool:
 def open_files(
     listing: Listing, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
 ) -> Source:
-    """Make a source of image files; the headers of all are read, the pixels are not.
+    """Makes a source of image files; the headers of all are read, the pixels are not.
 
     Classes are sorted by name, the same list for all splits. A split that is not given is carved
     out of the training images by a hash of their keys.
@@ -208,7 +208,7 @@ def open_files(
 def open_test_files(
     root: Path, images: Sequence[ImageFile], name: str, classes: Sequence[str], advance: Advance
 ) -> Split:
-    """Make one split of image files for a test: any of the classes, and any number of images.
+    """Makes one split of image files for a test: any of the classes, and any number of images.
 
     Args:
         root: The folder that paths are relative to.
@@ -235,7 +235,7 @@ def open_test_files(
 
 
 def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
-    """Read the headers of files: those that TensorFlow decodes as they are."""
+    """Reads the headers of files: those that TensorFlow decodes as they are."""
     found = each_file(read_header, [root / path for path in paths], advance)
     headers = dict(zip(paths, found, strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]

@@ -104,7 +104,7 @@ class Tree:
 
 
 def walk(root: str | os.PathLike[str]) -> Tree:
-    """List what lies below a folder, every file once.
+    """Lists what lies below a folder, every file once.
 
     Links are followed after everything else, first those to folders, in the order of their names,
     and only to what is not listed yet: what has a name of its own keeps it, and a loop ends.
@@ -163,7 +163,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def list_folder(root: Path, name: str) -> Listing:
-    """List the images of a folder: `class/…`, or `train/class/…` beside `val/` and `test/`.
+    """Lists the images of a folder: `class/…`, or `train/class/…` beside `val/` and `test/`.
 
     Args:
         root: The folder.
@@ -268,7 +268,7 @@ def _notes_on_ignored(
 
 
 def by_suffix(paths: Sequence[str]) -> str:
-    """Count files by the endings of their names, for a sentence: `12 .heic and 3 .txt`."""
+    """Counts files by the endings of their names, for a sentence: `12 .heic and 3 .txt`."""
     suffixes = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
     return " and ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(3))
 

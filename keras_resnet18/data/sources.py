@@ -37,7 +37,7 @@ def open_source(
     leave_out: Collection[str] = (),
     advance: Advance = silent,
 ) -> Source:
-    """Open labelled images by name or path.
+    """Opens labelled images by name or path.
 
     Args:
         spec: `"digits"`, scikit-learn's 1,797 digits of 8 by 8 pixels; `"tfds:NAME"`, or
@@ -72,7 +72,7 @@ def open_source(
 
 
 def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
-    """List the image files of a source without looking into them.
+    """Lists the image files of a source without looking into them.
 
     Returns:
         The folder that their paths are relative to, and all that have a label, whichever splits
@@ -129,7 +129,7 @@ def from_arrays(
     name: str = "arrays",
     split_seed: int = 0,
 ) -> Source:
-    """Make a `Source` of arrays in memory.
+    """Makes a `Source` of arrays in memory.
 
     Args:
         images: uint8, shape (n, height, width), (n, height, width, 1) or (n, height, width, 3).

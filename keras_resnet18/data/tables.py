@@ -23,7 +23,7 @@ _COLUMNS = {"path", "label", "split", "group", _BEYOND}
 
 
 def list_manifest(path: Path, name: str) -> Listing:
-    """List the image files of a table with their classes.
+    """Lists the image files of a table with their classes.
 
     The first row names the columns: `path`, absolute or relative to the table's folder, and
     `label`; if wanted, `split` (train, validation or test) and `group`. Images of one group, such
@@ -119,7 +119,7 @@ def has_idx(folder: Path) -> bool:
 
 
 def read_idx_folder(folder: Path, name: str) -> tuple[_Arrays, _Arrays | None]:
-    """Read images and labels for training, and for the test if there are any.
+    """Reads images and labels for training, and for the test if there are any.
 
     Args:
         folder: Holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without
@@ -148,7 +148,7 @@ def _find(folder: Path, prefix: str, content: str) -> Path | None:
 
 
 def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:
-    """Read an IDX file of bytes: magic 0x0008 and the rank, big-endian uint32 sizes, values."""
+    """Reads an IDX file of bytes: magic 0x0008 and the rank, big-endian uint32 sizes, values."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
