@@ -177,7 +177,7 @@ def list_folder(root: Path, name: str) -> Listing:
     below = {kind: _images_below(folder, tree) for kind, folder in folders.items()}
     given = {kind: images for kind, images in below.items() if images}
     if "train" not in given:
-        others = f" and {by_suffix(tree.others)} files" if tree.others else ""
+        others = f" and {_by_suffix(tree.others)} files" if tree.others else ""
         heic = any(path.lower().endswith((".heic", ".heif")) for path in tree.others)
         remedy = "pip install 'keras-resnet18[heic]' for HEIC" if heic else "Convert the files"
         raise InputError(
@@ -251,7 +251,7 @@ def _notes_on_ignored(
         if PurePosixPath(folder).parent in levels and folder not in parents
     ]
     counted = {
-        f"files that are not images ({by_suffix(tree.others)})": tree.others,
+        f"files that are not images ({_by_suffix(tree.others)})": tree.others,
         "files and folders that are hidden or the system's": tree.hidden,
         "links to what is there already, or to nothing": tree.links,
     }
@@ -267,7 +267,7 @@ def _notes_on_ignored(
     return tuple(notes)
 
 
-def by_suffix(paths: Sequence[str]) -> str:
+def _by_suffix(paths: Sequence[str]) -> str:
     """Counts files by the endings of their names, for a sentence: `12 .heic and 3 .txt`."""
     suffixes = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
     return " and ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(3))
