@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A question with the known word most like this one, for an error; empty if there is none."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """Formats a list for a message: `'a', 'b', 'c' and 4 more`."""
+    shown = ", ".join(repr(name) for name in list(names)[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

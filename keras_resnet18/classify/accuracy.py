@@ -19,9 +19,9 @@ from sklearn.metrics import precision_recall_fscore_support
 from keras_resnet18.classify.calibration import reliability
 from keras_resnet18.classify.exported import Predict
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Split, listed
+from keras_resnet18.data.splits import Split
 from keras_resnet18.distributed import ALONE, Processes
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import broken_image
 from keras_resnet18.spec import ClassifierSpec
 

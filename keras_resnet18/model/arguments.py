@@ -12,6 +12,7 @@ import keras
 
 from keras_resnet18.errors import InputError, path_of, within
 from keras_resnet18.model.pooling import is_output_size
+from keras_resnet18.recipe import SMALLEST_SIDE
 from keras_resnet18.weights.catalogue import Published, fetch, find_weights
 from keras_resnet18.weights.checkpoints import KERAS_WEIGHTS, is_name
 from keras_resnet18.weights.transfer import load_weights
@@ -22,7 +23,6 @@ Shape = tuple[int | None, int | None, int]
 Weights = str | os.PathLike[str] | None
 
 _WEIGHTS = "a published name, as keras-resnet18 info weights lists them, or an existing file"
-_SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels, by stem
 
 
 def image_input(
@@ -56,7 +56,7 @@ def image_input(
             "input_shape must be (height, width, channels), height and width numbers or None. "
             f"Received: input_shape={input_shape!r}"
         )
-    smallest = _SMALLEST_SIDE[stem]
+    smallest = SMALLEST_SIDE[stem]
     if any(side is not None and side < smallest for side in input_shape[:2]):
         raise InputError(
             f"images must be at least {smallest} pixels a side with the {stem!r} stem. "
