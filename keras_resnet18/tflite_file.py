@@ -366,6 +366,18 @@ def custom_operators(path: Path) -> list[str]:
     return sorted(code.customCode.decode() for code in codes if code.customCode)
 
 
+def quantization(path: Path) -> str | None:
+    """Quantization kind by the types of a file's tensors, as `export_tflite`'s `quantize`."""
+    model = flatbuffer_utils.read_model(str(path))
+    tensors, types = model.subgraphs[0].tensors, schema.TensorType
+    for operator in model.subgraphs[0].operators:
+        if _operator_name(model, operator) in ("CONV_2D", "FULLY_CONNECTED"):
+            image, weights = (tensors[i].type for i in operator.inputs[:2])
+            if weights == types.INT8:
+                return "int8" if image == types.INT8 else "dynamic"
+    return "float16" if any(tensor.type == types.FLOAT16 for tensor in tensors) else None
+
+
 def keep_softmax_float(path: Path) -> None:
     """Takes the last softmax of an int8 file out of the quantised part, in place.
 

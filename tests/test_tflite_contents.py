@@ -17,6 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.errors import InputError
+from keras_resnet18.files import TFLITE
 from keras_resnet18.reports.info import about_file
 from keras_resnet18.tflite_file import (
     Tensor,
@@ -25,6 +26,7 @@ from keras_resnet18.tflite_file import (
     contents,
     keep_softmax_float,
     op_histogram,
+    quantization,
 )
 
 
@@ -150,6 +152,10 @@ def test_contents_are_those_of_the_file(int8_file, labels):
     assert found.outputs == (Tensor("probabilities", "float32", (1, 10), (), ()),)
     assert found.operators == int8_file.report.operators
     assert found.labels == labels
+
+
+def test_the_kind_of_quantisation_is_told_by_the_tensors(any_file):
+    assert TFLITE[quantization(any_file.path)] == any_file.report.format
 
 
 @pytest.fixture

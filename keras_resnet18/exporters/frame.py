@@ -19,8 +19,7 @@ from keras_resnet18.classify.exported import Predict, latency_ms
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import compare as reference
-from keras_resnet18.exporters.compare import MIN_AGREEMENT, Batch, Limits, noise
-from keras_resnet18.exporters.diagnose import compare_and_diagnose
+from keras_resnet18.exporters.compare import MIN_AGREEMENT, Batch, Limits, compare, noise
 from keras_resnet18.exporters.report import (
     ExportReport,
     check_report_file,
@@ -70,9 +69,8 @@ def export_verified(
     batches = itertools.chain([next(batches)], batches)
     with staged(report_file(path)) as figures, staged(path) as new:
         exported, operators = write(twin, new)
-        tflite_file = new if format_.startswith("tflite") else None
-        comparison, fault = compare_and_diagnose(exported, model, batches, limits, tflite_file)
-        if fault is not None:
+        comparison = compare(exported, model, batches)
+        if fault := limits.fault(comparison):
             raise ExportError(f"{fault}; nothing was written")
         report = ExportReport(
             path=path,

@@ -19,7 +19,7 @@ from keras_resnet18.classify.exported import (
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.errors import ExportError, InputError, one_of
-from keras_resnet18.exporters import compare, diagnose
+from keras_resnet18.exporters import compare
 from keras_resnet18.exporters.report import (
     ExportReport,
     check_report_file,
@@ -30,6 +30,7 @@ from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.tflite_file import quantization
 
 
 def verify(
@@ -78,10 +79,9 @@ def verify(
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
     operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
-    is_tflite = kind == "tflite"
-    if is_tflite:
+    if kind == "tflite":
         operators = compare.check_graph(path, run.model)
-        kind = TFLITE[diagnose.quantization(path)]
+        kind = TFLITE[quantization(path)]
     file = open_exported(path)
     if kind == "onnx":
         operators = onnx_op_histogram(path)
@@ -90,10 +90,8 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     batches = sample_batches(images, run.preprocess.resize_and_crop)
     limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():
-        comparison, fault = diagnose.compare_and_diagnose(
-            file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
-        )
-    faults = [_spec_fault(file.spec, run.spec), fault]
+        comparison = compare.compare(file, run.model, batches.as_numpy_iterator())
+    faults = [_spec_fault(file.spec, run.spec), limits.fault(comparison)]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,

@@ -148,7 +148,7 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
         write(keras.Model(image, model(image[..., ::-1])), *args, **kwargs)
 
     monkeypatch.setattr(serving, "write_endpoints", write_bgr)
-    with pytest.raises(ExportError, match=r"by up to .* on 16 images.*the file takes BGR"):
+    with pytest.raises(ExportError, match=r"by up to .* on 16 images"):
         export_saved_model(tiny, path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert {file.name for file in tmp_path.iterdir()} == {"tiny", "tiny.json"}

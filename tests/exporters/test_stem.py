@@ -8,7 +8,6 @@ import pytest
 from small import build_colour_classifier
 
 from keras_resnet18 import build_resnet18, export_tflite
-from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters.stem import with_packed_stem
 
 
@@ -99,15 +98,3 @@ def test_a_quantized_file_has_it_and_gives_the_models_classes(kind, training, he
     )
     assert report.operators["SPACE_TO_DEPTH"] == 1
     assert report.comparison.agreement >= 0.98
-
-
-def test_in_it_a_wrong_calibration_is_named_too(training, held_out, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
-    with pytest.raises(ExportError, match="Calibrate with images like those of training"):
-        export_tflite(
-            build_colour_classifier(*training, kernel_size=7),
-            tmp_path / "model.tflite",
-            quantize="int8",
-            calibration=noise,
-            check=held_out,
-        )
