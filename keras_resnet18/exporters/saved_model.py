@@ -56,10 +56,10 @@ def export_saved_model(
       the pixels as they are: what the .tflite and .onnx files compute.
     - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
       strings (batch, k), and `probabilities`, float32 (batch, k), of the k = 5 most probable
-      classes (of all, if there are fewer), the best one first. EXIF orientation is obeyed,
-      transparency lies over white. A file
-      of another format, a broken one or one of over 89,478,485 pixels fails its whole request with
-      an InvalidArgumentError.
+      classes (of all, if there are fewer), the best one first. The EXIF orientation of a JPEG is
+      applied, that of a PNG is not (`predict` applies both); transparency is blended over white. A
+      file of another format, a broken one or one of over 89,478,485 pixels fails its whole request
+      with an InvalidArgumentError.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
       vector before the classifier; only if the model has a layer `head_pool`, as all of ours have.
     - `labels`: nothing → `labels`, strings (classes,), in the order of `probabilities`.
