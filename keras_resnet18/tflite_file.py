@@ -7,7 +7,6 @@ under the schema's own names.
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import hashlib
 import struct
@@ -279,11 +278,7 @@ def _field(table: Any, offset: int, kind: str) -> Any:
 _FILE_IDENTIFIER = b"TFL3"
 
 
-def _names(enumeration: type) -> dict[int, str]:
-    return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
-
-
-_OPERATORS, _TYPES = _names(schema.BuiltinOperator), _names(schema.TensorType)
+_OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +308,8 @@ class Contents:
     Attributes:
         inputs: In order.
         outputs: In order.
-        operators: How often each occurs, by TFLite's names; custom ones as CUSTOM.
+        operators: Number of operators by TFLite's names, custom ones, such as TensorFlow's Flex,
+            as `CUSTOM` and their own.
         metadata: Its TFLite Metadata as `unpack` gives it; empty if it has none, None if
             it cannot be read.
         labels: The classes' names; None if it has none.
@@ -344,7 +340,11 @@ def contents(path: Path) -> Contents:
                 (graph.outputs, signature.outputs),
             )
         )
-        operators = _count_operators(model)
+        operators = collections.Counter(
+            _operator_name(model, operator)
+            for one in model.subgraphs
+            for operator in one.operators or []
+        )
         buffer = _metadata_buffer(model)
     except Exception:
         raise _broken(path) from None
@@ -352,18 +352,8 @@ def contents(path: Path) -> Contents:
         about = {} if buffer is None else unpack(buffer)
     except InputError:  # what the file computes does not depend on it
         about = None
-    return Contents(inputs, outputs, operators, about, _labels(path, about or {}))
-
-
-def op_histogram(path: Path) -> dict[str, int]:
-    """How often each operator occurs, by TFLite's names; custom ones, Flex too, as CUSTOM."""
-    return _count_operators(flatbuffer_utils.read_model(str(path)))
-
-
-def custom_operators(path: Path) -> list[str]:
-    """The names of the operators that no runtime has by itself; those of Flex are TensorFlow's."""
-    codes = flatbuffer_utils.read_model(str(path)).operatorCodes
-    return sorted(code.customCode.decode() for code in codes if code.customCode)
+    counts = dict(sorted(operators.items()))
+    return Contents(inputs, outputs, counts, about, _labels(path, about or {}))
 
 
 def quantization(path: Path) -> str | None:
@@ -395,10 +385,9 @@ def keep_softmax_float(path: Path) -> None:
     between.type = schema.TensorType.FLOAT32
     between.quantization = None
     between.name = between.name + b"_logits"  # now those, not the int8 probabilities
-    graph.operators[-2:] = [
-        _operator(dequantize, softmax.inputs, softmax.outputs),
-        _operator(softmax, dequantize.inputs, dequantize.outputs),
-    ]
+    dequantize.inputs, softmax.inputs = softmax.inputs, dequantize.inputs
+    dequantize.outputs, softmax.outputs = softmax.outputs, dequantize.outputs
+    graph.operators[-2:] = [dequantize, softmax]
     flatbuffer_utils.write_model(model, str(path))
 
 
@@ -467,7 +456,7 @@ def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
     scale, zero_point = quantization.scale, quantization.zeroPoint
     return Tensor(
         name=(name or b"").decode("utf-8", "replace"),
-        dtype=_TYPES[tensor.type].lower(),
+        dtype=flatbuffer_utils.type_to_name(tensor.type).lower(),
         shape=tuple(int(side) for side in (shape if shape is not None else ())),
         scale=tuple(float(value) for value in (scale if scale is not None else ())),
         zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
@@ -481,23 +470,9 @@ def _metadata_buffer(model: Any) -> bytes | None:
     return None
 
 
-def _count_operators(model: Any) -> dict[str, int]:
-    names = collections.Counter(
-        _operator_name(model, operator)
-        for graph in model.subgraphs
-        for operator in graph.operators or []
-    )
-    return dict(sorted(names.items()))
-
-
-def _operator(like: Any, inputs: Any, outputs: Any) -> Any:
-    operator = copy.copy(like)
-    operator.inputs, operator.outputs = inputs, outputs
-    return operator
-
-
 def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
-    # files older than 127 operators kept the number in a byte
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if code.customCode:
+        return f"CUSTOM {code.customCode.decode()}"
+    number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
     return _OPERATORS.get(number, f"operator {number}")  # newer than the schema that is here

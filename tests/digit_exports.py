@@ -16,8 +16,8 @@ from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.exporters import tflite
+from keras_resnet18.exporters.compare import ExportReport
 from keras_resnet18.exporters.onnx import export_onnx
-from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec

@@ -11,7 +11,7 @@ _MOST_CLASSES = 40
 
 if TYPE_CHECKING:
     from keras_resnet18.checking.check import Check
-    from keras_resnet18.exporters.report import ExportReport
+    from keras_resnet18.exporters.compare import ExportReport
 
 
 def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:

@@ -15,8 +15,8 @@ from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, one_of, within
+from keras_resnet18.exporters.compare import ExportReport
 from keras_resnet18.exporters.onnx import export_onnx
-from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
     CALIBRATION_IMAGES,

@@ -16,10 +16,8 @@ from keras_resnet18.classify.exported import (
     check_onnx_extra,
     onnx_op_histogram,
 )
-from keras_resnet18.exporters import serving
-from keras_resnet18.exporters.compare import pixel_batches
-from keras_resnet18.exporters.frame import export_verified, run_converter
-from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.exporters import graph
+from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
 from keras_resnet18.spec import ClassifierSpec
 
 # Of 2022: every maintained runtime reads it.
@@ -63,9 +61,9 @@ def export_onnx(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     check_onnx_extra()
-    serving.check_model(model)
-    serving.check_size(model, "an .onnx file")
-    spec = serving.spec_of(model, spec, labels)
+    graph.check_model(model)
+    graph.check_size(model, "an .onnx file")
+    spec = graph.spec_of(model, spec, labels)
     shape = model.input_shape[1:]
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
@@ -79,10 +77,10 @@ def export_onnx(
 
 def _convert(model: keras.Model, path: Path) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
-    serving.write_saved_model(model, saved_model)
+    graph.write_saved_model(model, saved_model)
     command = ["-m", "tf2onnx.convert", "--saved-model", str(saved_model), "--tag", "serve"]
     command += ["--signature_def", "serving_default", "--opset", str(OPSET), "--output", str(path)]
-    run_converter("tf2onnx", command, path)
+    graph.run_converter("tf2onnx", command, path)
 
 
 def _tidy(path: Path, properties: dict[str, str]) -> None:
@@ -93,24 +91,5 @@ def _tidy(path: Path, properties: dict[str, str]) -> None:
     model.graph.name, model.graph.doc_string = "classifier", ""  # not the converter's folder
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    _name_in_order(model.graph)
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
-
-
-def _name_in_order(graph: Any) -> None:
-    """Numbers nodes and values in graph order; the converter's numbers vary."""
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    names[""] = ""  # an omitted optional input
-    for i, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{i}"
-        for values in (node.input, node.output):
-            for name in values:
-                names.setdefault(name, f"value_{len(names)}")
-            values[:] = [names[name] for name in values]
-    order = list(names)
-    initializers = sorted(graph.initializer, key=lambda x: order.index(x.name))
-    for initializer in initializers:
-        initializer.name = names[initializer.name]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)

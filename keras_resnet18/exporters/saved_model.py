@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.classify.exported import (
-    SPEC_IN_SAVED_MODEL,
-    Predict,
-    SavedModelFolder,
-)
+from keras_resnet18.classify.exported import SPEC_IN_SAVED_MODEL, Predict, SavedModelFolder
 from keras_resnet18.errors import ExportError
-from keras_resnet18.exporters import compare as reference
-from keras_resnet18.exporters import serving
-from keras_resnet18.exporters.compare import pixel_batches
-from keras_resnet18.exporters.frame import export_verified
-from keras_resnet18.exporters.report import ExportReport
-from keras_resnet18.files import FLOAT32_TOLERANCE, OUTPUT
+from keras_resnet18.exporters import graph
+from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
+from keras_resnet18.exporters.image_bytes import decode
+from keras_resnet18.files import FLOAT32_TOLERANCE, INPUT, OUTPUT
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
+
+# How many classes `serve_bytes` names
+TOP = 5
+
+# An endpoint and its output, and the layer that gives it, as our builders name it
+FEATURES, _POOL = "features", "head_pool"
 
 # An image side for models that take any size
 _ANY_SIDE = 64
@@ -89,15 +89,15 @@ def export_saved_model(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
-    serving.check_model(model)
-    spec = serving.spec_of(model, spec, labels)
+    graph.check_model(model)
+    spec = graph.spec_of(model, spec, labels)
     preprocess = spec.preprocess
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     if check is None:
         shape = tuple(side or _ANY_SIDE for side in shape)
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
-        serving.write_endpoints(twin, new, spec)
+        _write_endpoints(twin, new, spec)
         file = new / SPEC_IN_SAVED_MODEL
         file.parent.mkdir(exist_ok=True)
         file.write_text(spec.to_json(), encoding="utf-8")
@@ -109,16 +109,76 @@ def export_saved_model(
     return export_verified("saved_model", Path(path), model, write, shape=shape, batches=batches)
 
 
+def _write_endpoints(model: keras.Model, path: Path, spec: ClassifierSpec) -> None:
+    """Writes a float32 model as a SavedModel for servers; `export_saved_model` has its signatures.
+
+    Without `spec.preprocess`, `image` is pixels of the model's own shape everywhere, and there is
+    no `serve_pixels` and no `serve_bytes`.
+    """
+    preprocess = spec.preprocess
+    shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
+    pixels = tf.TensorSpec((None, *shape), "uint8", INPUT)
+    images = pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
+    files = tf.TensorSpec((None,), "string", "image_bytes")
+    # a function of its own, so that the network is traced once and not for every endpoint
+    network = tf.function(_answering(model), input_signature=[pixels], autograph=False)
+
+    def prepared(image: Any) -> Any:
+        return image if preprocess is None else preprocess.resize_and_crop(image)
+
+    def decoded(image_bytes: Any) -> Any:
+        spec = tf.TensorSpec(shape, "uint8")
+        return tf.map_fn(lambda file: prepared(decode(file)), image_bytes, fn_output_signature=spec)
+
+    def one_of(name: str, image: Any) -> dict[str, Any]:
+        return {name: network(image)[name]}
+
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint("serving_default", lambda image: one_of(OUTPUT, prepared(image)), [images])
+    if FEATURES in network.get_concrete_function().structured_outputs:
+        archive.add_endpoint(FEATURES, lambda image: one_of(FEATURES, prepared(image)), [images])
+    if preprocess is not None:
+        archive.add_endpoint("serve_pixels", lambda image: one_of(OUTPUT, image), [pixels])
+        archive.add_endpoint(
+            "serve_bytes",
+            lambda image_bytes: _best(network(decoded(image_bytes))[OUTPUT], spec.labels),
+            [files],
+        )
+    archive.add_endpoint("labels", lambda: {"labels": tf.constant(list(spec.labels))}, [])
+    archive.write_out(str(path), verbose=False)
+
+
+def _answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
+    """A function from pixels of 0 to 255 to `probabilities` and, with `head_pool`, `features`."""
+    if _POOL not in {layer.name for layer in model.layers}:
+        return lambda pixels: {OUTPUT: graph.probabilities(model, pixels)}
+    both = keras.Model(model.inputs[0], [model.outputs[0], model.get_layer(_POOL).output])
+
+    def answers(pixels: Any) -> dict[str, Any]:
+        scores, pooled = both(tf.cast(pixels, model.inputs[0].dtype), training=False)
+        return {
+            OUTPUT: graph.as_probabilities(scores, model),
+            FEATURES: tf.cast(pooled, tf.float32),
+        }
+
+    return answers
+
+
+def _best(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """The most probable classes of each image, the best one first, and their probabilities."""
+    classes = scores.shape[-1]
+    best = tf.math.top_k(scores, k=min(TOP, classes))
+    names = tf.constant(list(labels))
+    return {"labels": tf.gather(names, best.indices), OUTPUT: best.values}
+
+
 def _check_endpoints(
-    served: SavedModelFolder,
-    twin: keras.Model,
-    shape: tuple[int, ...],
-    spec: ClassifierSpec,
+    served: SavedModelFolder, twin: keras.Model, shape: tuple[int, ...], spec: ClassifierSpec
 ) -> None:
     """Raises ExportError unless all endpoints answer as the one for pixels, compared later."""
     rng = np.random.default_rng(0)
     names, preprocess = spec.labels, spec.preprocess
-    answers = reference.answering(twin)
+    answers = _answering(twin)
     _require(served.spec == spec, SPEC_FILE)
     served_names = [name.decode() for name in served.endpoint("labels")["labels"]]
     _require(served_names == list(names), "labels")
@@ -128,11 +188,11 @@ def _check_endpoints(
         expected = served(pixels)
         got = served.endpoint("serving_default", image=images)[OUTPUT]
         _require(_near(got, expected), "serving_default")
-        features = answers(pixels).get(reference.FEATURES)
+        features = answers(pixels).get(FEATURES)
         if features is not None:
-            got = served.endpoint(reference.FEATURES, image=images)[reference.FEATURES]
+            got = served.endpoint(FEATURES, image=images)[FEATURES]
             tolerance = _FEATURE_TOLERANCE * abs(features.numpy()).max()
-            _require(_near(got, features.numpy(), tolerance), reference.FEATURES)
+            _require(_near(got, features.numpy(), tolerance), FEATURES)
         if preprocess is not None:
             files = [tf.io.encode_png(image).numpy() for image in images]
             best = served.endpoint("serve_bytes", image_bytes=files)

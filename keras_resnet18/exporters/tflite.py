@@ -9,24 +9,29 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import Predict, TFLiteFile
-from keras_resnet18.errors import InputError, within
-from keras_resnet18.exporters import convert, serving
-from keras_resnet18.exporters.compare import MIN_AGREEMENT, check_graph, pixel_batches
-from keras_resnet18.exporters.frame import export_verified, run_converter
-from keras_resnet18.exporters.report import ExportReport
-from keras_resnet18.exporters.stem import with_packed_stem
+from keras_resnet18.errors import ExportError, InputError, within
+from keras_resnet18.exporters import convert, graph
+from keras_resnet18.exporters.compare import (
+    MIN_AGREEMENT,
+    ExportReport,
+    export_verified,
+    pixel_batches,
+)
 from keras_resnet18.files import TFLITE
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import add_metadata, append_files, keep_softmax_float
+from keras_resnet18.tflite_file import add_metadata, append_files, contents, keep_softmax_float
 
 # Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
 CALIBRATION_IMAGES = 300
 
 # With fewer, the ranges are those of a few images and not of the kind.
 MIN_CALIBRATION_IMAGES = 200
+
+_PAD, _CONV = "stem_conv_pad", "stem_conv"  # as our builders name them
 
 
 def export_tflite(
@@ -78,9 +83,9 @@ def export_tflite(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    serving.check_model(model)
-    serving.check_size(model, "a .tflite file")
-    spec = serving.spec_of(model, spec, labels)
+    graph.check_model(model)
+    graph.check_size(model, "a .tflite file")
+    spec = graph.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
@@ -101,8 +106,7 @@ def export_tflite(
             keep_softmax_float(new)
         add_metadata(new, metadata.pack(metadata.describe_model(twin, spec, about)))
         append_files(new, {LABELS_FILE: spec.labels_txt(), SPEC_FILE: spec.to_json()})
-        operators = check_graph(new, twin)
-        return TFLiteFile(new), operators
+        return open_checked(new, twin)
 
     return export_verified(
         TFLITE[quantize],
@@ -158,7 +162,7 @@ def _convert(
     saved_model = path.with_name(f"{path.name}.saved_model")
     # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
     dtype = "uint8" if calibration is None else "float32"
-    serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
+    graph.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
     arguments = [convert.__file__, str(saved_model), str(path)]
     if quantize is not None:
         arguments.append(quantize)
@@ -166,4 +170,100 @@ def _convert(
         images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)
         arguments.append(str(images))
-    run_converter("TensorFlow's converter", arguments, path)
+    graph.run_converter("TensorFlow's converter", arguments, path)
+
+
+def with_packed_stem(model: keras.Model) -> keras.Model:
+    """Rearranges the stem for int8 kernels; returns `model` itself if its stem is another.
+
+    These kernels read channels four or eight at a time, and three channels leave most of such a
+    read empty. Every 2×2 pixels become one of twelve channels, and the 7×7 kernel of stride 2
+    becomes a 4×4 kernel of stride 1: the same products and sums, with more zeros among them.
+
+    The layers `stem_conv_pad` and `stem_conv` of a `build_resnet18`, 7×7 with stride 2, are
+    rearranged, if height and width are even. All other layers are the model's own.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    if not _is_paper_stem(layers.get(_PAD), layers.get(_CONV)):
+        return model
+
+    def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name == _PAD:
+            return keras.layers.Lambda(_space_to_depth, name=_PAD)
+        if layer.name == _CONV:
+            changes = {"kernel_size": 4, "strides": 1}
+            return type(layer).from_config({**layer.get_config(), **changes})
+        return layer  # shared with the model
+
+    kernel, *bias = layers[_CONV].get_weights()
+    twin = keras.models.clone_model(model, clone_function=packed)
+    twin.get_layer(_CONV).set_weights([_pack(kernel), *bias])
+    return twin
+
+
+def _is_paper_stem(pad: Any, conv: Any) -> bool:
+    return (
+        isinstance(pad, keras.layers.ZeroPadding2D)
+        and isinstance(conv, keras.layers.Conv2D)
+        and pad.padding == ((3, 3), (3, 3))
+        and conv.kernel_size == (7, 7)
+        and conv.strides == (2, 2)
+        and conv.padding == "valid"
+        and conv.dilation_rate == (1, 1)
+        and conv.groups == 1
+        and conv.input is pad.output
+        and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])
+    )
+
+
+def _pack(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(7, 7, c, filters) to (4, 4, 4 · c, filters)."""
+    kernel = np.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    *_, channels, filters = kernel.shape
+    blocks = kernel.reshape(4, 2, 4, 2, channels, filters).transpose(0, 2, 1, 3, 4, 5)
+    return blocks.reshape(4, 4, 4 * channels, filters)
+
+
+def _space_to_depth(images: Any) -> Any:
+    """(batch, height, width, c) to (batch, height / 2 + 3, width / 2 + 3, 4 · c), padded by 0."""
+    # a 7×7 kernel begins 3 pixels before its stride: 2 of the new ones, and half of one unused
+    return tf.pad(tf.nn.space_to_depth(images, 2), ((0, 0), (2, 1), (2, 1), (0, 0)))
+
+
+def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, int]]:
+    """Opens a .tflite file and checks it for what the converter may get wrong in silence.
+
+    Returns:
+        The file, and the number of its operators by name.
+
+    Raises:
+        ExportError: If the file is broken, convolutions are missing, an operator is not built in,
+            or the file does not take uint8 pixels as they are and give float32.
+    """
+    try:
+        operators = contents(path).operators
+    except InputError:
+        TFLiteFile(path)  # raises the clearer error
+        raise
+    layers = graph.leaves(model)
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in layers)
+    found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
+    if not operators or found < convolutions:
+        which = "converted" if operators else "empty"
+        raise ExportError(
+            f"the {which} graph has {found} convolutions, the model {convolutions}: the "
+            f"converter left some out. Its operators: {operators}"
+        )
+    if any(name.startswith("CUSTOM") for name in operators):
+        raise ExportError(
+            "the converted graph needs operators that are not built into LiteRT. "
+            f"Its operators: {operators}"
+        )
+    file = TFLiteFile(path)
+    scale, zero_point = file.input["quantization"]
+    if (scale, zero_point) not in ((0.0, 0), (1.0, 0)):
+        raise ExportError(
+            "the converted graph must take pixels of 0 to 255 as they are. "
+            f"Its input: uint8, scale {scale}, zero point {zero_point}"
+        )
+    return file, operators

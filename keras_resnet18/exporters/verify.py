@@ -19,13 +19,14 @@ from keras_resnet18.classify.exported import (
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.errors import ExportError, InputError, one_of
-from keras_resnet18.exporters import compare
-from keras_resnet18.exporters.report import (
+from keras_resnet18.exporters.compare import (
     ExportReport,
     check_report_file,
+    compare,
     report_file,
     write_figures,
 )
+from keras_resnet18.exporters.tflite import open_checked
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
@@ -79,19 +80,20 @@ def verify(
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
     operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
+    file: Any
     if kind == "tflite":
-        operators = compare.check_graph(path, run.model)
+        file, operators = open_checked(path, run.model)
         kind = TFLITE[quantization(path)]
-    file = open_exported(path)
+    else:
+        file = open_exported(path)
     if kind == "onnx":
         operators = onnx_op_histogram(path)
     _check_shapes(file, path, run)
     images = open_images(run.spec, run, data, (split,)).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
-    limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():
-        comparison = compare.compare(file, run.model, batches.as_numpy_iterator())
-    faults = [_spec_fault(file.spec, run.spec), limits.fault(comparison)]
+        comparison = compare(file, run.model, batches.as_numpy_iterator())
+    faults = [_spec_fault(file.spec, run.spec), comparison.fault(EXPORTS[kind].max_difference)]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,

@@ -14,7 +14,7 @@ from keras_resnet18 import evaluate, export_onnx, verify
 from keras_resnet18.cli.export import export as export_command
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import export as export_module
-from keras_resnet18.exporters.compare import Limits
+from keras_resnet18.exporters.compare import Comparison
 from keras_resnet18.exporters.export import CHECK_IMAGES, export
 from keras_resnet18.files import EXPORTS
 from keras_resnet18.run import Run, load_run
@@ -136,7 +136,7 @@ def test_int8_of_too_few_training_images_is_refused_at_the_call(run, tmp_path):
 
 
 def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(Limits, "fault", lambda *_: "the export gives other classes")
+    monkeypatch.setattr(Comparison, "fault", lambda *_: "the export gives other classes")
     with pytest.raises(ExportError, match="other classes"):
         list(export(run, ["saved_model"], tmp_path / "export"))
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

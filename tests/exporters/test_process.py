@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keras_resnet18.errors import ExportError
-from keras_resnet18.exporters.frame import run_converter
+from keras_resnet18.exporters.graph import run_converter
 
 # As TensorFlow logs them after the error, when the process ends
 LOG = (

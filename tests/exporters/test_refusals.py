@@ -9,7 +9,7 @@ from keras import layers
 
 from keras_resnet18 import export_onnx, export_saved_model, export_tflite
 from keras_resnet18.errors import InputError
-from keras_resnet18.exporters.compare import float32_twin
+from keras_resnet18.exporters.graph import float32_twin
 
 EXPORTERS = [export_saved_model, export_tflite, export_onnx]
 

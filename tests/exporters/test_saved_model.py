@@ -12,8 +12,7 @@ import tensorflow as tf
 from keras_resnet18 import Preprocess, build_resnet18, export_saved_model, identity_block
 from keras_resnet18.classify.exported import SavedModelFolder
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.exporters import compare as reference
-from keras_resnet18.exporters import serving
+from keras_resnet18.exporters import graph, saved_model
 from keras_resnet18.spec import ClassifierSpec
 
 
@@ -141,13 +140,13 @@ def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_
     path = tmp_path / "tiny"
     export_saved_model(tiny, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    write = serving.write_endpoints
+    write = saved_model._write_endpoints
 
     def write_bgr(model: keras.Model, *args, **kwargs) -> None:
         image = keras.Input((8, 8, 3))
         write(keras.Model(image, model(image[..., ::-1])), *args, **kwargs)
 
-    monkeypatch.setattr(serving, "write_endpoints", write_bgr)
+    monkeypatch.setattr(saved_model, "_write_endpoints", write_bgr)
     with pytest.raises(ExportError, match=r"by up to .* on 16 images"):
         export_saved_model(tiny, path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
@@ -182,7 +181,7 @@ def test_probabilities_are_made_of_logits_and_left_as_they_are_otherwise(make, n
     raw = model.predict(pixels, verbose=0)
     sums_to_one = np.allclose(raw.sum(1), 1)
     expected = raw if sums_to_one else keras.ops.softmax(raw)
-    np.testing.assert_allclose(reference.probabilities(model, pixels), expected, atol=1e-6)
+    np.testing.assert_allclose(graph.probabilities(model, pixels), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"])
@@ -200,8 +199,8 @@ def test_float32_twin_computes_in_float32_down_to_nested_models(policy, set_dtyp
             keras.layers.Dense(3, activation="softmax"),
         ]
     )
-    twin = reference.float32_twin(model)
-    computing = [x for x in reference.leaves(twin) if not isinstance(x, keras.layers.InputLayer)]
+    twin = graph.float32_twin(model)
+    computing = [x for x in graph.leaves(twin) if not isinstance(x, keras.layers.InputLayer)]
     assert {layer.compute_dtype for layer in computing} == {"float32"}
     assert {weight.dtype for weight in twin.weights} == {"float32"}
     for mine, its in zip(model.get_weights(), twin.get_weights(), strict=True):

@@ -8,7 +8,7 @@ import pytest
 from small import build_colour_classifier
 
 from keras_resnet18 import build_resnet18, export_tflite
-from keras_resnet18.exporters.stem import with_packed_stem
+from keras_resnet18.exporters.tflite import with_packed_stem
 
 
 @pytest.fixture(scope="module")
