@@ -94,11 +94,12 @@ def export(
         note(f"compared on noise, and not on test images: {unopened}")
     reports = []
     failures: dict[str, list[str]] = {}  # names of formats by the message
-    for name in (names := dict.fromkeys(formats)):
+    asked = dict.fromkeys(formats)
+    for name in asked:
         try:
             reports.append(_export(run, name, out, source, check_images, about))
         except InputError as error:
-            if len(names) == 1:
+            if len(asked) == 1:
                 raise
             failures.setdefault(str(error), []).append(name)
     if failures:

@@ -135,4 +135,4 @@ def test_onnx_runtime_gives_the_models_answers_and_their_names(
         (got,) = session.run(["probabilities"], {"image": images})
         np.testing.assert_allclose(got, small_classifier.predict(images, verbose=0), atol=1e-5)
     metadata = session.get_modelmeta().custom_metadata_map
-    assert metadata["labels"].split("\n") == labels
+    assert json.loads(metadata["classifier"])["labels"] == labels

@@ -5,18 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_resnet18.classify.exported import TFLiteFile
-from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters.compare import Comparison, compare
-from keras_resnet18.exporters.tflite import open_checked
 
 PERFECT = Comparison(
     n=100,
@@ -124,67 +119,3 @@ class TestLimits:
     )
     def test_are_crossed_by_one_fault_and_say_which(self, fault, message):
         assert re.search(message, dataclasses.replace(PERFECT, **fault).fault(1e-3))
-
-
-class TestGraph:
-    @pytest.fixture
-    def edited(self, int8_file, tmp_path):
-        """`edited(change)` is a copy of the int8 file after `change(model)`."""
-
-        def edit(change):
-            model = flatbuffer_utils.read_model(str(int8_file.path))
-            change(model, model.subgraphs[0])
-            flatbuffer_utils.write_model(model, str(tmp_path / "edited.tflite"))
-            return tmp_path / "edited.tflite"
-
-        return edit
-
-    def test_that_is_right_passes_with_its_operators(self, either_file, classifier):
-        assert open_checked(either_file.path, classifier)[1] == either_file.report.operators
-
-    def test_with_a_convolution_too_few_is_refused(self, int8_file, classifier):
-        image = keras.Input((32, 32, 3))
-        x = keras.layers.Conv2D(3, 1)(image)
-        larger = keras.Model(image, classifier(x))
-        with pytest.raises(ExportError, match="has 20 convolutions, the model 21"):
-            open_checked(int8_file.path, larger)
-
-    def test_with_a_custom_operator_is_refused(self, edited, classifier):
-        def change(model, graph):
-            code = model.operatorCodes[graph.operators[-1].opcodeIndex]
-            code.builtinCode = code.deprecatedBuiltinCode = 32
-            code.customCode = "FlexSoftmax"
-
-        with pytest.raises(ExportError, match=r"not built into LiteRT\..*'CUSTOM FlexSoftmax': 1"):
-            open_checked(edited(change), classifier)
-
-    def test_that_scales_its_pixels_is_refused(self, edited, classifier):
-        def change(model, graph):
-            graph.tensors[graph.inputs[0]].quantization.scale = [0.5]
-
-        with pytest.raises(ExportError, match=r"of 0 to 255 as they are.*uint8, scale 0\.5"):
-            open_checked(edited(change), classifier)
-
-    def test_that_gives_bytes_is_refused(self, int8_file, classifier, tmp_path):
-        model = flatbuffer_utils.read_model(str(int8_file.converted))
-        graph = model.subgraphs[0]
-        last = graph.operators.pop()  # DEQUANTIZE
-        graph.outputs = list(last.inputs)
-        model.signatureDefs[0].outputs[0].tensorIndex = int(last.inputs[0])
-        path = tmp_path / "bytes.tflite"
-        flatbuffer_utils.write_model(model, str(path))
-        with pytest.raises(ExportError, match=r"give float32 probabilities.*→ int8 \(1, 10\)"):
-            open_checked(path, classifier)
-
-
-class TestTFLiteFile:
-    @pytest.mark.parametrize("content", [b"", b"no flatbuffer at all", None])
-    def test_that_is_none_is_told_in_one_line(self, int8_file, tmp_path, content):
-        path, reason = tmp_path / "broken.tflite", "."
-        if content is None:
-            shutil.copy(int8_file.path, path)
-            content, reason = path.read_bytes()[:100_000], "it is truncated or damaged"
-        path.write_bytes(content)
-        with pytest.raises(ExportError, match=f"{path} cannot be run by LiteRT: {reason}") as error:
-            TFLiteFile(path)
-        assert "\n" not in str(error.value)
