@@ -119,10 +119,7 @@ def describe_model(
             "content_properties": {"color_space": _COLOURS.get(channels, 0)},
         },
         "process_units": [
-            {
-                "options_type": _NORMALIZATION,
-                "options": {"mean": [0.0], "std": [1.0]},
-            }
+            {"options_type": _NORMALIZATION, "options": {"mean": [0.0], "std": [1.0]}}
         ],
         "associated_files": [
             {"name": SPEC_FILE, "description": "How an image of any size becomes these pixels."}
@@ -181,13 +178,8 @@ def unpack(buffer: bytes) -> dict[str, Any]:
 
 def labels_file(metadata: Mapping[str, Any]) -> str | None:
     """The name of the file with the labels of the first output; None if there is none."""
-    for graph in metadata.get("subgraph_metadata", [])[:1]:
-        for output in graph.get("output_tensor_metadata", [])[:1]:
-            for file in output.get("associated_files", []):
-                if file.get("type") == _TENSOR_AXIS_LABELS:
-                    name: str | None = file.get("name")
-                    return name
-    return None
+    files = _first(metadata, "output_tensor_metadata").get("associated_files", [])
+    return next((x.get("name") for x in files if x.get("type") == _TENSOR_AXIS_LABELS), None)
 
 
 def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
@@ -205,13 +197,16 @@ def score_threshold(metadata: Mapping[str, Any]) -> float | None:
 
 def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
     """Options of the first process unit of a kind, of the first input or output."""
-    for graph in metadata.get("subgraph_metadata", [])[:1]:
-        for tensor in graph.get(tensors, [])[:1]:
-            for unit in tensor.get("process_units", []):
-                if unit.get("options_type") == kind:
-                    options: dict[str, Any] = unit.get("options", {})
-                    return options
-    return None
+    units = _first(metadata, tensors).get("process_units", [])
+    return next((x.get("options", {}) for x in units if x.get("options_type") == kind), None)
+
+
+def _first(metadata: Mapping[str, Any], tensors: str) -> dict[str, Any]:
+    """The table of the first input or output; empty if there is none."""
+    graph, *_ = metadata.get("subgraph_metadata") or [{}]
+    tensor, *_ = graph.get(tensors) or [{}]
+    first: dict[str, Any] = tensor
+    return first
 
 
 def _pack(builder: Any, kind: str, value: Any) -> Any:
@@ -273,10 +268,9 @@ def _field(table: Any, offset: int, kind: str) -> Any:
     return [_unpack(Table(table.Bytes, place), kind[1:-1]) for place in places]
 
 
-# What can be read from, and mended in, a .tflite file itself.
+# The .tflite file itself
 
 _FILE_IDENTIFIER = b"TFL3"
-
 
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
@@ -345,7 +339,8 @@ def contents(path: Path) -> Contents:
             for one in model.subgraphs
             for operator in one.operators or []
         )
-        buffer = _metadata_buffer(model)
+        entries = (one for one in model.metadata or [] if one.name == BUFFER.encode())
+        buffer = next((bytes(model.buffers[one.buffer].data) for one in entries), None)
     except Exception:
         raise _broken(path) from None
     try:
@@ -461,13 +456,6 @@ def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
         scale=tuple(float(value) for value in (scale if scale is not None else ())),
         zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
     )
-
-
-def _metadata_buffer(model: Any) -> bytes | None:
-    for entry in model.metadata or []:
-        if entry.name == BUFFER.encode():
-            return bytes(model.buffers[entry.buffer].data)
-    return None
 
 
 def _operator_name(model: Any, operator: Any) -> str:
