@@ -177,6 +177,9 @@ def test_a_path_where_something_else_is(refuses, export, tiny, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("mine")
     refuses(export, r"Received: \S+, below the file \S+file$", tiny, "file/sub/model")
+    for text in ("mine", "[1]", '{"name": "mine"}'):
+        (tmp_path / "other.json").write_text(text)
+        refuses(export, "is not the report of an export", tiny, "other")
     taken = ["file", "folder"] if export is export_saved_model else ["folder"]
     for path in taken:
         refuses(export, "exists and is not a (file|SavedModel)", tiny, path)

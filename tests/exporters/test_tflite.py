@@ -225,12 +225,14 @@ def swap_channels(model: keras.Model) -> keras.Model:
 
 @pytest.fixture
 def previous(tmp_path):
-    """A file from an earlier export, alone in its folder."""
-    path = tmp_path / "digits.tflite"
+    """A file from an earlier export with its figures, alone in their folder."""
+    path, figures = tmp_path / "digits.tflite", tmp_path / "digits.tflite.json"
     path.write_bytes(b"an earlier export")
+    figures.write_text('{"passed": true}')
     yield path
     assert path.read_bytes() == b"an earlier export"
-    assert list(tmp_path.iterdir()) == [path], "something was left behind"
+    assert figures.read_text() == '{"passed": true}'
+    assert sorted(tmp_path.iterdir()) == [path, figures], "something was left behind"
 
 
 class TestVerification:
