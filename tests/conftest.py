@@ -34,6 +34,27 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tflite_converter_here() -> Iterator[None]:
+    """Converts to .tflite in this process: the start of another takes longer than most conversions.
+
+    `digit_exports` makes its files as users do, by a converter in a process of its own.
+    """
+    from keras_resnet18.exporters import convert, graph
+
+    run_converter = graph.run_converter
+
+    def convert_here(name: str, arguments: list[str], output: Path) -> None:
+        if arguments[0] == convert.__file__:
+            convert.main(*arguments[1:])
+        else:
+            run_converter(name, arguments, output)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "run_converter", convert_here)
+        yield
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
     """`once(name, make)`: what `make(folder)` returns, made once for all processes of the suite.

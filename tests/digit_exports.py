@@ -15,8 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import build_resnet18
-from keras_resnet18.exporters import tflite
+from keras_resnet18.exporters import graph, tflite
 from keras_resnet18.exporters.compare import ExportReport
+from keras_resnet18.exporters.graph import run_converter
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.preprocess import Preprocess
@@ -110,6 +111,7 @@ def export_digits(request, training, held_out, once) -> Callable[..., Exported]:
                 shutil.copy(args[1], converted)
 
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(graph, "run_converter", run_converter)  # in its own process
                 patch.setattr(tflite, "_convert", convert_and_keep)
                 report = tflite.export_tflite(
                     model,

@@ -65,14 +65,18 @@ def test_of_a_model_for_any_size_takes_any_size(tmp_path):
         np.testing.assert_allclose(got, model.predict(images, verbose=0), atol=1e-6)
 
 
-def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(tiny, tmp_path):
+def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(
+    tiny, tiny_images, tmp_path
+):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     export_saved_model(tiny, tmp_path / "a")
     got = SavedModelFolder(tmp_path / "a").endpoint("serving_default", image=pixels)
     np.testing.assert_allclose(got["probabilities"], tiny.predict(pixels, verbose=0), atol=1e-6)
     preprocess = Preprocess(size=(8, 8), crop_ratio=0.5)
     spec = ClassifierSpec(("a", "b", "c"), preprocess, 0.4)
-    export_saved_model(tiny, tmp_path / "b", spec=spec)
+    labels = tiny.predict(tiny_images, verbose=0).argmax(1)
+    report = export_saved_model(tiny, tmp_path / "b", spec=spec, check=(tiny_images, labels))
+    assert (report.comparison.n, report.comparison.accuracy) == (40, 1.0)
     served = SavedModelFolder(tmp_path / "b")
     assert served.spec == spec
     got = served.endpoint("serving_default", image=pixels)["probabilities"]
@@ -88,12 +92,6 @@ def test_of_a_model_of_one_channel_takes_its_pixels(tmp_path):
     served = SavedModelFolder(tmp_path / "grey")
     assert set(served.signatures) == {"serving_default", "labels"}
     assert (served.image_shape, served.spec) == ((8, 6, 1), ClassifierSpec(("a", "b"), None))
-
-
-def test_is_compared_on_check_images_with_their_labels(tiny, tiny_images, tmp_path):
-    labels = tiny.predict(tiny_images, verbose=0).argmax(1)
-    report = export_saved_model(tiny, tmp_path / "a", check=(tiny_images, labels))
-    assert (report.comparison.n, report.comparison.accuracy) == (40, 1.0)
 
 
 @pytest.mark.parametrize("endpoint", ["serving_default", "serve_bytes", "features", "labels"])

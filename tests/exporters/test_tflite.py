@@ -19,7 +19,8 @@ from small import build_colour_classifier, build_colour_network
 
 from keras_resnet18 import AdaptiveAveragePooling2D, build_resnet18, conv_block, export_tflite
 from keras_resnet18.errors import ExportError
-from keras_resnet18.exporters import convert, tflite
+from keras_resnet18.exporters import convert, graph, tflite
+from keras_resnet18.exporters.graph import run_converter
 from keras_resnet18.exporters.tflite import open_checked, with_packed_stem
 from keras_resnet18.tflite_file import Tensor, _tensor, contents
 
@@ -275,6 +276,7 @@ class TestVerification:
             "time.sleep(60)\n"
         )
         monkeypatch.setattr(convert, "__file__", str(script))
+        monkeypatch.setattr(graph, "run_converter", run_converter)
 
         def interrupt():
             while not pid_file.exists():
