@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
@@ -43,8 +42,8 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
-    figures are written beside it, in `<name>.json`, whether it does or not.
+    The file must keep the limits that an export of its kind keeps, and hold the run's
+    specification. The figures are written beside it, in `<name>.json`, whether it does or not.
 
     Args:
         file: A .tflite file, an .onnx file or a SavedModel's folder.
@@ -71,24 +70,27 @@ def verify(
     try:
         report = _report(path, run, data, split)
     except ExportError as error:
-        _write(path, {"file": path.name, "passed": False, "fault": str(error)})
+        with staged(report_file(path)) as figures:
+            write_figures(figures, {"file": path.name, "passed": False, "fault": str(error)})
         raise
-    _write(path, report.to_dict())
+    with staged(report_file(path)) as figures:
+        write_figures(figures, report.to_dict())
     return report
 
 
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
-    operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
-    file: Any
+    file: TFLiteFile | SavedModelFolder | OnnxFile
     if kind == "tflite":
         file, operators = open_checked(path, run.model)
         kind = TFLITE[quantization(path)]
     else:
         file = open_exported(path)
-    if kind == "onnx":
-        operators = onnx_op_histogram(path)
-    _check_shapes(file, path, run)
+        operators = onnx_op_histogram(path) if kind == "onnx" else {}
+    try:
+        run.spec.check_model(file.image_shape, file.classes, run.spec_file)
+    except InputError as error:
+        raise InputError(f"{path} is not a file of this run: {error}") from None
     images = open_images(run.spec, run, data, (split,)).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
     with broken_images_named():
@@ -106,21 +108,6 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     )
 
 
-def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
-    """Raises InputError unless file and run take the same images and know as many classes."""
-    size, wanted = file.image_shape[:2], run.preprocess.size
-    if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
-        raise InputError(
-            f"file and run must take images of one size. Received: {path} for {_by(size)}, "
-            f"{run.path} for {_by(wanted)} pixels"
-        )
-    if file.classes != len(run.spec.labels):
-        raise InputError(
-            f"file and run must have the same classes. Received: {path} with {file.classes}, "
-            f"{run.path} with {len(run.spec.labels)}"
-        )
-
-
 def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str | None:
     """What of a file's specification differs from the run's, in one line; None if nothing."""
     if found is None:
@@ -130,17 +117,3 @@ def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str |
         )
     difference = expected.difference(found)
     return None if difference is None else f"its specification is not the run's: {difference}"
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        with staged(report_file(path)) as new:
-            write_figures(new, figures)
-    except OSError as error:
-        raise InputError(
-            f"the figures cannot be written to {report_file(path)}: {error.strerror}"
-        ) from None
