@@ -22,10 +22,10 @@ from keras_resnet18.exporters.graph import float32_twin, probabilities
 from keras_resnet18.files import EXPORTS, check_destination, is_saved_model, staged, to_json
 from keras_resnet18.machine import cpu_count, environment
 
-# (n, height, width, channels) uint8, and class numbers (n,) where the caller gave labels
+# Pixels, uint8 (n, height, width, channels), and class numbers (n,) if the caller gave labels
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 
-# Default for the fraction of the images that must get the class that the model gives
+# Default fraction of images on which export and model must give the same class
 MIN_AGREEMENT = 0.98
 
 _BATCH_SIZE = 32
@@ -35,17 +35,18 @@ _NOISE_IMAGES = 16
 def pixel_batches(
     data: Any, shape: tuple[int | None, ...], *, argument: str, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Batches of pixels, and of class numbers where `data` has them.
+    """Yields batches of pixels, with class numbers if `data` has labels.
 
     Args:
         data: A `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
-            (images, labels). Pixels are 0 to 255, of any dtype; labels class numbers or one-hot.
-        shape: (height, width, channels) that the images must have.
-        argument: What the caller calls `data`; the errors say it.
-        limit: How many images to take at the most.
+            (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or
+            one-hot.
+        shape: Expected (height, width, channels) of the images.
+        argument: Name of the caller's argument, for error messages.
+        limit: Maximum number of images.
 
     Raises:
-        InputError: If `data` is something else, is empty or has no end.
+        InputError: If `data` is of another type, empty or infinite.
     """
     elements = _elements(data, argument, limit)
     empty = True
@@ -66,13 +67,13 @@ def pixel_batches(
 
 
 def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Images that show whether arithmetic is equal, though not how good the classes are."""
+    """Yields random images, which show whether arithmetic is equal but not how accurate it is."""
     rng = np.random.default_rng(0)
     yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
 
 
 def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any, ...]]:
-    """One image at a time, as (image,) or (image, label) of NumPy arrays."""
+    """Iterates over (image,) or (image, label) as NumPy arrays."""
     if not isinstance(data, tf.data.Dataset):
         try:
             data = tf.data.Dataset.from_tensor_slices(data)
@@ -89,7 +90,7 @@ def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any
             f"{argument} must hold images (height, width, channels), batched or not, alone or as "
             f"(image, label). Received: {spec}"
         )
-    data = data.map(lambda *parts: parts[:2])  # sample weights have no say here
+    data = data.map(lambda *parts: parts[:2])  # ignores sample weights
     if rank == 4:
         data = data.unbatch()
     if limit is not None:
@@ -105,7 +106,7 @@ def _as_pixels(images: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, A
         return images
     if not (images.min() >= 0 and images.max() <= 255) or 0 < images.max() <= 1:  # NaN: neither
         raise InputError(
-            f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalised ones. "
+            f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalized ones. "
             f"Received: {images.dtype} values from {images.min():.3g} to {images.max():.3g}"
         )
     pixels: np.ndarray[Any, Any] = np.rint(images).astype(np.uint8)
@@ -124,17 +125,17 @@ def _class_numbers(labels: np.ndarray[Any, Any], argument: str) -> np.ndarray[An
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A model and its export on the same images.
+    """Comparison of an export with its model on the same images.
 
     Attributes:
-        n: How many images.
-        agreement: Fraction of the images to which both give the same class, 0 to 1.
-        max_difference: Largest difference of a probability from the float32 model's.
-        mean_difference: Mean difference of the probabilities from the float32 model's.
+        n: Number of images.
+        agreement: Fraction of images on which both give the same class, 0 to 1.
+        max_difference: Largest difference between a probability and the float32 model's.
+        mean_difference: Mean difference between the probabilities and the float32 model's.
         accuracy: Top-1 accuracy of the export, 0 to 1; None if the images have no labels.
         model_accuracy: Top-1 accuracy of the model, 0 to 1; None if the images have no labels.
-        mass_error: Largest difference of the sum of an image's probabilities from 1.
-        model_classes: Number of classes that the model gives to any of the images.
+        mass_error: Largest difference between the sum of an image's probabilities and 1.
+        model_classes: Number of different classes that the model predicts.
     """
 
     n: int
@@ -147,7 +148,7 @@ class Comparison:
     model_classes: int
 
     def interval(self, fraction: float) -> tuple[float, float]:
-        """95 % confidence interval of a fraction of the images."""
+        """95 % confidence interval of a fraction of the images, such as `accuracy`."""
         return interval(round(fraction * self.n), self.n)
 
     @property
@@ -163,11 +164,11 @@ class Comparison:
     def fault(
         self, max_difference: float | None, min_agreement: float = MIN_AGREEMENT
     ) -> str | None:
-        """The first limit that the export exceeds, in one line; None if it keeps them all.
+        """One-line description of the first limit that is exceeded, or None.
 
         Args:
-            max_difference: Largest difference of a probability; None where only the class counts.
-            min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
+            max_difference: Largest allowed difference of a probability; None for any.
+            min_agreement: Smallest allowed agreement, 0 to 1.
         """
         where = f"on {self.n:,} images"
         if not self.mass_error < 0.01:
@@ -188,7 +189,7 @@ class Comparison:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures with their intervals for JSON, infinity and NaN as None."""
+        """Figures and their intervals for JSON, with infinity and NaN as None."""
         figures: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             figures[name] = None if value is None or not np.isfinite(value) else value
@@ -201,10 +202,11 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
     """Runs an export and its model on the same pixels.
 
     Args:
-        exported: From uint8 pixels (n, height, width, channels) to probabilities (n, classes).
-        model: The Keras model as it was trained. The export's classes are compared with its own,
-            the export's probabilities with those of its float32 twin: the rounding of mixed
-            precision is not the export's.
+        exported: Function from uint8 pixels (n, height, width, channels) to probabilities
+            (n, classes).
+        model: The Keras model as it was trained. Classes are compared with those of this model,
+            probabilities with those of its float32 twin, because the export is not to blame for
+            the rounding of mixed precision.
         batches: Images, all with labels or all without.
     """
     twin = float32_twin(model)
@@ -223,7 +225,7 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
     return Comparison(
         n=len(top),
         agreement=float((top == model_top).mean()),
-        # NaN counts as the largest error there is
+        # NaN counts as an infinite error
         max_difference=float(np.nan_to_num(largest, nan=np.inf).max()),
         mean_difference=float(mean.mean()),
         accuracy=None if true is None else float((top == true).mean()),
@@ -240,7 +242,7 @@ def _predictor(model: keras.Model) -> Predict:
 
 @contextlib.contextmanager
 def _whole_float32() -> Iterator[None]:
-    """Turns off TF32, a GPU's float32 arithmetic with 10 of 23 bits, which is off by up to 1e-3."""
+    """Turns off TF32, GPU arithmetic with 10 of float32's 23 bits and errors of up to 1e-3."""
     config = tf.config.experimental
     before = config.tensor_float_32_execution_enabled()
     config.enable_tensor_float_32_execution(False)
@@ -252,14 +254,14 @@ def _whole_float32() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """An exported file and its comparison with the model.
+    """Report on an exported file, compared with its model.
 
     Attributes:
         path: Path of the file or folder.
         format: One of `files.EXPORTS`, such as `"tflite-int8"`.
         size_bytes: Size of the file, or of all files in the folder.
         comparison: Comparison of the export with the model on the same images.
-        latency_ms: Median time of one image at batch 1, on one thread for each CPU.
+        latency_ms: Median time of one image at batch size 1, on one thread per CPU.
         operators: Number of operators of a .tflite or .onnx file by name.
         fault: Why the file failed, in one line; None if it passed.
         threads: Number of threads that the latency was measured on.
@@ -289,7 +291,7 @@ class ExportReport:
         )
 
     def table(self) -> str:
-        """The figures, one a line, for a terminal of 80 columns."""
+        """Figures for a terminal of 80 columns, one per line."""
         found = self.comparison
         rows = {
             "file": f"{self.path}, {self.format}, {self.size_bytes / 1e6:.2f} MB",
@@ -315,7 +317,7 @@ class ExportReport:
         return in_words(value, self.comparison.interval(value), self.comparison.n)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, for JSON."""
+        """Figures for JSON."""
         return {
             "file": self.path.name,
             "format": self.format,
@@ -331,13 +333,13 @@ class ExportReport:
 
 
 def report_file(path: Path) -> Path:
-    """Path of an exported file's figures: `<name>.json` beside it."""
+    """Path of an exported file's report: `<name>.json` beside it."""
     path = path.absolute()
     return path.with_name(f"{path.name}.json")
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Writes figures and the machine that they were measured on as JSON."""
+    """Writes a report and the environment in which it was made as JSON."""
     path.write_text(to_json({**figures, "environment": environment()}), encoding="utf-8")
 
 
@@ -363,20 +365,20 @@ def export_verified(
     batches: Iterator[Batch] | None,
     min_agreement: float = MIN_AGREEMENT,
 ) -> ExportReport:
-    """Writes an exported file and its figures, if the file gives the model's answers.
+    """Writes an exported file and its report if the file gives the model's answers.
 
     Args:
         format_: One of `EXPORTS`.
-        path: Where; what `export` may have written there before is replaced.
+        path: Destination; an earlier export is replaced.
         model: The model as it was trained.
-        write: Writes the file of a float32 model to a path, opens it with its own runtime, and
-            returns it with the number of its operators by name.
+        write: Function that writes a float32 model to a path, opens the file with its own runtime,
+            and returns it with the number of its operators by name.
         shape: (height, width, channels) of the images that the file takes.
         batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
-        min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
+        min_agreement: Smallest allowed agreement with the model, 0 to 1.
 
     Raises:
-        InputError: If something else is at the path.
+        InputError: If something other than an earlier export is at the path.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     if format_ == "saved_model":
@@ -387,7 +389,7 @@ def export_verified(
     twin = float32_twin(model)
     if batches is None:
         batches, model, min_agreement = noise(shape), twin, 0.0
-    # the first batch now, so that images of no use are refused before minutes of conversion
+    # Read the first batch now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with staged(report_file(path)) as figures, staged(path) as new:
         exported, operators = write(twin, new)

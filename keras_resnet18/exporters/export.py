@@ -1,4 +1,4 @@
-"""`export`: a run's model in the formats that ship, calibrated and verified on the run's images."""
+"""`export`: writes a run's model in the formats that ship, verified on the run's test images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import check_about
 
-# Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
+# Enough to see a loss of one point of accuracy; takes under a minute with photos from a phone
 CHECK_IMAGES = 1000
 
-# The formats that noise can check
+# Formats that can be compared on noise
 _CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_difference is not None)
 
 
@@ -45,32 +45,33 @@ def export(
     about: Mapping[str, str] | None = None,
     note: Callable[[str], None] = print,
 ) -> list[ExportReport]:
-    """Exports a run's model, and compares each file with it on test images.
+    """Exports a run's model and compares each file with it on test images.
 
     int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
-    files. Where the run's images cannot be opened, `"all"` exports the formats that need none,
-    checked on noise. A format that fails does not stop the others.
+    files. If the run's images cannot be opened, `"all"` exports the formats that need none and
+    compares them on noise. A format that fails does not stop the others.
 
     Args:
         run: A finished run, or its folder.
-        formats: One or several of `files.EXPORTS`, or `"all"`: those that can be made here.
-        out: The folder to write to; by default `export` in the run.
-        data: The source of the images; by default the one that the run was trained on.
-        check_images: How many test images to compare on, at most.
-        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; the name is
-            by default that of the run's folder.
-        note: Receives a line for each format that `"all"` leaves out, and why, and one if files are
-            compared on noise because the images cannot be opened.
+        formats: One or more names of `files.EXPORTS`, or `"all"` for all that can be made here.
+        out: Destination folder, by default `export` in the run.
+        data: Source of the images, by default the one that the run was trained on.
+        check_images: Maximum number of test images to compare on.
+        about: Metadata fields of the .tflite files, as for `export_tflite`. The name is by default
+            that of the run's folder.
+        note: Function that receives a line for each reason that `"all"` leaves out formats, and a
+            line if files are compared on noise because the images cannot be opened.
 
     Returns:
         A report for each format.
 
     Raises:
-        InputError: If a format is unknown or lacks what it needs, the images are not those of the
-            run, or the folder holds another program's files of the same names.
-        ExportError: If a format fails, such as by other answers than the model's; of several
-            formats, after all were tried: the message names those that failed, and the attribute
-            `reports` has the reports of the others.
+        InputError: If a format is unknown or cannot be made here, the images are not those of the
+            run, or the folder has files of the same names from another program.
+        ExportError: If a file does not give the model's answers. If several formats were asked for
+            and some fail, for this or another reason, the error is raised after all were tried:
+            the message names those that failed, and the attribute `reports` has the reports of the
+            others.
     """
     run = run if isinstance(run, Run) else load_run(run)
     formats = [formats] if isinstance(formats, str) else formats
@@ -93,7 +94,7 @@ def export(
     elif source is None:
         note(f"compared on noise, and not on test images: {unopened}")
     reports = []
-    failures: dict[str, list[str]] = {}  # names of formats by the message
+    failures: dict[str, list[str]] = {}  # formats by error message
     asked = dict.fromkeys(formats)
     for name in asked:
         try:
@@ -109,7 +110,7 @@ def export(
 
 
 def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
-    """The images; or why there are none, which is refused only where they were asked for."""
+    """Returns the images, or None and the reason; raises InputError if `data` was given."""
     try:
         return open_images(run.spec, run, data), None
     except InputError as error:
@@ -119,7 +120,7 @@ def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
 
 
 def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
-    """The formats that cannot be made here, each with a line that says what it lacks."""
+    """Formats that cannot be made here, with a one-line reason."""
     lacking = {}
     if source is None:
         line = (

@@ -1,4 +1,4 @@
-"""The float32 graph that every format is made from, from raw pixels to probabilities."""
+"""The float32 graph, from raw pixels to probabilities, that every format is made from."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def check_model(model: keras.Model) -> None:
 def spec_of(
     model: keras.Model, spec: ClassifierSpec | None, labels: Sequence[str] | None
 ) -> ClassifierSpec:
-    """Specification of a model that is exported.
+    """Returns the specification of a model to export.
 
     Args:
-        model: The model, as `check_model` passes it.
-        spec: The caller's specification, or None.
-        labels: Class names for a specification that is made here; by default the classes' numbers.
-            Images are then resized until they cover the model's size, and their middle is cut out.
+        model: A model that `check_model` accepts.
+        spec: The caller's specification, or None to make one.
+        labels: Class names for a new specification, by default the class numbers. Images are then
+            resized to cover the model's input size and center-cropped.
 
     Raises:
-        InputError: If both are given, or they are another model's.
+        InputError: If both `spec` and `labels` are given, or they do not fit the model.
     """
     *size, channels = model.input_shape[1:]
     classes = model.output_shape[1]
@@ -89,7 +89,7 @@ def spec_of(
 
 
 def check_size(model: keras.Model, what: str) -> None:
-    """Raises InputError unless `model` takes images of one fixed size, as `what` does."""
+    """Raises InputError unless `model` takes images of one fixed size, which `what` needs."""
     if None in model.input_shape[1:]:
         raise InputError(
             f"{what} takes images of one size: build the model with a fixed input_shape. "
@@ -98,17 +98,17 @@ def check_size(model: keras.Model, what: str) -> None:
 
 
 def leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model and of the models inside it, without those models."""
+    """Layers of a model and of the models nested in it, without those models."""
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
 
 
 def float32_twin(model: keras.Model) -> keras.Model:
-    """A copy of the model that computes in float32; `model` itself if it already does.
+    """Returns a copy of the model that computes in float32; `model` itself if it already does.
 
-    LiteRT has no kernels for what a mixed-precision graph does, and its weights are float32 anyway.
+    LiteRT has no kernels for mixed-precision graphs, and the weights are float32 anyway.
 
     Raises:
-        InputError: If a layer cannot be made again from its config.
+        InputError: If a layer cannot be created from its config.
     """
     if all(layer.compute_dtype == "float32" for layer in leaves(model)):
         return model
@@ -123,36 +123,35 @@ def _in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
         return keras.layers.Lambda(*arguments, name=layer.name, dtype="float32")
     try:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    except Exception as error:  # whatever a user's layer raises
+    except Exception as error:  # a user's layer may raise anything
         reason = next(iter(str(error).split("\n")), "") or type(error).__name__
         raise InputError(
-            "a model of another precision than float32 is exported from a float32 copy, so each "
-            "layer needs get_config and from_config. "
-            f"Received: {type(layer).__name__} {layer.name!r} ({reason}): define them, or build "
-            "the model in float32"
+            "a model that is not float32 is exported from a float32 copy, so each layer needs "
+            f"get_config and from_config. Received: {type(layer).__name__} {layer.name!r} "
+            f"({reason}): define them, or build the model in float32"
         ) from error
 
 
 def probabilities(model: keras.Model, pixels: Any) -> Any:
-    """The model's probabilities, float32 (batch, classes), for pixels of 0–255 of any dtype."""
+    """Probabilities, float32 (batch, classes), for pixels of 0 to 255 of any dtype."""
     scores = model(tf.cast(pixels, model.inputs[0].dtype), training=False)
     return as_probabilities(scores, model)
 
 
 def as_probabilities(scores: Any, model: keras.Model) -> Any:
-    """Probabilities, float32, of what a model puts out: softmax of its logits, or that itself."""
+    """Output of `model` as float32 probabilities: applies softmax if the output is logits."""
     scores = tf.cast(scores, tf.float32)
     return tf.nn.softmax(scores) if _is_linear(model.outputs[0]) else scores
 
 
 def _is_linear(output: keras.KerasTensor) -> bool:
-    """Whether a model's output is logits, as with `classifier_activation=None`."""
+    """Whether a model outputs logits, as with `classifier_activation=None`."""
     last, node, _ = output._keras_history
     if isinstance(last, keras.Model):
         return _is_linear(last.outputs[0])
     linear = getattr(last, "activation", None) is keras.activations.linear
     if linear and isinstance(last, keras.layers.Activation):
-        # only a cast to float32, as Keras' guide to mixed precision has it after a softmax
+        # Only a cast to float32, which Keras' mixed precision guide puts after a softmax
         return _is_linear(last._inbound_nodes[node].input_tensors[0])
     return linear
 
@@ -160,12 +159,12 @@ def _is_linear(output: keras.KerasTensor) -> bool:
 def write_saved_model(
     model: keras.Model, path: Path, *, batch_size: int | None = None, dtype: str = "uint8"
 ) -> None:
-    """Writes a float32 model from pixels to probabilities as a SavedModel, for converters to read.
+    """Writes a float32 model as a SavedModel for a converter.
 
-    Its signature `serving_default` takes `image`, (batch_size, height, width, channels) of `dtype`
+    The signature `serving_default` takes `image`, (batch_size, height, width, channels) of `dtype`
     with values of 0 to 255, and returns `probabilities`, float32 (batch_size, classes).
     """
-    # No archive.track(model): an endpoint's variables are tracked anyway, and would be saved twice.
+    # No archive.track(model): endpoints track their variables, which would be saved twice
     archive = keras.export.ExportArchive()
     shape = (batch_size, *model.input_shape[1:])
     archive.add_endpoint(
@@ -176,30 +175,30 @@ def write_saved_model(
     archive.write_out(str(path), verbose=False)
 
 
-# How TensorFlow's converter and tf2onnx list operators that they cannot convert
+# Lists of unsupported operators in the output of TensorFlow's converter and tf2onnx
 _UNSUPPORTED = re.compile(r"(?:^Custom|^TF Select|Unsupported) ops: (?:Counter)?(.+)$", re.M)
 
-# What libraries log of other things, and how lines that tell an error look
+# Lines that libraries log about other things, lines with an error, and the prefix of such a line
 _LOGGED = re.compile(r"[IW]\d{4} |WARNING: All log messages|.* - (INFO|WARNING) - ")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b|[EF]\d{4} |.*\berror: ")
 _PREFIX = re.compile(r"^[EF]\d{4} [^]]*\] ")
 
 
 def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
-    """Runs a Python program that converts a model, in a process of its own, on the CPU.
+    """Runs a converter, a Python program, in a process of its own, on the CPU.
 
-    TensorFlow's converter leaks memory at every call.
+    TensorFlow's converter leaks memory with every call.
 
     Args:
-        name: What an error calls the converter.
-        arguments: Of Python: a script or `-m` and a module, and their own.
+        name: Name of the converter, for error messages.
+        arguments: Arguments of Python: a script, or `-m` and a module, followed by its arguments.
         output: The file that the converter writes.
 
     Raises:
-        ExportError: If the converter fails, or writes an operator that it cannot convert; the
-            message names the reason.
+        ExportError: If the converter fails or does not support an operator; the message has the
+            reason.
     """
-    # -P: this folder's own modules must not stand in for installed ones of the same names
+    # -P keeps this folder's onnx.py from being imported in place of the package onnx
     done = subprocess.run(
         [sys.executable, "-P", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
@@ -220,7 +219,7 @@ def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
 
 
 def _reason(status: int, stderr: str) -> str:
-    """Why a process failed, in one line: the signal that ended it, the error that it printed."""
+    """Reason for a failed process, in one line: its signal or status, and the error it printed."""
     lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)]
     errors = [line for line in lines if _ERROR.match(line)] or lines
     error = textwrap.shorten(_PREFIX.sub("", errors[-1]), 300) if errors else "no message"

@@ -1,4 +1,4 @@
-"""A model as a SavedModel for servers."""
+"""`export_saved_model`: a SavedModel for servers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from keras_resnet18.exporters.image_bytes import decode
 from keras_resnet18.files import FLOAT32_TOLERANCE, INPUT, OUTPUT
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
-# How many classes `serve_bytes` names
+# Number of classes that `serve_bytes` returns
 TOP = 5
 
-# An endpoint and its output, and the layer that gives it, as our builders name it
+# Name of the endpoint and its output, and of the layer of our builders that gives it
 FEATURES, _POOL = "features", "head_pool"
 
-# An image side for models that take any size
+# Image side for comparing models that take any size
 _ANY_SIDE = 64
 
-# (height, width) of the images that the endpoints are checked with: one higher, one wider
+# (height, width) of images for checking the endpoints, one tall and one wide
 _IMAGE_SIZES = ((61, 37), (43, 75))
 
-# Of the largest feature: TF32 on a GPU, which is no fault of the export, has 10 bits
+# Fraction of the largest feature: TF32 on a GPU has 10 bits, which is not the export's fault
 _FEATURE_TOLERANCE = 1e-2
 
 
@@ -43,47 +43,48 @@ def export_saved_model(
     labels: Sequence[str] | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes a SavedModel that takes images and gives probabilities, verified by TensorFlow.
+    """Writes a SavedModel and verifies it with TensorFlow.
 
     `tf.saved_model.load` opens it without this package and without Keras. It is written only if it
-    gives the model's answers; its figures are beside it, in `<name>.json`. It has the signatures
+    gives the model's answers; its report is beside it, in `<name>.json`. It has the signatures
 
-    - `serving_default`: `image`, uint8 (batch, height, width, 3) of any batch and any size, RGB of
-      0 to 255 → `probabilities`, float32 (batch, classes). The images are first prepared as
-      `spec.preprocess` says, those of the model's own size too: the answer is the one that
-      `keras-resnet18 predict` gives for the image.
-    - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's size → `probabilities`, of
-      the pixels as they are: what the .tflite and .onnx files compute.
+    - `serving_default`: `image`, uint8 (batch, height, width, 3), RGB of any size with values of 0
+      to 255 → `probabilities`, float32 (batch, classes). Images, even those of the model's input
+      size, are first prepared by `spec.preprocess`, so the answers are those of
+      `keras-resnet18 predict`.
+    - `serve_pixels`: `image`, uint8 (batch, *size, 3) of the model's input size →
+      `probabilities`. The pixels are not prepared; .tflite and .onnx files compute the same.
     - `serve_bytes`: `image_bytes`, strings (batch,), each a whole JPEG or PNG file → `labels`,
       strings (batch, k), and `probabilities`, float32 (batch, k), of the k = 5 most probable
-      classes (of all, if there are fewer), the best one first. The EXIF orientation of a JPEG is
-      applied, that of a PNG is not (`predict` applies both); transparency is blended over white. A
-      file of another format, a broken one or one of over 89,478,485 pixels fails its whole request
-      with an InvalidArgumentError.
+      classes (all, if there are fewer), most probable first. The EXIF orientation of a JPEG is
+      applied, that of a PNG is not (`predict` applies both). Transparent pixels are blended over
+      white. A file of another format, a damaged file or one of over 89,478,485 pixels fails the
+      whole request with an InvalidArgumentError.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
-      vector before the classifier; only if the model has a layer `head_pool`, as all of ours have.
-    - `labels`: nothing → `labels`, strings (classes,), in the order of `probabilities`.
+      vector before the classifier; only if the model has a layer `head_pool`, as our builders make.
+    - `labels`: no input → `labels`, strings (classes,), in the order of `probabilities`.
 
-    `assets.extra/classifier.json` holds the specification. Where it has no preprocessing, because
-    the model has another number of channels than 3 or takes images of any size itself,
-    `serving_default` and `features` take pixels of the model's input shape as they are, and
-    `serve_pixels` and `serve_bytes` are left out.
+    `assets.extra/classifier.json` holds the specification. If it has no preprocessing, because the
+    model does not have 3 channels or takes images of any size itself, `serving_default` and
+    `features` take unprepared pixels of the model's input shape, and there is no `serve_pixels`
+    and no `serve_bytes`.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255; with softmax or logits.
-        path: The folder to write; a SavedModel that exists there is replaced.
-        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
-            has its own, `run.spec`.
-        labels: Class names in the order of the model's output, where there is no `spec`; by default
-            the classes' numbers. Images are then resized until they cover the model's size.
-            Named weights have a preprocessing that crops a little more,
+        model: A classifier that takes pixels of 0 to 255 and returns softmax probabilities or
+            logits.
+        path: Destination folder; an existing SavedModel is replaced.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. That of
+            a run is `run.spec`.
+        labels: Class names in the order of the model's output if there is no `spec`, by default the
+            class numbers. Images are then resized to cover the model's input size. The
+            preprocessing of named weights, which crops a little more, is
             `find_weights("imagenet").preprocess`.
         check: Held-out images of the model's input shape to compare on: a `tf.data.Dataset` or
-            arrays, of images or (image, label), batched or not; with labels, top-1 accuracy is
+            arrays, of images or (image, label), batched or not. With labels, top-1 accuracy is
             measured too. By default noise, on which accuracy is not measured.
 
     Returns:
-        Size, largest difference, accuracy, latency: `print` it.
+        Report with size, largest difference, accuracy and latency.
 
     Raises:
         InputError: If an argument cannot be used; the message says which and why.
@@ -110,17 +111,13 @@ def export_saved_model(
 
 
 def _write_endpoints(model: keras.Model, path: Path, spec: ClassifierSpec) -> None:
-    """Writes a float32 model as a SavedModel for servers; `export_saved_model` has its signatures.
-
-    Without `spec.preprocess`, `image` is pixels of the model's own shape everywhere, and there is
-    no `serve_pixels` and no `serve_bytes`.
-    """
+    """Writes a float32 model as a SavedModel with the signatures of `export_saved_model`."""
     preprocess = spec.preprocess
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
     pixels = tf.TensorSpec((None, *shape), "uint8", INPUT)
     images = pixels if preprocess is None else tf.TensorSpec((None, None, None, 3), "uint8", INPUT)
     files = tf.TensorSpec((None,), "string", "image_bytes")
-    # a function of its own, so that the network is traced once and not for every endpoint
+    # Traced once rather than once per endpoint
     network = tf.function(_answering(model), input_signature=[pixels], autograph=False)
 
     def prepared(image: Any) -> Any:
@@ -149,7 +146,7 @@ def _write_endpoints(model: keras.Model, path: Path, spec: ClassifierSpec) -> No
 
 
 def _answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
-    """A function from pixels of 0 to 255 to `probabilities` and, with `head_pool`, `features`."""
+    """Function from pixels of 0 to 255 to `probabilities` and, with a `head_pool`, `features`."""
     if _POOL not in {layer.name for layer in model.layers}:
         return lambda pixels: {OUTPUT: graph.probabilities(model, pixels)}
     both = keras.Model(model.inputs[0], [model.outputs[0], model.get_layer(_POOL).output])
@@ -165,7 +162,7 @@ def _answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
 
 
 def _best(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """The most probable classes of each image, the best one first, and their probabilities."""
+    """Labels and probabilities of the most probable classes of each image, best first."""
     classes = scores.shape[-1]
     best = tf.math.top_k(scores, k=min(TOP, classes))
     names = tf.constant(list(labels))
@@ -175,7 +172,7 @@ def _best(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
 def _check_endpoints(
     served: SavedModelFolder, twin: keras.Model, shape: tuple[int, ...], spec: ClassifierSpec
 ) -> None:
-    """Raises ExportError unless all endpoints answer as the one for pixels, compared later."""
+    """Raises ExportError unless all endpoints agree with the one for pixels, compared later."""
     rng = np.random.default_rng(0)
     names, preprocess = spec.labels, spec.preprocess
     answers = _answering(twin)
@@ -202,7 +199,7 @@ def _check_endpoints(
 def _are_best(
     best: dict[str, Any], probabilities: np.ndarray[Any, Any], names: Sequence[str]
 ) -> bool:
-    """Whether the largest probabilities come with their names, in whichever order equal ones do."""
+    """Whether `best` has the largest probabilities with their names; ties may be in any order."""
     values = best[OUTPUT]
     largest = -np.sort(-probabilities)[:, : values.shape[1]]
     its_name = best["labels"][..., np.newaxis] == np.array([x.encode() for x in names], object)
@@ -211,7 +208,7 @@ def _are_best(
 
 
 def _near(got: Any, expected: Any, tolerance: float = FLOAT32_TOLERANCE) -> bool:
-    return bool((abs(got - expected) <= tolerance).all())  # NaN is near nothing
+    return bool((abs(got - expected) <= tolerance).all())  # False for NaN
 
 
 def _require(right: bool, endpoint: str) -> None:

@@ -1,4 +1,4 @@
-"""`verify`: an exported file and the run that it was made from, on the same images."""
+"""`verify`: compares an exported file with the run that it was made from."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits that an export of its kind keeps, and hold the run's
-    specification. The figures are written beside it, in `<name>.json`, whether it does or not.
+    The file must keep the limits of an export of its format and hold the run's specification. The
+    report is written beside it, in `<name>.json`, whether it passes or not.
 
     Args:
-        file: A .tflite file, an .onnx file or a SavedModel's folder.
-        run: The finished run, or its folder.
-        data: The source of the images; by default the one that the run was trained on.
+        file: A .tflite file, an .onnx file or a SavedModel folder.
+        run: A finished run, or its folder.
+        data: Source of the images, by default the one that the run was trained on.
         split: `"train"`, `"validation"` or `"test"`.
 
     Returns:
-        The figures, and in `fault` what is wrong, None if nothing is.
+        Report; its attribute `fault` describes what is wrong, None if the file passes.
 
     Raises:
-        InputError: If the two cannot be compared.
-        ExportError: If the file cannot be run at all; this too is written beside it.
+        InputError: If file and run cannot be compared.
+        ExportError: If the file cannot be run; this is written to the report too.
     """
     path = Path(file)
     one_of("split", split, SPLITS)
@@ -109,7 +109,7 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
 
 
 def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str | None:
-    """What of a file's specification differs from the run's, in one line; None if nothing."""
+    """Difference between the specifications of a file and its run, in one line, or None."""
     if found is None:
         return (
             "it has no specification (labels, preprocessing, threshold), as the run has: it was "

@@ -99,7 +99,7 @@ def test_a_limit_takes_the_first_images_even_of_endless_data(data):
         (5, "Received: int"),
         ("photos", "Received: str"),
         (object(), "Received: object"),
-        (IMAGES / 255, "normalised ones. Received: float64 values from 0 to 1"),
+        (IMAGES / 255, "normalized ones. Received: float64 values from 0 to 1"),
         (IMAGES / 127.5 - 1, "values from -1 to 1"),
         (IMAGES.astype(int) * 4, "values from 0 to 1.02e"),
         (np.full((2, *SHAPE), np.nan), "values from nan to nan"),

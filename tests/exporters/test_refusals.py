@@ -134,7 +134,7 @@ LABELS = list("abc")
         ({"check": IMAGES[:0]}, r"check needs at least one image. Received: none$"),
         ({"check": IMAGES[:, :7]}, r"check needs images of .* Received: \(7, 8, 3\)$"),
         ({"check": IMAGES / 255}, r"check needs pixels of 0 to 255.*from 0\.784 to 0\.784$"),
-        ({"check": IMAGES - 128.0 * 2}, r"not normalised ones.*from -56 to -56$"),
+        ({"check": IMAGES - 128.0 * 2}, r"not normalized ones.*from -56 to -56$"),
         ({"check": "photos/"}, r"check must be a tf\.data\.Dataset or arrays.*Received: str$"),
     ],
     ids=str,
