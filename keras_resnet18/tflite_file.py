@@ -1,7 +1,7 @@
-"""TFLite Metadata: what a .tflite file tells apps, and the people who find it, about itself.
+"""Reading and editing .tflite files: TFLite Metadata, packed files, tensors and operators.
 
-The tables are those of the public schema, `metadata_schema.fbs` 1.5.0, here as nested dictionaries
-under the schema's own names.
+Metadata tables are nested dictionaries with the names of the public schema,
+`metadata_schema.fbs` 1.5.0.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 if TYPE_CHECKING:
     import keras
 
-# The model's buffer that holds it
+# Name of the model's buffer that holds the metadata
 BUFFER = "TFLITE_METADATA"
 
-# What a person may say about a model.
+# Metadata fields that a caller may set
 ABOUT = ("name", "description", "version", "author", "license")
 
 _IDENTIFIER = b"M001"
-_FIRST_PARSER = "1.0.0"  # all that is written here was in the schema from its beginning
+_FIRST_PARSER = "1.0.0"  # the fields written here were in the schema's first version
 _TENSOR_AXIS_LABELS = 2
 _COLOURS = {1: 2, 3: 1}  # channels: GRAYSCALE, RGB
 
-# Each table's fields in the schema's order, which numbers them, up to the last one of use here;
-# "" is of none.
+# Fields of each table in the order of the schema, which numbers them, up to the last one used here;
+# "" marks fields that are not used.
 _SCHEMA = {
     "ModelMetadata": {
         "name": "string",
@@ -77,8 +77,7 @@ _SCHEMA = {
     "AssociatedFile": {"name": "string", "description": "string", "type": "byte"},
 }
 
-# The tables of each union that are of use here, by their number in it; the field before says which
-# one is there.
+# Tables of each union that are used here, by their number, which is stored in the field before it
 _UNIONS = {
     "ContentProperties": {2: "ImageProperties"},
     "ProcessUnitOptions": {1: "NormalizationOptions", 3: "ScoreThresholdingOptions"},
@@ -87,7 +86,7 @@ _IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING = 2, 1, 3
 
 
 def check_about(about: Mapping[str, str]) -> None:
-    """Raises InputError unless it maps some of `ABOUT` to text."""
+    """Raises InputError unless `about` maps names in `ABOUT` to text."""
     for key, value in about.items():
         if key not in ABOUT:
             raise InputError(f"about takes {', '.join(ABOUT)}. Received: {key!r}")
@@ -98,22 +97,22 @@ def check_about(about: Mapping[str, str]) -> None:
 def describe_model(
     model: keras.Model, spec: ClassifierSpec, about: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What is true of every file that is made from a classifier, and what its maker says of it.
+    """Returns the metadata of the .tflite files of a classifier.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255, of one fixed size.
-        spec: Its specification. MediaPipe obeys the threshold; `SPEC_FILE` and `LABELS_FILE` lie
-            behind the model.
-        about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
-            never made up. The version without one is the first 12 hexadecimal digits of the
-            SHA-256 of the weights, so that files of one model can be told from another's.
+        model: A classifier that takes pixels of 0 to 255 of one fixed size.
+        spec: Its specification. `SPEC_FILE` and `LABELS_FILE` are named as packed files, and
+            MediaPipe applies the threshold.
+        about: Fields of `ABOUT`, which replace the defaults; author and license have none. The
+            default version is the first 12 hexadecimal digits of the SHA-256 of the weights, which
+            identifies the model.
     """
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
     image = {
         "name": INPUT,
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
-        "the normalisation is inside.",
+        "the normalization is inside.",
         "content": {
             "content_properties_type": _IMAGE,
             "content_properties": {"color_space": _COLOURS.get(channels, 0)},
@@ -152,17 +151,17 @@ def describe_model(
 
 
 def pack(metadata: Mapping[str, Any]) -> bytes:
-    """A ModelMetadata table as the FlatBuffer that goes into the file."""
+    """Serializes a ModelMetadata table as a FlatBuffer."""
     builder = flatbuffers.Builder()
     builder.Finish(_pack(builder, "ModelMetadata", metadata), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
 def unpack(buffer: bytes) -> dict[str, Any]:
-    """The ModelMetadata table of anybody's FlatBuffer, as far as `_SCHEMA` goes.
+    """Reads the ModelMetadata table of a FlatBuffer, with the fields of `_SCHEMA`.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is not such a FlatBuffer, or damaged.
     """
     if buffer[4:8] != _IDENTIFIER:
         raise InputError(
@@ -170,39 +169,39 @@ def unpack(buffer: bytes) -> dict[str, Any]:
         )
     try:
         return _unpack(Table(buffer, *struct.unpack_from("<I", buffer)), "ModelMetadata")
-    except (IndexError, TypeError, ValueError, struct.error):  # an offset that points to nowhere
+    except (IndexError, TypeError, ValueError, struct.error):  # an invalid offset
         raise InputError(
             f"TFLite Metadata must be a whole FlatBuffer. Received: {len(buffer)} broken bytes"
         ) from None
 
 
 def labels_file(metadata: Mapping[str, Any]) -> str | None:
-    """The name of the file with the labels of the first output; None if there is none."""
+    """Name of the packed file with the labels of the first output, or None."""
     files = _first(metadata, "output_tensor_metadata").get("associated_files", [])
     return next((x.get("name") for x in files if x.get("type") == _TENSOR_AXIS_LABELS), None)
 
 
 def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of the first input; None if it is not said."""
+    """Mean and standard deviation by which the first input is to be normalized, or None."""
     options = _options(metadata, "input_tensor_metadata", _NORMALIZATION)
     return None if options is None else (options.get("mean", []), options.get("std", []))
 
 
 def score_threshold(metadata: Mapping[str, Any]) -> float | None:
-    """Probability below which a class of the first output is not an answer; None if not said."""
+    """Score threshold of the first output, 0 to 1, or None."""
     options = _options(metadata, "output_tensor_metadata", _SCORE_THRESHOLDING)
-    # float32 in the file: six digits are what was meant
+    # Stored as float32, which has six digits
     return None if options is None else round(options.get("global_score_threshold", 0.0), 6)
 
 
 def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
-    """Options of the first process unit of a kind, of the first input or output."""
+    """Options of the process unit of a kind of the first input or output, or None."""
     units = _first(metadata, tensors).get("process_units", [])
     return next((x.get("options", {}) for x in units if x.get("options_type") == kind), None)
 
 
 def _first(metadata: Mapping[str, Any], tensors: str) -> dict[str, Any]:
-    """The table of the first input or output; empty if there is none."""
+    """Table of the first input or output, empty if there is none."""
     graph, *_ = metadata.get("subgraph_metadata") or [{}]
     tensor, *_ = graph.get(tensors) or [{}]
     first: dict[str, Any] = tensor
@@ -210,7 +209,7 @@ def _first(metadata: Mapping[str, Any], tensors: str) -> dict[str, Any]:
 
 
 def _pack(builder: Any, kind: str, value: Any) -> Any:
-    """Writes a string, a vector or a table, and returns where."""
+    """Writes a string, a vector or a table, and returns its offset."""
     if kind == "string":
         return builder.CreateString(value)
     if kind == "[float]":
@@ -222,7 +221,7 @@ def _pack(builder: Any, kind: str, value: Any) -> Any:
             builder.PrependUOffsetTRelative(place)
         return builder.EndVector()
     fields = _SCHEMA[kind]
-    inside = {  # comes first: a FlatBuffer is written from its leaves to its root
+    inside = {  # first, because a FlatBuffer is written from its leaves to its root
         name: _pack(builder, _table(fields[name], name, value), item)
         for name, item in value.items()
         if fields[name] not in ("byte", "float")
@@ -239,7 +238,7 @@ def _pack(builder: Any, kind: str, value: Any) -> Any:
 
 
 def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
-    """The kind of a field, for a union the table that is there; "" if that is of no use here."""
+    """Kind of a field, resolved to a table for a union; "" if it is not used here."""
     return _UNIONS[kind].get(fields.get(f"{name}_type", 0), "") if kind in _UNIONS else kind
 
 
@@ -277,15 +276,15 @@ _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOp
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or an output.
+    """Input or output tensor of a .tflite file.
 
     Attributes:
-        name: By the file's signature if it has one, else the tensor's own.
-        dtype: As NumPy calls it.
-        shape: -1 for a size that is left open.
-        scale: Real numbers are (value - zero point) · scale, with one of each for the tensor or
-            one for each channel; none if it is not quantised.
-        zero_point: As many.
+        name: Name in the file's signature if it has one, else the tensor's own.
+        dtype: NumPy name of the dtype.
+        shape: Shape, with -1 for an open dimension.
+        scale: Quantization scales, one for the tensor or one per channel; empty if it is not
+            quantized. A real number is (value - zero point) · scale.
+        zero_point: Zero points, as many as scales.
     """
 
     name: str
@@ -297,16 +296,16 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a .tflite file is, by its own account.
+    """Contents of a .tflite file.
 
     Attributes:
-        inputs: In order.
-        outputs: In order.
-        operators: Number of operators by TFLite's names, custom ones, such as TensorFlow's Flex,
-            as `CUSTOM` and their own.
-        metadata: Its TFLite Metadata as `unpack` gives it; empty if it has none, None if
-            it cannot be read.
-        labels: The classes' names; None if it has none.
+        inputs: Input tensors.
+        outputs: Output tensors.
+        operators: Number of operators by TFLite name. Custom ones, such as TensorFlow's Flex, are
+            named `CUSTOM` and their own name.
+        metadata: TFLite Metadata as returned by `unpack`; empty if there is none, None if it
+            cannot be read.
+        labels: Class names, or None if the file has none.
     """
 
     inputs: tuple[Tensor, ...]
@@ -317,10 +316,10 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Reads any .tflite file. It is not run, so it may need operators that are not here.
+    """Reads any .tflite file without running it, even one with unknown operators.
 
     Raises:
-        InputError: If it is not a .tflite file, or broken.
+        InputError: If it is not a .tflite file, or damaged.
     """
     model = _read(path)
     try:
@@ -345,14 +344,14 @@ def contents(path: Path) -> Contents:
         raise _broken(path) from None
     try:
         about = {} if buffer is None else unpack(buffer)
-    except InputError:  # what the file computes does not depend on it
+    except InputError:  # does not affect what the file computes
         about = None
     counts = dict(sorted(operators.items()))
     return Contents(inputs, outputs, counts, about, _labels(path, about or {}))
 
 
 def quantization(path: Path) -> str | None:
-    """Quantization kind by the types of a file's tensors, as `export_tflite`'s `quantize`."""
+    """Returns the value of `export_tflite`'s `quantize` that gives tensors of these types."""
     model = flatbuffer_utils.read_model(str(path))
     tensors, types = model.subgraphs[0].tensors, schema.TensorType
     for operator in model.subgraphs[0].operators:
@@ -364,11 +363,11 @@ def quantization(path: Path) -> str | None:
 
 
 def keep_softmax_float(path: Path) -> None:
-    """Takes the last softmax of an int8 file out of the quantised part, in place.
+    """Swaps the final SOFTMAX and DEQUANTIZE of an int8 file, in place.
 
-    The converter quantises the softmax and then turns its output to float: probabilities in steps
-    of 1/256, of which a thousand classes cannot be told apart. Turned to float one step earlier,
-    the softmax is exact. A file that ends otherwise is left as it is.
+    The converter quantizes the softmax, so probabilities are multiples of 1/256, too coarse for a
+    thousand classes. With the logits converted to float first, the softmax is float32. A file with
+    another ending is not changed.
     """
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
@@ -379,7 +378,7 @@ def keep_softmax_float(path: Path) -> None:
     between = graph.tensors[softmax.outputs[0]]
     between.type = schema.TensorType.FLOAT32
     between.quantization = None
-    between.name = between.name + b"_logits"  # now those, not the int8 probabilities
+    between.name = between.name + b"_logits"  # no longer int8 probabilities
     dequantize.inputs, softmax.inputs = softmax.inputs, dequantize.inputs
     dequantize.outputs, softmax.outputs = softmax.outputs, dequantize.outputs
     graph.operators[-2:] = [dequantize, softmax]
@@ -387,7 +386,7 @@ def keep_softmax_float(path: Path) -> None:
 
 
 def add_metadata(path: Path, buffer: bytes) -> None:
-    """Puts TFLite Metadata, as `pack` gives it, into a file that has none."""
+    """Adds TFLite Metadata, as returned by `pack`, to a file that has none."""
     model = flatbuffer_utils.read_model(str(path))
     model.buffers.append(schema.BufferT(data=np.frombuffer(buffer, np.uint8)))
     entry = schema.MetadataT(name=BUFFER, buffer=len(model.buffers) - 1)
@@ -396,20 +395,20 @@ def add_metadata(path: Path, buffer: bytes) -> None:
 
 
 def append_files(path: Path, files: Mapping[str, str]) -> None:
-    """Adds texts by name, as TFLite packs associated files: a zip archive behind the model."""
+    """Packs text files by name as TFLite Metadata does, in a zip archive after the model."""
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in files.items():
-            # a fixed date, so that two exports of one model are the same bytes
+            # A fixed date, so that two exports of one model are the same bytes
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
+            entry.external_attr = 0o644 << 16  # without it, unzip makes an unreadable file
             archive.writestr(entry, text)
 
 
 def read_file(path: Path, name: str) -> str | None:
-    """The text of a file that lies behind a model; None if there is none of this name.
+    """Returns the text of a packed file, or None if there is none of this name.
 
     Raises:
-        InputError: If it is broken.
+        InputError: If it is damaged.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -438,9 +437,9 @@ def _read(path: Path) -> Any:
 
 
 def _broken(path: Path) -> InputError:
-    # the generated code checks no offset: in a broken file it may raise anything
+    # The generated code checks no offsets, so it may raise anything
     return InputError(
-        f"{path} is a broken .tflite file, perhaps cut short: export or fetch it anew"
+        f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
     )
 
 
@@ -463,4 +462,4 @@ def _operator_name(model: Any, operator: Any) -> str:
     if code.customCode:
         return f"CUSTOM {code.customCode.decode()}"
     number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
-    return _OPERATORS.get(number, f"operator {number}")  # newer than the schema that is here
+    return _OPERATORS.get(number, f"operator {number}")  # newer than the installed schema

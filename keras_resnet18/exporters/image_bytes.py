@@ -25,9 +25,9 @@ def _decode(file: Any) -> Any:
     """Decodes a JPEG or PNG file to the pixels of `images.decode_image`.
 
     The EXIF orientation of a JPEG is applied; that of a PNG is not. Transparent pixels are blended
-    over white, except in PNGs with 16-bit colors and no alpha channel. Grayscale is repeated over
-    three channels. 16-bit grayscale is scaled to 8 bits; of 16-bit colors, the upper 8 bits are
-    taken. Invalid EXIF data is ignored.
+    over white, except in 16-bit RGB without an alpha channel. Grayscale is repeated over three
+    channels. 16-bit grayscale is scaled to 8 bits; of 16-bit colors, the upper 8 bits are taken.
+    Invalid EXIF data is ignored.
 
     Args:
         file: String tensor of shape (), a JPEG or PNG file of at most MAX_PIXELS pixels.
