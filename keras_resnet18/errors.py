@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,15 @@ class DivergedError(InputError):
 
 
 class ExportError(InputError):
-    """An exported file does not give the model's answers, so it was not written."""
+    """An exported file does not give the model's answers, so it was not written.
+
+    Attributes:
+        reports: Reports of the other formats, those that were written, if several were asked for.
+    """
+
+    def __init__(self, message: str, reports: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import typer
 from keras_resnet18 import machine
 from keras_resnet18.cli import tables
 from keras_resnet18.cli.options import DataOption, RunArgument, SplitOption, console
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.files import EXPORTS
 
 
@@ -47,15 +47,19 @@ def export(
     from keras_resnet18.exporters.export import export
 
     out_console = console()
-    reports = export(
-        run,
-        formats,
-        out,
-        data=data,
-        check_images=check_images,
-        about=dict(_key_and_text(words) for words in about or []),
-        note=out_console.print,
-    )
+    try:
+        reports = export(
+            run,
+            formats,
+            out,
+            data=data,
+            check_images=check_images,
+            about=dict(_key_and_text(words) for words in about or []),
+            note=out_console.print,
+        )
+    except ExportError as error:
+        tables.print_exports(out_console, error.reports)  # of the formats that did not fail
+        raise
     tables.print_exports(out_console, reports)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,36 +11,35 @@ _MOST_CLASSES = 40
 
 if TYPE_CHECKING:
     from keras_resnet18.checking.check import Check
-    from keras_resnet18.exporters.report import ExportReport
+    from keras_resnet18.exporters.compare import ExportReport
 
 
-def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
+def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
     """A row for each exported file, and where the files are."""
     from keras_resnet18.classify.table import percent, plain_table
 
+    if not reports:
+        return
     headings = ("format", "MB", "ms an\nimage", "images", "same\nclass")
     table = plain_table(*headings, "largest\ndifference", "top-1", "model's\ntop-1")
-    paths, warnings = [], []
-    try:
-        for report in reports:
-            found = report.comparison
-            table.add_row(
-                report.format,
-                _three_digits(report.size_bytes / 1e6),
-                _three_digits(report.latency_ms),
-                f"{found.n:,}",
-                percent(found.agreement),
-                f"{found.max_difference:.1e}",
-                percent(found.accuracy),
-                percent(found.model_accuracy),
-            )
-            paths.append(report.path)
-            warnings += [] if found.warning is None else [f"{report.format}: {found.warning}"]
-    finally:  # what is written stays when a later format is refused
-        if paths:
-            console.print(table, soft_wrap=False)
-            for line in (*dict.fromkeys(warnings), *paths):
-                console.print(line)
+    for report in reports:
+        found = report.comparison
+        table.add_row(
+            report.format,
+            _three_digits(report.size_bytes / 1e6),
+            _three_digits(report.latency_ms),
+            f"{found.n:,}",
+            percent(found.agreement),
+            f"{found.max_difference:.1e}",
+            percent(found.accuracy),
+            percent(found.model_accuracy),
+        )
+    console.print(table, soft_wrap=False)
+    for report in reports:
+        if report.comparison.warning is not None:
+            console.print(f"{report.format}: {report.comparison.warning}")
+    for report in reports:
+        console.print(report.path)
 
 
 def print_check(console: Console, found: Check) -> None:

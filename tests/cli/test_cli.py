@@ -336,17 +336,16 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert names == {"saved_model", "saved_model.json", "labels.txt", "classifier.json"}
 
 
-def test_what_is_written_is_shown_when_a_later_format_is_refused(
+def test_what_is_written_is_shown_when_another_format_is_refused(
     command, run, export_reports, monkeypatch
 ):
     def first_alone(*arguments, **options):
-        yield export_reports[0]
-        raise ExportError("tflite: other answers")
+        raise ExportError("tflite failed: other answers", export_reports[:1])
 
     monkeypatch.setattr("keras_resnet18.exporters.export.export", first_alone)
     answer = command("export", run.path)
     assert answer.out.splitlines()[-1] == str(export_reports[0].path)
-    assert_refused(answer, "tflite: other answers")
+    assert_refused(answer, "tflite failed: other answers")
 
 
 def test_export_refuses_what_it_cannot_write(command, run, tmp_path):
