@@ -178,6 +178,7 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
             accuracy = run.metrics[split]["accuracy"]
             assert answer.out.startswith(f"{split} accuracy {accuracy:.2%} (95 % interval ")
             assert f"n = {n}" in answer.out
+            assert re.search(r"^\d+\.\d\d ms an image \(median\), \d+ threads$", answer.out, re.M)
             assert (answer.status, answer.err) == (0, "")
     answer = command("evaluate", run.path, "--data", images)
     assert answer.out.startswith("accuracy ") and "n = 70)" in answer.out
@@ -195,7 +196,8 @@ def test_evaluate_prints_each_class_and_writes_what_it_found(command, run, image
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     test = run.metrics["test"] | {"loss": pytest.approx(run.metrics["test"]["loss"], rel=1e-4)}
     about = {"model": str(run.path), "data": str(images), "split": "test", "trained_on": 0}
-    assert figures == about | test
+    latency = {"latency_ms": pytest.approx(figures["latency_ms"])}
+    assert figures == about | latency | test and figures["latency_ms"] > 0
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
