@@ -14,10 +14,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_resnet18 import info
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.errors import InputError
-from keras_resnet18.reports.info import about_file
 from keras_resnet18.tflite_file import (
     Tensor,
     add_metadata,
@@ -130,7 +130,7 @@ def test_of_broken_metadata_it_is_said_and_the_rest_is_read(as_converted, labels
     add_metadata(as_converted, buffer)
     append_files(as_converted, {"labels.txt": "".join(f"{x}\n" for x in labels)})
     assert contents(as_converted) == dataclasses.replace(before, metadata=None, labels=labels)
-    assert re.search("^metadata +cannot be read$", about_file(as_converted), re.MULTILINE)
+    assert re.search("^metadata +cannot be read$", info(as_converted), re.MULTILINE)
 
 
 def test_names_are_those_of_the_signature_of_the_same_graph(as_converted):

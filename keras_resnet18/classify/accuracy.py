@@ -425,7 +425,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         )
     except (ValueError, KeyError, csv.Error) as error:
         raise InputError(
-            f"{path.name} must be the table that `train` wrote: remove it, and `report` measures "
+            f"{path.name} must be the table that `train` wrote: copy it from a backup, or train "
             f"again. Received: {path} with {error}"
         ) from None
 

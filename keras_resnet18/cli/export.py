@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from keras_resnet18 import machine
-from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import DataOption, RunArgument, SplitOption, console
+from keras_resnet18.cli.options import DataOption, RunArgument, console
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import EXPORTS
+from keras_resnet18.recipe import SplitName
+
+if TYPE_CHECKING:
+    from keras_resnet18.exporters.report import ExportReport
 
 
 def export(
@@ -56,7 +61,7 @@ def export(
         about=dict(_key_and_text(words) for words in about or []),
         note=out_console.print,
     )
-    tables.print_exports(out_console, reports)
+    print_exports(out_console, reports)
 
 
 def verify(
@@ -66,7 +71,7 @@ def verify(
     ],
     run: RunArgument,
     data: DataOption = None,
-    split: SplitOption = "test",
+    split: Annotated[SplitName, typer.Option(help="Split of the images.")] = "test",
 ) -> None:
     """Compare an exported file with the run that it was made from.
 
@@ -86,3 +91,36 @@ def _key_and_text(words: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--about takes KEY=TEXT, such as author='A. Lee'. Received: {words}")
     return key, text
+
+
+def print_exports(console: Console, reports: Iterable[ExportReport]) -> None:
+    """Print a row for each exported file as the table's end, and where the files are."""
+    from keras_resnet18.classify.table import percent, plain_table
+
+    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass", "largest\ndifference")
+    table = plain_table((*headings, "top-1", "model's\ntop-1"), ())
+    paths, warnings = [], []
+    try:
+        for report in reports:
+            found = report.comparison
+            table.add_row(
+                report.format,
+                _three_digits(report.size_bytes / 1e6),
+                _three_digits(report.latency_ms),
+                f"{found.n:,}",
+                percent(found.agreement),
+                f"{found.max_difference:.1e}",
+                percent(found.accuracy),
+                percent(found.model_accuracy),
+            )
+            paths.append(report.path)
+            warnings += [] if found.warning is None else [f"{report.format}: {found.warning}"]
+    finally:  # what is written stays when a later format is refused
+        if paths:
+            console.print(table, soft_wrap=False)
+            for line in (*dict.fromkeys(warnings), *paths):
+                console.print(line)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"

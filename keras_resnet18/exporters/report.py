@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet18.classify.accuracy import in_words
-from keras_resnet18.classify.table import facts_table, operators_in_words
+from keras_resnet18.classify.table import counts_text, facts_table
 from keras_resnet18.exporters.compare import Comparison
 from keras_resnet18.files import check_destination, to_json
 from keras_resnet18.machine import cpu_count, environment
@@ -65,7 +65,7 @@ class ExportReport:
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
         if self.operators:
-            counts = operators_in_words(self.operators)
+            counts = counts_text(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts + built_in
         if found.warning is not None:
