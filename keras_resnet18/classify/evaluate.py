@@ -18,6 +18,7 @@ from keras_resnet18.classify.accuracy import (
     write_predictions,
 )
 from keras_resnet18.classify.classifier import Classifier, of_training, open_classifier
+from keras_resnet18.classify.exported import latency_ms
 from keras_resnet18.data.files import Advance, open_test_files, silent
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
@@ -143,7 +144,7 @@ def evaluate(
     split: SplitName | Literal["all"] | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Measures top-1 accuracy with its 95 % interval, top-5, cross-entropy, and each class.
+    """Measures top-1 accuracy with its 95 % interval, top-5, cross-entropy, each class, and speed.
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
@@ -168,13 +169,18 @@ def evaluate(
     classifier = open_classifier(model)
     whole, trained_on = _open(classifier, data, split)
     found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
-    found = dataclasses.replace(found, trained_on=trained_on)
+    found = dataclasses.replace(
+        found,
+        trained_on=trained_on,
+        latency_ms=latency_ms(classifier.predict, (*classifier.preprocess.size, 3)),
+    )
     if out is not None:
         about = {
             "model": str(model.path if isinstance(model, Run) else model),
             "data": whole.spec or "arrays",
             "split": split,
             "trained_on": trained_on,
+            "latency_ms": found.latency_ms,
         }
         with staged(figures_file) as new:
             new.write_text(to_json({**about, **found.to_dict()}), encoding="utf-8")

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_resnet18.classify.accuracy import in_words, interval
 from keras_resnet18.classify.exported import Predict, latency_ms
-from keras_resnet18.classify.table import facts_table, operators_in_words, size_bytes
+from keras_resnet18.classify.table import counts_text, facts_table, size_bytes
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters.graph import float32_twin, probabilities
 from keras_resnet18.files import EXPORTS, check_destination, is_saved_model, staged, to_json
@@ -303,7 +303,7 @@ class ExportReport:
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
         if self.operators:
-            counts = operators_in_words(self.operators)
+            counts = counts_text(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts + built_in
         if found.warning is not None:
