@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_resnet18 import export_tflite
+from keras_resnet18 import export_tflite, info
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import TFLITE
-from keras_resnet18.reports.info import about_file
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import (
     Tensor,
@@ -230,7 +229,7 @@ def test_of_broken_metadata_it_is_said_and_the_rest_is_read(as_converted, labels
     add_metadata(as_converted, buffer)
     append_labels(as_converted, labels)
     assert contents(as_converted) == dataclasses.replace(before, metadata=None, labels=labels)
-    assert re.search("^metadata +cannot be read$", about_file(as_converted), re.MULTILINE)
+    assert re.search("^metadata +cannot be read$", info(as_converted), re.MULTILINE)
 
 
 def test_contents_are_those_of_the_file(int8_file, labels):
