@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,15 @@ class DivergedError(InputError):
 
 
 class ExportError(InputError):
-    """An exported file does not give the model's answers, so it was not written."""
+    """An exported file does not give the model's answers, so it was not written.
+
+    Attributes:
+        reports: Reports of the other formats, those that were written, if several were asked for.
+    """
+
+    def __init__(self, message: str, reports: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -72,3 +80,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A question with the known word most like this one, for an error; empty if there is none."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """Formats a list for a message: `'a', 'b', 'c' and 4 more`."""
+    shown = ", ".join(repr(name) for name in list(names)[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

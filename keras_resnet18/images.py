@@ -8,45 +8,54 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 
-IMAGE_SUFFIXES: tuple[str, ...] = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".avif",
-)
-
 MAX_PIXELS = 89_478_485  # of an image: where Pillow begins to warn; 268 MB once it is decoded
 
+# Formats that are read, by Pillow's names, and the suffixes of their files
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+}
 FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP or AVIF"
-_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF")
 
-if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's licence is the LGPL
+if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's license is the LGPL
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    IMAGE_SUFFIXES += (".heic", ".heif")
+    FORMATS["HEIF"] = (".heic", ".heif")
     FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
-    _FORMATS += ("HEIF",)
+
+_SHORT = 3  # EXIF's type of a 16-bit number
+# What turns an image upright, by its EXIF orientation (EXIF 2.3, section 4.6.4)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _EXPECTED = "an image must be"  # the beginning of every refusal of an image
 
 
 def is_image_name(name: str | os.PathLike[str]) -> bool:
     """Whether a file of this name should hold an image that `decode_image` reads."""
-    return os.fspath(name).lower().endswith(IMAGE_SUFFIXES)
+    lower = os.fspath(name).lower()
+    return any(lower.endswith(suffixes) for suffixes in FORMATS.values())
 
 
 def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint8]:
@@ -69,7 +78,8 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
     try:
         with _opened(io.BytesIO(data)) as image:
             image.load()
-            return np.array(_as_rgb(_upright(image)))
+            turn = _TURNS.get(orientation(image.info.get("exif", b"")))
+            return np.array(_as_rgb(image if turn is None else image.transpose(turn)))
     except Exception as error:  # broken bytes make Pillow raise nearly anything, and only they vary
         raise InputError(_refusal(name or f"{len(data)} bytes", error)) from error
 
@@ -90,23 +100,38 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     return decode_image(data, name=os.fspath(path))
 
 
-def image_kind(data: bytes) -> str | None:
-    """The format that a file begins like, by Pillow's name; None if it is none that is read."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
-    starts = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG", "GIF": b"GIF8", "BMP": b"BM"}
-    return next((kind for kind, start in starts.items() if data.startswith(start)), None)
+def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
+    """Names the format of an image file by its header, without decoding pixels.
 
-
-def has_image_header(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins like an image that `read_image` reads; cheap, decodes no pixels."""
+    Returns:
+        A key of `FORMATS`; None if `decode_image` would refuse the file.
+    """
     try:
-        with _opened(path):
-            return True
+        with _opened(file) as image:
+            return "JPEG" if image.format == "MPO" else image.format  # MPO: with a preview
     except Exception:  # as in decode_image
-        return False
+        return None
+
+
+def orientation(exif: bytes) -> int:
+    """Reads the EXIF orientation: 1 to 8, and 1, upright, if there is none or EXIF is broken.
+
+    Args:
+        exif: A TIFF structure (EXIF 2.3, section 4.5.2), with or without `Exif\\0\\0` before it.
+    """
+    tiff = exif.removeprefix(b"Exif\0\0")
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+    def number(at: int, size: int = 2) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    entries = number(4, 4) + 2
+    for entry in range(entries, min(entries + 12 * number(entries - 2), len(tiff)), 12):
+        if number(entry) == ExifTags.Base.Orientation and number(entry + 2) == _SHORT:
+            return number(entry + 8) if number(entry + 8) in _TURNS else 1
+    return 1
 
 
 def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.uint8]:
@@ -134,7 +159,7 @@ def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArr
     else:  # Pillow rounds and clips twice, which shows where a cubic filter overshoots
         resampled = image.astype(np.float32)
         for axis, span in enumerate(spans):
-            resampled = _resampled(resampled, axis, *span, spec)
+            resampled = _resampled(resampled, axis, span, spec)
         visible = np.rint(resampled.clip(0, 255)).astype(np.uint8)
     placed = np.zeros((*spec.size, image.shape[2]), np.uint8)
     top, left = (max(-c, 0) for c in corner)
@@ -143,14 +168,10 @@ def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArr
 
 
 def _resampled(
-    pixels: npt.NDArray[np.float32],
-    axis: int,
-    start: int,
-    stop: int,
-    scale: float,
-    spec: Preprocess,
+    pixels: npt.NDArray[np.float32], axis: int, span: tuple[int, int, float], spec: Preprocess
 ) -> npt.NDArray[np.float32]:
-    """Pixels `start` to `stop` of an axis that is resized by `scale`, as ScaleAndTranslate does."""
+    """Span (start, stop, scale) of an axis that is resized by scale, as by ScaleAndTranslate."""
+    start, stop, scale = span
     stretch = max(1 / scale, 1) if spec.antialias else 1
     radius = stretch * (2 if spec.interpolation == "bicubic" else 1)
     centres = ((np.arange(start, stop) + 0.5) / scale)[:, np.newaxis]
@@ -159,13 +180,10 @@ def _resampled(
     weights *= (taps >= 0) & (taps < pixels.shape[axis])
     weights /= weights.sum(1, keepdims=True)
     taps = taps.clip(0, pixels.shape[axis] - 1)
-    shape = [1] * pixels.ndim
-    shape[axis] = stop - start
-    resampled = np.zeros(
-        [*pixels.shape[:axis], stop - start, *pixels.shape[axis + 1 :]], np.float32
-    )
+    later_axes = [1] * (pixels.ndim - 1 - axis)
+    resampled = np.zeros(pixels.take(taps[:, 0], axis).shape, np.float32)
     for tap, weight in zip(taps.T, weights.T.astype(np.float32), strict=True):
-        resampled += pixels.take(tap, axis) * weight.reshape(shape)
+        resampled += pixels.take(tap, axis) * weight.reshape(-1, *later_axes)
     return resampled
 
 
@@ -178,7 +196,7 @@ def _kernel(distance: npt.NDArray[np.float64], interpolation: str) -> npt.NDArra
 
 
 def _opened(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
-    image = Image.open(file, formats=_FORMATS)
+    image = Image.open(file, formats=tuple(FORMATS))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width:,} × {image.height:,} pixels, over {MAX_PIXELS:,}")
     return image
@@ -222,17 +240,6 @@ def _refusal(name: str, error: Exception) -> str:
         f"{_EXPECTED} a whole {FORMATS_IN_WORDS} file. Received: {name!r} ({reason}). "
         "Replace or delete it."
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    for key in ("xmp", "XML:com.adobe.xmp"):  # EXIF alone is obeyed, as by a SavedModel's graph
-        image.info.pop(key, None)
-    try:
-        return ImageOps.exif_transpose(image)
-    except (
-        Exception
-    ):  # unreadable EXIF: the pixels are fine and are taken as stored, as browsers do
-        return image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -16,13 +16,9 @@ from keras_resnet18.errors import one_of, within
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_CHANNELS = (1, 2, 3, 4)  # of images that `preprocess_input` takes
-
-INTERPOLATIONS = ("bilinear", "bicubic")
+_INTERPOLATIONS = ("bilinear", "bicubic")
+_FITS = ("crop", "pad", "squash")
 _LARGEST_SIDE = 16_384
-
-
-FITS = ("crop", "pad", "squash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +60,8 @@ class Preprocess:
         within("size", self.size, _all_within(self.size, 2, int, 1, _LARGEST_SIDE), size)
         crop_ratio = _all_within((self.crop_ratio,), 1, float, 0.1, 1)
         within("crop_ratio", self.crop_ratio, crop_ratio, "a number from 0.1 to 1")
-        one_of("interpolation", self.interpolation, INTERPOLATIONS)
-        one_of("fit", self.fit, FITS)
+        one_of("interpolation", self.interpolation, _INTERPOLATIONS)
+        one_of("fit", self.fit, _FITS)
         within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
         mean, std = "three numbers from 0 to 1", "three numbers from 0.001 to 1"
         within("mean", self.mean, _all_within(self.mean, 3, float, 0, 1), mean)
@@ -73,10 +69,7 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as plain values, ready for JSON."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -207,7 +200,7 @@ def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
     x = ops.cast(x, "float32")
     # more channels would more likely be an image with its channels first than a camera's
     shape = tuple(x.shape)
-    within("shape", shape, bool(shape) and shape[-1] in _CHANNELS, "(…, 1 to 4 channels)")
+    within("shape", shape, bool(shape) and 1 <= shape[-1] <= 4, "(…, 1 to 4 channels)")
     scale, offset = (preprocess or Preprocess()).scale_and_offset(x.shape[-1])
     return x * ops.convert_to_tensor(scale, "float32") + ops.convert_to_tensor(offset, "float32")
 

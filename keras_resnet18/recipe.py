@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from keras_resnet18.errors import InputError, nearest, one_of, path_of, within
-from keras_resnet18.preprocess import FITS
+from keras_resnet18.preprocess import Preprocess
 
 NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
-STEMS = ("imagenet", "small", "small_stride2")
+SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels of an image, by stem
+STEMS = tuple(SMALLEST_SIDE)
 VARIANTS = ("d",)
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
@@ -123,12 +124,17 @@ class Network:
     def __post_init__(self) -> None:
         check_types(self, "network.")
         one_of("network.name", self.name, NETWORKS)
-        one_of("network.stem", self.stem, STEMS)
-        if self.variant is not None:
-            one_of("network.variant", self.variant, VARIANTS)
-            fits = self.stem == "imagenet"
-            within("network.stem", self.stem, fits, f"imagenet for variant {self.variant}")
-        within("network.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to below 1")
+        check_network(self.stem, self.variant, self.dropout, "network.")
+
+
+def check_network(stem: str, variant: str | None, dropout: float, prefix: str = "") -> None:
+    """Raises InputError unless a builder takes these arguments; `prefix` precedes their names."""
+    one_of(f"{prefix}stem", stem, STEMS)
+    if variant is not None:
+        one_of(f"{prefix}variant", variant, VARIANTS)
+        within(f"{prefix}stem", stem, stem == "imagenet", f"imagenet for variant {variant}")
+    rate = isinstance(dropout, int | float) and 0 <= dropout < 1
+    within(f"{prefix}dropout", dropout, rate, "from 0 up to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +196,6 @@ class Augment:
         shift: Largest shift in pixels, in each direction.
         flip: Whether half of the images are mirrored left to right.
         erase: Probability, 0 to 1, of erasing a random rectangle.
-        trivial_augment: Whether each image gets one random change of random strength
-            (TrivialAugment, Müller & Hutter 2021), such as a rotation or another contrast.
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
         mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
             (Zhang et al. 2018), such as 0.2; 0 is off.
@@ -203,7 +207,6 @@ class Augment:
     shift: int = 0
     flip: bool = False
     erase: float = 0.0
-    trivial_augment: bool = False
     jitter: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -268,12 +271,12 @@ class Recipe:
         name: Name to print.
         epochs: Passes over the training images; 0, in fine-tuning, for the linear probe alone.
         batch_size: Images per step, 2 or more.
-        image_size: Side of the network's square input in pixels, or (height, width); None for the
-            images' own size, where they share one.
+        image_size: Side of the network's square input in pixels, or (height, width), at least
+            `SMALLEST_SIDE`; None for the images' own size, where they share one.
         fit: How an image of other proportions is fitted in: `"crop"`, `"pad"` or `"squash"`, as
             `Preprocess` has it; None for the way of published weights, `"crop"` without any.
-        crop_ratio: Fraction of each side that evaluation keeps, over 0 and up to 1; None for the
-            ratio of published weights, 0.875 for other pretrained weights, 1 from scratch.
+        crop_ratio: Fraction of each side that evaluation keeps, 0.1 to 1; None for the ratio of
+            published weights, 0.875 for other pretrained weights, 1 from scratch.
         precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
         patience: Epochs without a better one after which the training ends, in fine-tuning those
@@ -312,11 +315,11 @@ class Recipe:
             within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
         within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
         if self.input_size is not None:
-            within("image_size", self.image_size, min(self.input_size) >= 8, "8 or more")
-        if self.fit is not None:
-            one_of("fit", self.fit, FITS)
-        if self.crop_ratio is not None:
-            within("crop_ratio", self.crop_ratio, 0 < self.crop_ratio <= 1, "over 0 and up to 1")
+            least, stem = SMALLEST_SIDE[self.network.stem], self.network.stem
+            allowed = f"{least} or more with network.stem={stem!r}"
+            within("image_size", self.image_size, min(self.input_size) >= least, allowed)
+        given = {"size": self.input_size, "fit": self.fit, "crop_ratio": self.crop_ratio}
+        Preprocess.from_dict(without_none(given))  # its ranges
         one_of("precision", self.precision, PRECISIONS)
         if self.patience is not None:
             within("patience", self.patience, self.patience >= 1, "1 or more")

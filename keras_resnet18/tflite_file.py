@@ -1,13 +1,12 @@
-"""TFLite Metadata: what a .tflite file tells apps, and the people who find it, about itself.
+"""Reading and editing .tflite files: TFLite Metadata, packed files, tensors and operators.
 
-The tables are those of the public schema, `metadata_schema.fbs` 1.5.0, here as nested dictionaries
-under the schema's own names.
+Metadata tables are nested dictionaries with the names of the public schema,
+`metadata_schema.fbs` 1.5.0.
 """
 
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import hashlib
 import struct
@@ -31,19 +30,19 @@ from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 if TYPE_CHECKING:
     import keras
 
-# The model's buffer that holds it
+# Name of the model's buffer that holds the metadata
 BUFFER = "TFLITE_METADATA"
 
-# What a person may say about a model.
+# Metadata fields that a caller may set
 ABOUT = ("name", "description", "version", "author", "license")
 
 _IDENTIFIER = b"M001"
-_FIRST_PARSER = "1.0.0"  # all that is written here was in the schema from its beginning
+_FIRST_PARSER = "1.0.0"  # the fields written here were in the schema's first version
 _TENSOR_AXIS_LABELS = 2
 _COLOURS = {1: 2, 3: 1}  # channels: GRAYSCALE, RGB
 
-# Each table's fields in the schema's order, which numbers them, up to the last one of use here;
-# "" is of none.
+# Fields of each table in the order of the schema, which numbers them, up to the last one used here;
+# "" marks fields that are not used.
 _SCHEMA = {
     "ModelMetadata": {
         "name": "string",
@@ -78,8 +77,7 @@ _SCHEMA = {
     "AssociatedFile": {"name": "string", "description": "string", "type": "byte"},
 }
 
-# The tables of each union that are of use here, by their number in it; the field before says which
-# one is there.
+# Tables of each union that are used here, by their number, which is stored in the field before it
 _UNIONS = {
     "ContentProperties": {2: "ImageProperties"},
     "ProcessUnitOptions": {1: "NormalizationOptions", 3: "ScoreThresholdingOptions"},
@@ -88,7 +86,7 @@ _IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING = 2, 1, 3
 
 
 def check_about(about: Mapping[str, str]) -> None:
-    """Raises InputError unless it maps some of `ABOUT` to text."""
+    """Raises InputError unless `about` maps names in `ABOUT` to text."""
     for key, value in about.items():
         if key not in ABOUT:
             raise InputError(f"about takes {', '.join(ABOUT)}. Received: {key!r}")
@@ -99,31 +97,28 @@ def check_about(about: Mapping[str, str]) -> None:
 def describe_model(
     model: keras.Model, spec: ClassifierSpec, about: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What is true of every file that is made from a classifier, and what its maker says of it.
+    """Returns the metadata of the .tflite files of a classifier.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255, of one fixed size.
-        spec: Its specification. MediaPipe obeys the threshold; `SPEC_FILE` and `LABELS_FILE` lie
-            behind the model.
-        about: Some of `ABOUT`, which go before what is made up here. An author and a licence are
-            never made up. The version without one is the first 12 hexadecimal digits of the
-            SHA-256 of the weights, so that files of one model can be told from another's.
+        model: A classifier that takes pixels of 0 to 255 of one fixed size.
+        spec: Its specification. `SPEC_FILE` and `LABELS_FILE` are named as packed files, and
+            MediaPipe applies the threshold.
+        about: Fields of `ABOUT`, which replace the defaults; author and license have none. The
+            default version is the first 12 hexadecimal digits of the SHA-256 of the weights, which
+            identifies the model.
     """
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
     image = {
         "name": INPUT,
         "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
-        "the normalisation is inside.",
+        "the normalization is inside.",
         "content": {
             "content_properties_type": _IMAGE,
             "content_properties": {"color_space": _COLOURS.get(channels, 0)},
         },
         "process_units": [
-            {
-                "options_type": _NORMALIZATION,
-                "options": {"mean": [0.0], "std": [1.0]},
-            }
+            {"options_type": _NORMALIZATION, "options": {"mean": [0.0], "std": [1.0]}}
         ],
         "associated_files": [
             {"name": SPEC_FILE, "description": "How an image of any size becomes these pixels."}
@@ -156,17 +151,17 @@ def describe_model(
 
 
 def pack(metadata: Mapping[str, Any]) -> bytes:
-    """A ModelMetadata table as the FlatBuffer that goes into the file."""
+    """Serializes a ModelMetadata table as a FlatBuffer."""
     builder = flatbuffers.Builder()
     builder.Finish(_pack(builder, "ModelMetadata", metadata), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
 def unpack(buffer: bytes) -> dict[str, Any]:
-    """The ModelMetadata table of anybody's FlatBuffer, as far as `_SCHEMA` goes.
+    """Reads the ModelMetadata table of a FlatBuffer, with the fields of `_SCHEMA`.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is not such a FlatBuffer, or damaged.
     """
     if buffer[4:8] != _IDENTIFIER:
         raise InputError(
@@ -174,49 +169,47 @@ def unpack(buffer: bytes) -> dict[str, Any]:
         )
     try:
         return _unpack(Table(buffer, *struct.unpack_from("<I", buffer)), "ModelMetadata")
-    except (IndexError, TypeError, ValueError, struct.error):  # an offset that points to nowhere
+    except (IndexError, TypeError, ValueError, struct.error):  # an invalid offset
         raise InputError(
             f"TFLite Metadata must be a whole FlatBuffer. Received: {len(buffer)} broken bytes"
         ) from None
 
 
 def labels_file(metadata: Mapping[str, Any]) -> str | None:
-    """The name of the file with the labels of the first output; None if there is none."""
-    for graph in metadata.get("subgraph_metadata", [])[:1]:
-        for output in graph.get("output_tensor_metadata", [])[:1]:
-            for file in output.get("associated_files", []):
-                if file.get("type") == _TENSOR_AXIS_LABELS:
-                    name: str | None = file.get("name")
-                    return name
-    return None
+    """Name of the packed file with the labels of the first output, or None."""
+    files = _first(metadata, "output_tensor_metadata").get("associated_files", [])
+    return next((x.get("name") for x in files if x.get("type") == _TENSOR_AXIS_LABELS), None)
 
 
 def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of the first input; None if it is not said."""
+    """Mean and standard deviation by which the first input is to be normalized, or None."""
     options = _options(metadata, "input_tensor_metadata", _NORMALIZATION)
     return None if options is None else (options.get("mean", []), options.get("std", []))
 
 
 def score_threshold(metadata: Mapping[str, Any]) -> float | None:
-    """Probability below which a class of the first output is not an answer; None if not said."""
+    """Score threshold of the first output, 0 to 1, or None."""
     options = _options(metadata, "output_tensor_metadata", _SCORE_THRESHOLDING)
-    # float32 in the file: six digits are what was meant
+    # Stored as float32, which has six digits
     return None if options is None else round(options.get("global_score_threshold", 0.0), 6)
 
 
 def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
-    """Options of the first process unit of a kind, of the first input or output."""
-    for graph in metadata.get("subgraph_metadata", [])[:1]:
-        for tensor in graph.get(tensors, [])[:1]:
-            for unit in tensor.get("process_units", []):
-                if unit.get("options_type") == kind:
-                    options: dict[str, Any] = unit.get("options", {})
-                    return options
-    return None
+    """Options of the process unit of a kind of the first input or output, or None."""
+    units = _first(metadata, tensors).get("process_units", [])
+    return next((x.get("options", {}) for x in units if x.get("options_type") == kind), None)
+
+
+def _first(metadata: Mapping[str, Any], tensors: str) -> dict[str, Any]:
+    """Table of the first input or output, empty if there is none."""
+    graph, *_ = metadata.get("subgraph_metadata") or [{}]
+    tensor, *_ = graph.get(tensors) or [{}]
+    first: dict[str, Any] = tensor
+    return first
 
 
 def _pack(builder: Any, kind: str, value: Any) -> Any:
-    """Writes a string, a vector or a table, and returns where."""
+    """Writes a string, a vector or a table, and returns its offset."""
     if kind == "string":
         return builder.CreateString(value)
     if kind == "[float]":
@@ -228,7 +221,7 @@ def _pack(builder: Any, kind: str, value: Any) -> Any:
             builder.PrependUOffsetTRelative(place)
         return builder.EndVector()
     fields = _SCHEMA[kind]
-    inside = {  # comes first: a FlatBuffer is written from its leaves to its root
+    inside = {  # first, because a FlatBuffer is written from its leaves to its root
         name: _pack(builder, _table(fields[name], name, value), item)
         for name, item in value.items()
         if fields[name] not in ("byte", "float")
@@ -245,7 +238,7 @@ def _pack(builder: Any, kind: str, value: Any) -> Any:
 
 
 def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
-    """The kind of a field, for a union the table that is there; "" if that is of no use here."""
+    """Kind of a field, resolved to a table for a union; "" if it is not used here."""
     return _UNIONS[kind].get(fields.get(f"{name}_type", 0), "") if kind in _UNIONS else kind
 
 
@@ -274,29 +267,24 @@ def _field(table: Any, offset: int, kind: str) -> Any:
     return [_unpack(Table(table.Bytes, place), kind[1:-1]) for place in places]
 
 
-# What can be read from, and mended in, a .tflite file itself.
+# The .tflite file itself
 
 _FILE_IDENTIFIER = b"TFL3"
 
-
-def _names(enumeration: type) -> dict[int, str]:
-    return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
-
-
-_OPERATORS, _TYPES = _names(schema.BuiltinOperator), _names(schema.TensorType)
+_OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or an output.
+    """Input or output tensor of a .tflite file.
 
     Attributes:
-        name: By the file's signature if it has one, else the tensor's own.
-        dtype: As NumPy calls it.
-        shape: -1 for a size that is left open.
-        scale: Real numbers are (value - zero point) · scale, with one of each for the tensor or
-            one for each channel; none if it is not quantised.
-        zero_point: As many.
+        name: Name in the file's signature if it has one, else the tensor's own.
+        dtype: NumPy name of the dtype.
+        shape: Shape, with -1 for an open dimension.
+        scale: Quantization scales, one for the tensor or one per channel; empty if it is not
+            quantized. A real number is (value - zero point) · scale.
+        zero_point: Zero points, as many as scales.
     """
 
     name: str
@@ -308,15 +296,16 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a .tflite file is, by its own account.
+    """Contents of a .tflite file.
 
     Attributes:
-        inputs: In order.
-        outputs: In order.
-        operators: How often each occurs, by TFLite's names; custom ones as CUSTOM.
-        metadata: Its TFLite Metadata as `unpack` gives it; empty if it has none, None if
-            it cannot be read.
-        labels: The classes' names; None if it has none.
+        inputs: Input tensors.
+        outputs: Output tensors.
+        operators: Number of operators by TFLite name. Custom ones, such as TensorFlow's Flex, are
+            named `CUSTOM` and their own name.
+        metadata: TFLite Metadata as returned by `unpack`; empty if there is none, None if it
+            cannot be read.
+        labels: Class names, or None if the file has none.
     """
 
     inputs: tuple[Tensor, ...]
@@ -327,10 +316,10 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Reads any .tflite file. It is not run, so it may need operators that are not here.
+    """Reads any .tflite file without running it, even one with unknown operators.
 
     Raises:
-        InputError: If it is not a .tflite file, or broken.
+        InputError: If it is not a .tflite file, or damaged.
     """
     model = _read(path)
     try:
@@ -344,34 +333,41 @@ def contents(path: Path) -> Contents:
                 (graph.outputs, signature.outputs),
             )
         )
-        operators = _count_operators(model)
-        buffer = _metadata_buffer(model)
+        operators = collections.Counter(
+            _operator_name(model, operator)
+            for one in model.subgraphs
+            for operator in one.operators or []
+        )
+        entries = (one for one in model.metadata or [] if one.name == BUFFER.encode())
+        buffer = next((bytes(model.buffers[one.buffer].data) for one in entries), None)
     except Exception:
         raise _broken(path) from None
     try:
         about = {} if buffer is None else unpack(buffer)
-    except InputError:  # what the file computes does not depend on it
+    except InputError:  # does not affect what the file computes
         about = None
-    return Contents(inputs, outputs, operators, about, _labels(path, about or {}))
+    counts = dict(sorted(operators.items()))
+    return Contents(inputs, outputs, counts, about, _labels(path, about or {}))
 
 
-def op_histogram(path: Path) -> dict[str, int]:
-    """How often each operator occurs, by TFLite's names; custom ones, Flex too, as CUSTOM."""
-    return _count_operators(flatbuffer_utils.read_model(str(path)))
-
-
-def custom_operators(path: Path) -> list[str]:
-    """The names of the operators that no runtime has by itself; those of Flex are TensorFlow's."""
-    codes = flatbuffer_utils.read_model(str(path)).operatorCodes
-    return sorted(code.customCode.decode() for code in codes if code.customCode)
+def quantization(path: Path) -> str | None:
+    """Returns the value of `export_tflite`'s `quantize` that gives tensors of these types."""
+    model = flatbuffer_utils.read_model(str(path))
+    tensors, types = model.subgraphs[0].tensors, schema.TensorType
+    for operator in model.subgraphs[0].operators:
+        if _operator_name(model, operator) in ("CONV_2D", "FULLY_CONNECTED"):
+            image, weights = (tensors[i].type for i in operator.inputs[:2])
+            if weights == types.INT8:
+                return "int8" if image == types.INT8 else "dynamic"
+    return "float16" if any(tensor.type == types.FLOAT16 for tensor in tensors) else None
 
 
 def keep_softmax_float(path: Path) -> None:
-    """Takes the last softmax of an int8 file out of the quantised part, in place.
+    """Swaps the final SOFTMAX and DEQUANTIZE of an int8 file, in place.
 
-    The converter quantises the softmax and then turns its output to float: probabilities in steps
-    of 1/256, of which a thousand classes cannot be told apart. Turned to float one step earlier,
-    the softmax is exact. A file that ends otherwise is left as it is.
+    The converter quantizes the softmax, so probabilities are multiples of 1/256, too coarse for a
+    thousand classes. With the logits converted to float first, the softmax is float32. A file with
+    another ending is not changed.
     """
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
@@ -382,16 +378,15 @@ def keep_softmax_float(path: Path) -> None:
     between = graph.tensors[softmax.outputs[0]]
     between.type = schema.TensorType.FLOAT32
     between.quantization = None
-    between.name = between.name + b"_logits"  # now those, not the int8 probabilities
-    graph.operators[-2:] = [
-        _operator(dequantize, softmax.inputs, softmax.outputs),
-        _operator(softmax, dequantize.inputs, dequantize.outputs),
-    ]
+    between.name = between.name + b"_logits"  # no longer int8 probabilities
+    dequantize.inputs, softmax.inputs = softmax.inputs, dequantize.inputs
+    dequantize.outputs, softmax.outputs = softmax.outputs, dequantize.outputs
+    graph.operators[-2:] = [dequantize, softmax]
     flatbuffer_utils.write_model(model, str(path))
 
 
 def add_metadata(path: Path, buffer: bytes) -> None:
-    """Puts TFLite Metadata, as `pack` gives it, into a file that has none."""
+    """Adds TFLite Metadata, as returned by `pack`, to a file that has none."""
     model = flatbuffer_utils.read_model(str(path))
     model.buffers.append(schema.BufferT(data=np.frombuffer(buffer, np.uint8)))
     entry = schema.MetadataT(name=BUFFER, buffer=len(model.buffers) - 1)
@@ -400,20 +395,20 @@ def add_metadata(path: Path, buffer: bytes) -> None:
 
 
 def append_files(path: Path, files: Mapping[str, str]) -> None:
-    """Adds texts by name, as TFLite packs associated files: a zip archive behind the model."""
+    """Packs text files by name as TFLite Metadata does, in a zip archive after the model."""
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in files.items():
-            # a fixed date, so that two exports of one model are the same bytes
+            # A fixed date, so that two exports of one model are the same bytes
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16  # else unzip makes a file that nobody may read
+            entry.external_attr = 0o644 << 16  # without it, unzip makes an unreadable file
             archive.writestr(entry, text)
 
 
 def read_file(path: Path, name: str) -> str | None:
-    """The text of a file that lies behind a model; None if there is none of this name.
+    """Returns the text of a packed file, or None if there is none of this name.
 
     Raises:
-        InputError: If it is broken.
+        InputError: If it is damaged.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -442,9 +437,9 @@ def _read(path: Path) -> Any:
 
 
 def _broken(path: Path) -> InputError:
-    # the generated code checks no offset: in a broken file it may raise anything
+    # The generated code checks no offsets, so it may raise anything
     return InputError(
-        f"{path} is a broken .tflite file, perhaps cut short: export or fetch it anew"
+        f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
     )
 
 
@@ -455,37 +450,16 @@ def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
     scale, zero_point = quantization.scale, quantization.zeroPoint
     return Tensor(
         name=(name or b"").decode("utf-8", "replace"),
-        dtype=_TYPES[tensor.type].lower(),
+        dtype=flatbuffer_utils.type_to_name(tensor.type).lower(),
         shape=tuple(int(side) for side in (shape if shape is not None else ())),
         scale=tuple(float(value) for value in (scale if scale is not None else ())),
         zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
     )
 
 
-def _metadata_buffer(model: Any) -> bytes | None:
-    for entry in model.metadata or []:
-        if entry.name == BUFFER.encode():
-            return bytes(model.buffers[entry.buffer].data)
-    return None
-
-
-def _count_operators(model: Any) -> dict[str, int]:
-    names = collections.Counter(
-        _operator_name(model, operator)
-        for graph in model.subgraphs
-        for operator in graph.operators or []
-    )
-    return dict(sorted(names.items()))
-
-
-def _operator(like: Any, inputs: Any, outputs: Any) -> Any:
-    operator = copy.copy(like)
-    operator.inputs, operator.outputs = inputs, outputs
-    return operator
-
-
 def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
-    # files older than 127 operators kept the number in a byte
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return _OPERATORS.get(number, f"operator {number}")  # newer than the schema that is here
+    if code.customCode:
+        return f"CUSTOM {code.customCode.decode()}"
+    number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
+    return _OPERATORS.get(number, f"operator {number}")  # newer than the installed schema

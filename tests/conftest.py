@@ -33,47 +33,26 @@ for _number, _handler in (
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
-# The program that makes .tflite files.
-CONVERTER = Path(__file__).parents[1] / "keras_resnet18" / "exporters" / "convert.py"
-
-
-_run_process = subprocess.run
-
-
-def _run_converter_here(command: list[str], **options: Any) -> Any:
-    """`subprocess.run`, but for a converter's command, which is carried out in this process."""
-    if command[1:3] == ["-P", str(CONVERTER)]:
-        from keras_resnet18.exporters import convert
-
-        convert.main(*command[3:])
-    elif command[1:4] == ["-P", "-m", "tf2onnx.convert"]:
-        from tf2onnx import convert
-
-        log_level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", command[3:])
-            patch.setenv("TF_CPP_MIN_LOG_LEVEL", log_level)  # tf2onnx sets its own
-            convert.main()
-    else:
-        return _run_process(command, **options)
-    return subprocess.CompletedProcess(command, 0, "", "")
-
 
 @pytest.fixture(scope="session", autouse=True)
-def converters_here() -> Iterator[None]:
-    """Spares each conversion a process, whose start takes longer than most conversions.
+def tflite_converter_here() -> Iterator[None]:
+    """Converts to .tflite in this process: the start of another takes longer than most conversions.
 
-    The converters leak, for which this process lives too briefly. `converters_apart` undoes it.
+    `digit_exports` makes its files as users do, by a converter in a process of its own.
     """
+    from keras_resnet18.exporters import convert, graph
+
+    run_converter = graph.run_converter
+
+    def convert_here(name: str, arguments: list[str], output: Path) -> None:
+        if arguments[0] == convert.__file__:
+            convert.main(*arguments[1:])
+        else:
+            run_converter(name, arguments, output)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "run", _run_converter_here)
+        patch.setattr(graph, "run_converter", convert_here)
         yield
-
-
-@pytest.fixture
-def converters_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives each converter a process of its own, as users have it."""
-    monkeypatch.setattr(subprocess, "run", _run_process)
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +198,7 @@ def export_reports(run: Any, once: Any) -> list[Any]:
                 patch.setattr(module, "MIN_CALIBRATION_IMAGES", 49)
             # the other two kinds of .tflite file have their tests in tests/export
             formats = [name for name in EXPORTS if name not in ("tflite-float16", "tflite-dynamic")]
-            return list(export_run.export(load_run(copy), formats, check_images=10))
+            return export_run.export(load_run(copy), formats, check_images=10)
 
     reports: list[Any] = once("export_reports", make)
     return reports

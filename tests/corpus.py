@@ -13,16 +13,8 @@ import numpy as np
 from PIL import Image
 
 _ORIENTATION = 0x0112
-# The passes of an interlaced PNG: first row, first column, steps
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (0, 4, 8, 8),
-    (4, 0, 8, 4),
-    (0, 2, 4, 4),
-    (2, 0, 4, 2),
-    (0, 1, 2, 2),
-    (1, 0, 2, 1),
-)
+# The passes of an interlaced PNG: first row, first column, steps, in digits
+_ADAM7 = ("0088", "0488", "4084", "0244", "2042", "0122", "1021")
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # PNG's kinds of colour
 
 
@@ -52,11 +44,6 @@ def exif(orientation: int | None, order: str = ">") -> Image.Exif:
     return tags
 
 
-def segment(marker: int, content: bytes) -> bytes:
-    """A segment of a JPEG."""
-    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
-
-
 def png(
     samples: np.ndarray,
     colour: int,
@@ -75,8 +62,9 @@ def png(
         chunks: Other chunks before the pixels, kind and content.
     """
     height, width, _ = samples.shape
+    passes = _ADAM7 if interlaced else ["0011"]
     data = b""
-    for top, left, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+    for top, left, down, right in (map(int, digits) for digits in passes):
         for row in samples[top::down, left::right] if left < width else ():
             values = row.reshape(-1, 1).astype(np.uint16)
             packed = np.packbits((values >> np.arange(bits - 1, -1, -1).astype(np.uint16)) & 1)
@@ -179,9 +167,9 @@ def _jpegs() -> Iterator[tuple[str, bytes]]:
         yield f"jpeg turned {number}, little endian.jpg", jpeg(exif=exif(number, "<"))
     yield "jpeg without a turn.jpg", jpeg(exif=exif(None))
     yield "jpeg with xmp.jpg", jpeg(xmp=b'<x tiff:Orientation="6"/>')
-    plain, tags = jpeg(), segment(0xE1, exif(6).tobytes())
-    before = 3 * segment(0xEA, bytes(40_000))
-    yield "jpeg turned far behind.jpg", plain[:2] + before + tags + plain[2:]
+    turned = jpeg(exif=exif(6))
+    before = 3 * (b"\xff\xea" + struct.pack(">H", 40_000) + bytes(39_998))  # other segments
+    yield "jpeg turned far behind.jpg", turned[:2] + before + turned[2:]
 
 
 def _pngs() -> Iterator[tuple[str, bytes]]:

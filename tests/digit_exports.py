@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from small import build_colour_classifier, colour_digits
 
 from keras_resnet18 import build_resnet18
-from keras_resnet18.exporters import tflite
+from keras_resnet18.exporters import graph, tflite
+from keras_resnet18.exporters.compare import ExportReport
+from keras_resnet18.exporters.graph import run_converter
 from keras_resnet18.exporters.onnx import export_onnx
-from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec
@@ -96,45 +97,62 @@ def small_classifier(training: Images) -> keras.Model:
 
 
 @pytest.fixture(scope="session")
-def float32_file(classifier, held_out, once) -> Exported:
-    return _export(once, "float32", classifier, labels=LABELS, check=held_out)
+def export_digits(request, training, held_out, once) -> Callable[..., Exported]:
+    """`export_digits(network, quantize)`: a .tflite file of the network that this fixture gives."""
+
+    def export(network: str, quantize: str | None) -> Exported:
+        model = request.getfixturevalue(network)
+
+        def make(folder: Path) -> tuple[ExportReport, Path]:
+            converted, convert = folder / "converted", tflite._convert
+
+            def convert_and_keep(*args: Any) -> None:
+                convert(*args)
+                shutil.copy(args[1], converted)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(graph, "run_converter", run_converter)  # in its own process
+                patch.setattr(tflite, "_convert", convert_and_keep)
+                report = tflite.export_tflite(
+                    model,
+                    folder / "digits.tflite",
+                    labels=LABELS,
+                    quantize=quantize,
+                    calibration=training[0][:200],
+                    check=held_out,
+                )
+            return report, converted
+
+        return Exported(model, *once(f"tflite-{network}-{quantize}", make))
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def int8_file(classifier, training, held_out, once) -> Exported:
-    return _export(
-        once,
-        "int8",
-        classifier,
-        labels=LABELS,
-        quantize="int8",
-        calibration=training[0][:200],
-        check=held_out,
-    )
+def float32_file(export_digits) -> Exported:
+    return export_digits("classifier", None)
 
 
 @pytest.fixture(scope="session")
-def float16_file(small_classifier, held_out, once) -> Exported:
-    options = {"labels": LABELS, "quantize": "float16", "check": held_out}
-    return _export(once, "float16", small_classifier, **options)
+def int8_file(export_digits) -> Exported:
+    return export_digits("classifier", "int8")
 
 
 @pytest.fixture(scope="session")
-def dynamic_file(small_classifier, held_out, once) -> Exported:
-    options = {"labels": LABELS, "quantize": "dynamic", "check": held_out}
-    return _export(once, "dynamic", small_classifier, **options)
+def float16_file(export_digits) -> Exported:
+    return export_digits("small_classifier", "float16")
+
+
+@pytest.fixture(scope="session", params=["float32", "float16", "dynamic", "int8"])
+def any_file(request, export_digits) -> Exported:
+    """A file of each kind: of the ResNet, or of the network of two convolutions."""
+    network = "classifier" if request.param in ("float32", "int8") else "small_classifier"
+    return export_digits(network, None if request.param == "float32" else request.param)
 
 
 @pytest.fixture(scope="session", params=[None, "int8"], ids=["float32", "int8"])
-def small_file(request, small_classifier, training, held_out, once) -> Exported:
-    return _export(
-        once,
-        f"small-{request.param}",
-        small_classifier,
-        quantize=request.param,
-        calibration=training[0][:200],
-        check=held_out,
-    )
+def small_file(request, export_digits) -> Exported:
+    return export_digits("small_classifier", request.param)
 
 
 @pytest.fixture(scope="session")
@@ -159,34 +177,6 @@ def onnx_file(small_classifier, held_out, once) -> ExportReport:
 
     report: ExportReport = once("onnx", make)
     return report
-
-
-def _export(once: Any, name: str, model: keras.Model, **arguments: Any) -> Exported:
-    def make(folder: Path) -> tuple[ExportReport, Path]:
-        converted, convert = folder / "converted", tflite._convert
-
-        def convert_and_keep(*args: Any) -> None:
-            convert(*args)
-            shutil.copy(args[1], converted)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tflite, "_convert", convert_and_keep)
-            report = tflite.export_tflite(model, folder / "digits.tflite", **arguments)
-        return report, converted
-
-    return Exported(model, *once(f"tflite-{name}", make))
-
-
-@pytest.fixture(params=["float32_file", "int8_file"])
-def either_file(request: pytest.FixtureRequest) -> Exported:
-    exported: Exported = request.getfixturevalue(request.param)
-    return exported
-
-
-@pytest.fixture(params=["float32_file", "float16_file", "dynamic_file", "int8_file"])
-def any_file(request: pytest.FixtureRequest) -> Exported:
-    exported: Exported = request.getfixturevalue(request.param)
-    return exported
 
 
 @pytest.fixture

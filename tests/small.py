@@ -69,19 +69,13 @@ def colour_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
     return np.rint(grey * inks[labels][:, np.newaxis, np.newaxis]).astype(np.uint8), labels
 
 
-def build_colour_network(
-    *,
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.25, 0.2, 0.225),
-    kernel_size: int = 3,
-) -> Any:
+def build_colour_network(kernel_size: int = 3) -> Any:
     """A small random network for images of 32×32 in ten classes, with a stem as a ResNet has."""
     import keras
     from keras import layers
 
     image = keras.Input((32, 32, 3))
-    offset = [-m / s for m, s in zip(mean, std, strict=True)]
-    x = layers.Rescaling([1 / 255 / s for s in std], offset=offset, name="normalization")(image)
+    x = layers.Rescaling([0.016, 0.02, 0.017], [-1.9, -2.3, -1.8], name="normalization")(image)
     x = layers.ZeroPadding2D(kernel_size // 2, name="stem_conv_pad")(x)
     x = layers.Conv2D(32, kernel_size, strides=2, use_bias=False, name="stem_conv")(x)
     x = layers.BatchNormalization(name="stem_bn")(x)
@@ -98,7 +92,7 @@ def build_colour_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -
     from sklearn.linear_model import LogisticRegression
 
     keras.utils.set_random_seed(0)
-    model = build_colour_network(kernel_size=kernel_size)
+    model = build_colour_network(kernel_size)
     pooled = keras.Model(model.input, model.get_layer("head_pool").output)
     fit = LogisticRegression(C=100, max_iter=2000).fit(pooled(images).numpy(), labels)
     model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])

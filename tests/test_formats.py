@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from keras_resnet18 import info
 from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.classify.exported import open_exported
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_format, format_of
-from keras_resnet18.reports.info import about_file
 
 
 def test_a_path_is_told_by_its_name_and_by_what_is_there(tmp_path):
@@ -29,7 +29,7 @@ def test_a_path_is_told_by_its_name_and_by_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "state"), [("a.h5", ""), ("b.tflite", ", which is not there")])
-@pytest.mark.parametrize("use", [open_exported, open_classifier, about_file])
+@pytest.mark.parametrize("use", [open_exported, open_classifier, info])
 def test_whoever_takes_a_path_refuses_others_in_the_same_words(tmp_path, use, name, state):
     (tmp_path / "a.h5").touch()
     with pytest.raises(InputError) as error:

@@ -30,7 +30,7 @@ ROOMS = {
     "spec": {"files", "preprocess"},
     "tflite_file": {"files", "spec"},
     "run": {"files", "preprocess", "recipe", "spec"},
-    "data": {"distributed", "images", "machine", "preprocess", "recipe"},
+    "data": {"distributed", "images", "machine", "preprocess", "recipe", "spec"},
     "weights": {"files", "preprocess"},
     "model": {"preprocess", "recipe", "weights"},
     "classify": {*GROUND, *VALUES, "data"},

@@ -18,7 +18,6 @@ from keras_resnet18 import open_classifier
 
 PAGE = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
 
-
 FILES = {"onnxruntime": "model.onnx", "ai_edge_litert": "model.tflite"}
 
 
@@ -28,12 +27,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(exported, images, tmp_path, monkeypatch):
-    """A folder with the page's files, which becomes the working directory."""
+    """A folder with the page's files and a photo to be shrunk and cropped, to work in."""
     for name in ("model.tflite", "model.onnx"):
         if (exported / name).exists():
             shutil.copy(exported / name, tmp_path)
     with Image.open(images / "test" / "bee" / "0.png") as image:
-        image.save(tmp_path / "photo.jpg", quality=95)
+        image.resize((84, 60)).save(tmp_path / "photo.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -69,14 +68,11 @@ def test_the_curl_line_makes_the_request_and_the_answer_has_the_pages_keys(place
     _, curl = blocks("bash")
     body = curl.partition(" |\n  curl")[0]
     made = subprocess.run(["bash", "-c", body], capture_output=True, check=True).stdout
-    request, answer, *_ = map(json.loads, (x.replace("…", "") for x in blocks("json")))
+    shown, answer, *_ = map(json.loads, (x.replace("…", "") for x in blocks("json")))
     sent = json.loads(made)
-    assert sent.keys() == request.keys()
-    assert sent["signature_name"] == request["signature_name"]
-    assert sent["instances"][0].keys() == request["instances"][0].keys()
-    got = served(sent, exported / "saved_model")
-    assert got.keys() == answer.keys()
-    (row,) = got["predictions"]
+    assert sent["instances"][0].keys() == shown["instances"][0].keys()
+    assert sent | {"instances": []} == shown | {"instances": []}
+    (row,) = served(sent, exported / "saved_model")["predictions"]
     assert row.keys() == answer["predictions"][0].keys()
     assert row["labels"][0] == b"bee"
     expected = named(exported / "saved_model", place / "photo.jpg", 3)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from keras_resnet18.checking.findings import (
@@ -25,11 +24,10 @@ from keras_resnet18.checking.findings import (
 )
 from keras_resnet18.checking.images import opened
 from keras_resnet18.data.progress import watched
-from keras_resnet18.data.sources import files_of
+from keras_resnet18.data.sources import labelled_files
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_destination, staged, to_json
-from keras_resnet18.recipe import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Check:
     Attributes:
         source: Its name.
         n: Number of images that can be decoded.
-        counts: How many each class has in each split, `counts["train"]["ant"]`; empty where the
-            source cannot be opened or its labels are not known.
+        counts: How many each class has in each split, `counts["train"]["ant"]`; empty if the
+            source cannot be opened.
         notes: Where the splits come from, and what is ignored.
         findings: What is worth knowing, what spoils a training first.
     """
@@ -55,12 +53,6 @@ class Check:
     def spoiled(self) -> bool:
         """Whether a finding would spoil a training or its figures."""
         return any(finding.spoils for finding in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values of JSON."""
-        findings = [finding.to_dict() for finding in self.findings]
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "notes": list(self.notes), "findings": findings}
 
 
 def check(
@@ -88,58 +80,48 @@ def check(
     found = _check(source, split_seed, console or Console(quiet=True))
     if json_file is not None:
         with staged(json_file) as new:
-            new.write_text(to_json(found.to_dict()), encoding="utf-8")
+            new.write_text(to_json(dataclasses.asdict(found)), encoding="utf-8")
     return found
 
 
 def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Console) -> Check:
-    files = None if isinstance(source, Source) else files_of(source)
-    facts: list[Facts] = []
-    broken: dict[str, str] = {}
-    if files is not None:
-        root, names = files
-        with watched(console, "checking", len(names)) as advance:
-            facts = inspect_files(root, names, advance)
-        broken = {fact.name: fact.error for fact in facts if fact.error is not None}
-    try:
-        images = opened(source, split_seed, broken, console)
-    except InputError as error:
-        if files is None:
-            raise
-        unusable = Finding("unusable", True, str(error))
-        found = [*on_files(facts), unusable]
-        whole = len(facts) - len(broken)
-        return Check(os.fspath(source), whole, {}, (), tuple(found))  # type: ignore[arg-type]
+    files = None if isinstance(source, Source) else labelled_files(source)
     if files is None:
-        facts = list(_facts_of_arrays(images, console))
-        copies = on_copies_of_arrays(images, facts)
+        images, facts = _decoded(opened(source, split_seed, {}, console), console)
     else:
+        root, listed = files
+        facts = inspect_files(root, [image.path for image in listed], console)
+        broken = {fact.name: fact.error for fact in facts if fact.error is not None}
+        try:
+            images = opened(source, split_seed, broken, console)
+        except InputError as error:
+            found = (*on_files(facts), Finding("unusable", True, str(error)))
+            return Check(str(source), len(facts) - len(broken), {}, (), found)
         used = {place.name for place in places(images)} | broken.keys()
         facts = [fact for fact in facts if fact.name in used]
-        copies = list(on_copies(same_content(images, {f.name: f.digest for f in facts})))
-    found = [*on_files(facts), *copies, *on_classes(images), *on_sizes(facts)]
-    found.sort(key=lambda finding: not finding.spoils)
+    copies = on_copies(same_content(images, {fact.name: fact.digest for fact in facts}))
+    findings = [*on_files(facts), *copies, *on_classes(images), *on_sizes(facts)]
+    findings.sort(key=lambda finding: not finding.spoils)
     n = sum(fact.error is None for fact in facts)
-    return Check(images.name, n, counts_of(images), images.notes, tuple(found))
+    return Check(images.name, n, counts_of(images), images.notes, tuple(findings))
 
 
-def _facts_of_arrays(source: Source, console: Console) -> Iterator[Facts]:
-    total = sum(split.size for split in source.splits.values())
-    with watched(console, "checking", total) as advance:
-        for kind in SPLITS:
-            split = source.splits[kind]
-            for number, (image, _) in enumerate(split.elements(None, 0).map(split.fetch)):
-                yield facts_of(f"{kind} {number}", image.numpy())
+def _decoded(source: Source, console: Console) -> tuple[Source, list[Facts]]:
+    """Reads images that are not files.
+
+    Returns:
+        The source, where every image has its split and number for a name and its label is known,
+        and the facts of all images.
+    """
+    facts: list[Facts] = []
+    splits = dict(source.splits)
+    with watched(console, "checking", sum(split.size for split in splits.values())) as advance:
+        for kind, split in source.splits.items():
+            names, labels = [f"{kind} {number}" for number in range(split.size)], []
+            examples = split.elements(None, 0).map(split.fetch).as_numpy_iterator()
+            for name, (image, label) in zip(names, examples, strict=True):
+                facts.append(facts_of(name, image))
+                labels.append(label)
                 advance(1)
-
-
-def on_copies_of_arrays(source: Source, facts: list[Facts]) -> list[Finding]:
-    """Copies among images that have numbers in the place of names."""
-    named = {
-        kind: dataclasses.replace(
-            split, names=tuple(f"{kind} {number}" for number in range(split.size))
-        )
-        for kind, split in source.splits.items()
-    }
-    with_names = dataclasses.replace(source, splits=named)
-    return list(on_copies(same_content(with_names, {f.name: f.digest for f in facts})))
+            splits[kind] = dataclasses.replace(split, names=tuple(names), labels=np.array(labels))
+    return dataclasses.replace(source, splits=splits), facts

@@ -24,7 +24,7 @@ from keras_resnet18.checking.findings import (
     same_content,
 )
 from keras_resnet18.data.progress import watched
-from keras_resnet18.data.sources import files_of, open_source
+from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, one_of
 from keras_resnet18.images import FORMATS_IN_WORDS
@@ -62,7 +62,7 @@ class Images:
         return {
             "split_seed": self.split_seed,
             "left_out": dict(self.left_out),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
         }
 
 
@@ -93,9 +93,9 @@ def look(
     one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     left_out: dict[str, str] = {}
     facts: list[Facts] = []
-    if on_bad_image == "skip" and not isinstance(source, Source) and (files := files_of(source)):
-        with watched(console, "checking", len(files[1])) as advance:
-            facts = inspect_files(*files, advance)
+    if on_bad_image == "skip" and not isinstance(source, Source):
+        if (files := labelled_files(source)) is not None:
+            facts = inspect_files(files[0], [image.path for image in files[1]], console)
         left_out = {fact.name: fact.error for fact in facts if fact.error is not None}
     found = opened(source, split_seed, left_out, console)
     root = found.folder
@@ -132,8 +132,7 @@ def _copies(source: Source, root: Path, console: Console) -> list[list[Place]]:
 def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]:
     """Decodes validation and test images, which are else first read hours later."""
     names = [place.name for place in places(source) if place.split != "train"]
-    with watched(console, "checking", len(names)) as advance:
-        facts = inspect_files(root, names, advance)
+    facts = inspect_files(root, names, console)
     broken = [fact for fact in facts if fact.error is not None]
     if broken:
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""

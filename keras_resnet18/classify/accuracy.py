@@ -19,10 +19,11 @@ from sklearn.metrics import precision_recall_fscore_support
 from keras_resnet18.classify.calibration import reliability
 from keras_resnet18.classify.exported import Predict
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.splits import Split, listed
+from keras_resnet18.data.splits import Split
 from keras_resnet18.distributed import ALONE, Processes
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import broken_image
+from keras_resnet18.machine import cpu_count
 from keras_resnet18.spec import ClassifierSpec
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -144,6 +145,7 @@ class Evaluation:
         spec: The classifier's specification: the names of all classes, the score threshold.
         names: The images' names, or their numbers from 0 where they have none.
         trained_on: How many of the images the classifier was trained on; None if that is not known.
+        latency_ms: Median time of one image at batch 1, in milliseconds; None if not measured.
     """
 
     accuracy: float
@@ -157,6 +159,7 @@ class Evaluation:
     spec: ClassifierSpec
     names: tuple[str, ...]
     trained_on: int | None = 0
+    latency_ms: float | None = None
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
@@ -235,6 +238,8 @@ class Evaluation:
                 f"{self.trained_on:,} of the {self.n:,} images are training images: of new ones "
                 "fewer may be right"
             )
+        if self.latency_ms is not None:
+            lines.append(f"{self.latency_ms:.2f} ms an image (median), {cpu_count()} threads")
         return lines
 
 
@@ -420,7 +425,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         )
     except (ValueError, KeyError, csv.Error) as error:
         raise InputError(
-            f"{path.name} must be the table that `train` wrote: remove it, and `report` measures "
+            f"{path.name} must be the table that `train` wrote: copy it from a backup, or train "
             f"again. Received: {path} with {error}"
         ) from None
 

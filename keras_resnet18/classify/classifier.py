@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from keras_resnet18.classify.exported import ExportedFile, Predict, open_exported
 from keras_resnet18.data.folder import walk
-from keras_resnet18.errors import InputError, path_of
+from keras_resnet18.errors import InputError, listed, path_of
 from keras_resnet18.files import EXPORTED, check_format
 from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
@@ -112,7 +112,6 @@ def open_images(
         InputError: If there are none, they have moved or changed, or they have other classes.
     """
     from keras_resnet18.data.sources import open_source
-    from keras_resnet18.data.splits import listed
 
     name = data or (None if run is None else run.source)
     if name is None:

@@ -18,12 +18,11 @@ from keras_resnet18.classify.accuracy import (
     write_predictions,
 )
 from keras_resnet18.classify.classifier import Classifier, of_training, open_classifier
+from keras_resnet18.classify.exported import latency_ms
 from keras_resnet18.data.files import Advance, open_test_files, silent
-from keras_resnet18.data.folder import test_images
-from keras_resnet18.data.sources import check_spec, open_source
-from keras_resnet18.data.splits import Source, Split, listed
-from keras_resnet18.data.tables import MANIFESTS, has_idx, test_rows
-from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.data.sources import labelled_files, open_source
+from keras_resnet18.data.splits import Source, Split
+from keras_resnet18.errors import InputError, listed, one_of
 from keras_resnet18.files import check_destination, staged, to_json
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run
@@ -61,18 +60,12 @@ def open_whole(
     Raises:
         InputError: If there is no such source, or it has an image of another class.
     """
-    check_spec(spec)
-    name = os.fspath(spec)
-    path = Path(name).expanduser()
-    named = isinstance(spec, str) and (spec == "digits" or spec.startswith("tfds:"))
-    if not named and path.is_dir() and not has_idx(path):
-        root, images = path, test_images(path)
-    elif not named and path.is_file() and path.suffix.lower() in MANIFESTS:
-        root, images = path.parent, test_rows(path, name)
-    else:
+    files = labelled_files(spec)
+    if files is None:
         return whole_of(open_source(spec), classes)
-    split = open_test_files(root, name, images, classes, advance)
-    return Whole((split,), tuple(range(len(classes))), root, str(path.resolve()))
+    split = open_test_files(*files, os.fspath(spec), classes, advance)
+    resolved = str(Path(spec).expanduser().resolve())
+    return Whole((split,), tuple(range(len(classes))), files[0], resolved)
 
 
 def whole_of(
@@ -151,7 +144,7 @@ def evaluate(
     split: SplitName | Literal["all"] | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Measures top-1 accuracy with its 95 % interval, top-5, cross-entropy, and each class.
+    """Measures top-1 accuracy with its 95 % interval, top-5, cross-entropy, each class, and speed.
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
@@ -176,13 +169,18 @@ def evaluate(
     classifier = open_classifier(model)
     whole, trained_on = _open(classifier, data, split)
     found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
-    found = dataclasses.replace(found, trained_on=trained_on)
+    found = dataclasses.replace(
+        found,
+        trained_on=trained_on,
+        latency_ms=latency_ms(classifier.predict, (*classifier.preprocess.size, 3)),
+    )
     if out is not None:
         about = {
             "model": str(model.path if isinstance(model, Run) else model),
             "data": whole.spec or "arrays",
             "split": split,
             "trained_on": trained_on,
+            "latency_ms": found.latency_ms,
         }
         with staged(figures_file) as new:
             new.write_text(to_json({**about, **found.to_dict()}), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""The table of the classes that is printed: 80 columns on no terminal, folded and never cut."""
+"""Tables for a terminal of 80 columns: cells are folded, never cut."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,77 +13,81 @@ from rich.table import Table
 
 from keras_resnet18.classify.accuracy import ClassFigures
 
-_MOST_ROWS = 20
-_WIDTH = 80  # of a terminal
+_WIDTH = 80
+_MOST_CLASSES = 20
+
+
+def plain_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Build a table of ASCII lines. Print it with `soft_wrap=False`, so that its cells fold."""
+    table = Table(box=box.ASCII2, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def table_text(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Format a table as text of at most 80 columns."""
+    console = Console(width=_WIDTH, markup=False, emoji=False, color_system=None)
+    with console.capture() as printed:
+        console.print(plain_table(headings, rows))
+    return printed.get().rstrip("\n")
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """Format named facts, one a line, wrapped at 80 columns; a long path stays in one piece."""
+    first = max(map(len, facts)) + 2
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, subsequent_indent=" " * first, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapper.fill(f"{name:{first}}{value}") for name, value in facts.items())
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Format numbers by name, such as the operators of a file: "ADD×8, CONV_2D×20"."""
+    return ", ".join(f"{name}×{n}" for name, n in counts.items())
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """Format a fraction; None is `-`."""
+    return "-" if value is None else f"{value:.{digits}%}"
+
+
+def range_text(interval: Sequence[float] | None) -> str:
+    """Format an interval of fractions; None is `-`."""
+    return "-" if interval is None else "{:.1%} to {:.1%}".format(*interval)
 
 
 def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) -> None:
-    """Prints a row for each class; of many classes those of the lowest F1.
+    """Print a row for each class; of many classes, those of the lowest F1.
 
     Args:
         console: Where to.
         figures: All classes.
         file: Where the figures of those that are left out are found, as the end of a sentence.
     """
-    table = plain_table("class", "images", "recall", "95 % interval", "precision", "F1")
-    for one in _worst(figures):
-        low, high = one.recall_interval or (None, None)
-        between = "-" if one.recall_interval is None else f"{low:.1%} to {high:.1%}"
-        table.add_row(
+    shown = figures
+    if len(figures) > _MOST_CLASSES:
+        tested = (one for one in figures if one.f1 is not None)
+        shown = sorted(tested, key=lambda one: one.f1 or 0.0)[:_MOST_CLASSES]
+    headings = ("class", "images", "recall", "95 % interval", "precision", "F1")
+    rows = (
+        (
             one.name,
             f"{one.n:,}",
             percent(one.recall, 1),
-            between,
+            range_text(one.recall_interval),
             percent(one.precision, 1),
             percent(one.f1, 1),
         )
-    console.print(table, soft_wrap=False)
-    if len(figures) > _MOST_ROWS:
+        for one in shown
+    )
+    console.print(plain_table(headings, rows), soft_wrap=False)
+    if shown is not figures:
         console.print(
-            f"the {_MOST_ROWS} classes of the lowest F1, of {len(figures):,}; all are in {file}"
+            f"the {_MOST_CLASSES} classes of the lowest F1, of {len(figures):,}; all are in {file}"
         )
-
-
-def _worst(figures: Sequence[ClassFigures]) -> Sequence[ClassFigures]:
-    if len(figures) <= _MOST_ROWS:
-        return figures
-    tested = [one for one in figures if one.f1 is not None]
-    return sorted(tested, key=lambda one: one.f1 or 0.0)[:_MOST_ROWS]
-
-
-def plain_table(*headings: str) -> Table:
-    """A table of plain characters whose cells are folded where the console is too narrow."""
-    table = Table(*headings)
-    table.box, table.show_edge, table.pad_edge = box.ASCII2, False, False
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as text, or `-` for None."""
-    return "-" if value is None else f"{value:.{digits}%}"
-
-
-def operators_in_words(histogram: Mapping[str, int]) -> str:
-    """Operators by name and number in one line, for `facts_table`."""
-    # not broken between an operator and its number
-    return ", ".join(f"{name}\N{NO-BREAK SPACE}{n}" for name, n in histogram.items())
-
-
-def facts_table(facts: Mapping[str, Any]) -> str:
-    """Facts by name, one a line, wrapped at 80 columns."""
-    first = max(map(len, facts)) + 2
-    return "\n".join(
-        textwrap.fill(
-            f"{name:{first}}{value}",
-            _WIDTH,
-            subsequent_indent=" " * first,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, value in facts.items()
-    ).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def size_bytes(path: Path) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_resnet18 import machine
-from keras_resnet18.cli import tables
+from keras_resnet18.cli.export import print_exports
 from keras_resnet18.cli.options import DataOption, RunArgument, console
 from keras_resnet18.run import DEFAULT_FOLDER
 
@@ -25,8 +25,7 @@ def info(
     ] = None,
 ) -> None:
     """Show this machine, a folder of runs, a run or a model file."""
-    if what != "weights":
-        machine.start_keras()
+    machine.start_keras()
     from keras_resnet18.reports.info import info
 
     console().print(info(what))
@@ -55,5 +54,5 @@ def demo() -> None:
     out = console()
     run = train("digits", "digits", DEFAULT_FOLDER / "demo", overwrite=True, console=out)
     out.print("exporting, and comparing each file with the model")
-    tables.print_exports(out, export(run, DEMO_FORMATS))
+    print_exports(out, export(run, DEMO_FORMATS))
     out.print(f"look at {run.report_file}, or try\n  keras-resnet18 info {run.path}")

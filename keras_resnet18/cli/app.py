@@ -1,4 +1,4 @@
-"""The command line: a verb parses its options, makes one call into `commands`, and prints."""
+"""The command line: each verb parses its options, calls the library once, and prints."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ _INTERRUPTED = 130  # 128 + SIGINT, what shells expect; Typer turns Ctrl-C into 
 
 
 def main() -> None:
-    """The console script: bad input is one line and exit 1, an interruption exit 130."""
-    _open_standard_streams()
+    """Run the command line: bad input is one line and exit 1, an interruption exit 130."""
+    _open_closed_streams()
     # a notebook hands down a backend of its own, which nothing outside of it can import
     os.environ["MPLBACKEND"] = "agg"
     warnings.formatwarning = _format_warning
@@ -73,17 +73,13 @@ def main() -> None:
         except SystemExit as end:
             if end.code == _INTERRUPTED:
                 _fail("interrupted", _INTERRUPTED)
-            _flush()
             raise
         except Exception as error:
             if noted:
                 _fail("interrupted", _INTERRUPTED)
-            if isinstance(error, InputError):
+            system_says = getattr(error, "errno", None) in (errno.ENOSPC, errno.ENAMETOOLONG)
+            if isinstance(error, InputError) or system_says:
                 _fail(str(error))
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-                _fail(f"standard output cannot be written: {error.strerror}")
-            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-                _fail(f"a path is too long for this system. Received: {error.filename}")
             raise
 
 
@@ -119,35 +115,20 @@ def _interruption_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _open_standard_streams() -> None:
-    """Makes every stream writable: names may be in any script, and a stream may be closed."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  # for as long as the process
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        _fail("standard output is closed: send it to a file or to /dev/null")
+def _open_closed_streams() -> None:
+    """Open os.devnull in the place of closed standard streams, and make any name printable.
+
+    A file that is opened later would otherwise get a standard stream's number, and its output.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _fail(f"standard output cannot be written: {error.strerror}")
-
-
 def _fail(message: str, status: int = 1) -> NoReturn:
-    """Prints one line to standard error and ends."""
-    with contextlib.suppress(OSError):
-        print(f"keras-resnet18: {message}", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except OSError:  # or Python flushes it once more at its end, with a message of its own
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"keras-resnet18: {message}", file=sys.stderr)
     sys.exit(status)

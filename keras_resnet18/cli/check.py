@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from keras_resnet18 import machine
-from keras_resnet18.cli.options import SourceArgument, SplitSeedOption, console
+from keras_resnet18.cli.options import SOURCE, SplitSeedOption, console
+
+if TYPE_CHECKING:
+    from keras_resnet18.checking.check import Check
+
+_MOST_CLASSES = 40
 
 
 def check(
-    source: SourceArgument,
+    source: Annotated[str, SOURCE],
     split_seed: SplitSeedOption = 0,
     json_file: Annotated[
         Path | None,
@@ -26,12 +32,33 @@ def check(
     """
     machine.start_keras()
     from keras_resnet18.checking.check import check
-    from keras_resnet18.cli.tables import print_check
 
     out = console()
     found = check(source, split_seed=split_seed, json_file=json_file, console=out)
-    print_check(out, found)
+    _print(out, found)
     if json_file is not None:
         out.print(json_file)
     if found.spoiled:
         raise typer.Exit(1)
+
+
+def _print(console: Console, found: Check) -> None:
+    """Print the images of each class in each split, and the findings; long lists are cut."""
+    from keras_resnet18.classify.table import plain_table
+
+    for note in found.notes:
+        console.print(note)
+    if counts := found.counts:
+        classes = list(next(iter(counts.values())))
+        rows = [[name, *(f"{n[name]:,}" for n in counts.values())] for name in classes]
+        table = plain_table(("class", *counts), rows[:_MOST_CLASSES])
+        table.add_section()
+        sums = (f"{sum(n.values()):,}" for n in counts.values())
+        table.add_row(f"{len(classes):,} classes", *sums)
+        console.print(table, soft_wrap=False)
+        if len(classes) > _MOST_CLASSES:
+            console.print(f"the first {_MOST_CLASSES} classes of {len(classes):,}")
+    for finding in found.findings:
+        console.print(f"{'spoils: ' if finding.spoils else ''}{finding.text}")
+    end = "something would spoil a training" if found.spoiled else "nothing would spoil a training"
+    console.print(f"{found.n:,} images decoded: {end}")

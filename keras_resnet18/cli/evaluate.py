@@ -31,7 +31,7 @@ def evaluate(
     """Measure accuracy, overall and of each class.
 
     Prints top-1 with its 95 % interval, top-5 from six classes on, balanced accuracy and the
-    cross-entropy, and each class's recall, precision and F1.
+    cross-entropy, each class's recall, precision and F1, and milliseconds an image.
     """
     machine.start_keras()
     from keras_resnet18.classify.evaluate import evaluate

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from keras_resnet18 import machine
-from keras_resnet18.cli import tables
-from keras_resnet18.cli.options import DataOption, RunArgument, SplitOption, console
-from keras_resnet18.errors import InputError
+from keras_resnet18.cli.options import DataOption, RunArgument, console
+from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.files import EXPORTS
+from keras_resnet18.recipe import SplitName
+
+if TYPE_CHECKING:
+    from keras_resnet18.exporters.compare import ExportReport
 
 
 def export(
@@ -47,16 +52,20 @@ def export(
     from keras_resnet18.exporters.export import export
 
     out_console = console()
-    reports = export(
-        run,
-        formats,
-        out,
-        data=data,
-        check_images=check_images,
-        about=dict(_key_and_text(words) for words in about or []),
-        note=out_console.print,
-    )
-    tables.print_exports(out_console, reports)
+    try:
+        reports = export(
+            run,
+            formats,
+            out,
+            data=data,
+            check_images=check_images,
+            about=dict(_key_and_text(words) for words in about or []),
+            note=out_console.print,
+        )
+    except ExportError as error:
+        print_exports(out_console, error.reports)  # of the formats that did not fail
+        raise
+    print_exports(out_console, reports)
 
 
 def verify(
@@ -66,7 +75,7 @@ def verify(
     ],
     run: RunArgument,
     data: DataOption = None,
-    split: SplitOption = "test",
+    split: Annotated[SplitName, typer.Option(help="Split of the images.")] = "test",
 ) -> None:
     """Compare an exported file with the run that it was made from.
 
@@ -86,3 +95,33 @@ def _key_and_text(words: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--about takes KEY=TEXT, such as author='A. Lee'. Received: {words}")
     return key, text
+
+
+def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
+    """Print a row for each exported file, and where the files are."""
+    from keras_resnet18.classify.table import percent, plain_table
+
+    if not reports:
+        return
+    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass", "largest\ndifference")
+    table = plain_table((*headings, "top-1", "model's\ntop-1"), ())
+    for report in reports:
+        found = report.comparison
+        table.add_row(
+            report.format,
+            _three_digits(report.size_bytes / 1e6),
+            _three_digits(report.latency_ms),
+            f"{found.n:,}",
+            percent(found.agreement),
+            f"{found.max_difference:.1e}",
+            percent(found.accuracy),
+            percent(found.model_accuracy),
+        )
+    console.print(table, soft_wrap=False)
+    warnings = [f"{x.format}: {x.comparison.warning}" for x in reports if x.comparison.warning]
+    for line in (*dict.fromkeys(warnings), *(report.path for report in reports)):
+        console.print(line)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.3f}"

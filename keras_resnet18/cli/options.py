@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from keras_resnet18.recipe import SplitName
-
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 ModelArgument = Annotated[
     Path,
@@ -24,19 +22,16 @@ DataOption = Annotated[
         metavar="SOURCE", help="Labelled images. [default: those that the run was trained on]"
     ),
 ]
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv manifest, a "
-        "folder of IDX files, tfds:NAME, or digits.",
-    ),
-]
+SOURCE = typer.Argument(
+    metavar="SOURCE",
+    help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv manifest, a "
+    "folder of IDX files, tfds:NAME, or digits.",
+    show_default=False,
+)
 SplitSeedOption = Annotated[
     int,
     typer.Option(metavar="N", help="Another seed deals images out to splits differently."),
 ]
-SplitOption = Annotated[SplitName, typer.Option(help="Split of the images.")]
 
 
 def console() -> Console:

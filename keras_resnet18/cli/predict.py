@@ -43,8 +43,8 @@ def predict(
 ) -> None:
     """Name the most probable classes of images.
 
-    Prints a row for each file, in the order given; 'not sure', where the highest probability
-    is below the score threshold that the training found on validation images. A file that cannot be
+    Prints a row for each file, in the order given: 'not sure' where the highest probability is
+    below the score threshold, which the training found on validation images. A file that cannot be
     read gets a row that says why, and the exit status is 1.
     """
     if model.is_dir():  # the other models are run without TensorFlow
@@ -84,7 +84,7 @@ def _print_csv(rows: Iterable[Prediction], top: int) -> int:
             writer.writerow(["file", *names, "not_sure", "error"])
         broken += row.error is not None
         cells = [cell for name, p in row.top for cell in (name, f"{p:.6f}")]
-        none = "" if row.not_sure is None else str(row.not_sure).lower()
+        not_sure = "" if row.not_sure is None else str(row.not_sure).lower()
         cells += [""] * (2 * width - len(cells))
-        writer.writerow([row.path, *cells, none, row.error or ""])
+        writer.writerow([row.path, *cells, not_sure, row.error or ""])
     return broken

@@ -8,22 +8,14 @@ from typing import Annotated
 import typer
 
 from keras_resnet18 import machine
-from keras_resnet18.cli.options import SplitSeedOption, console
+from keras_resnet18.cli.options import SOURCE, SplitSeedOption, console
 from keras_resnet18.cli.watched import watched
 from keras_resnet18.errors import InputError
 from keras_resnet18.recipe import PRECISIONS, RECIPES
 
 
 def train(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv "
-            "manifest, a folder of IDX files, tfds:NAME, or digits.",
-            show_default=False,
-        ),
-    ] = None,
+    source: Annotated[str | None, SOURCE] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where to write. [default: saved_models/<source>]"),

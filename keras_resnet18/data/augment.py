@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet18.data.stored import StoredImage
-from keras_resnet18.data.trivial_augment import trivial_augment as changed
 from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.preprocess import IMAGENET_MEAN, Preprocess
 
@@ -31,7 +30,6 @@ def augment(
     shift: int,
     flip: bool,
     erase: float,
-    trivial_augment: bool,
     jitter: float,
 ) -> tf.Tensor:
     """Makes a random training image.
@@ -52,15 +50,13 @@ def augment(
         flip: Whether to mirror left and right half of the time.
         erase: Probability, 0 to 1, of covering a rectangle of 2 to 33 % of the image with
             ImageNet's mean colour (Zhong et al. 2017); 0 is off.
-        trivial_augment: Whether to apply TrivialAugment, before shift and erasure.
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1; 0 is off.
 
     Returns:
         uint8, shape (*preprocess.size, 3).
     """
-    seed = tf.cast(seed, tf.int64)
     # all at once: an op that draws takes 60 µs, for one number or a hundred
-    numbers = tf.random.stateless_uniform((sum(_DRAWS.values()),), seed)
+    numbers = tf.random.stateless_uniform((sum(_DRAWS.values()),), tf.cast(seed, tf.int64))
     random = dict(zip(_DRAWS, tf.split(numbers, [*_DRAWS.values()]), strict=True))
     if resized_crop is not None:
         tries = tf.reshape(random["crop"], (4, _CROP_TRIES))
@@ -71,8 +67,6 @@ def augment(
     pixels = tf.ensure_shape(pixels, (*preprocess.size, 3))
     if flip:
         pixels = _random_flip(pixels, random["flip"][0])
-    if trivial_augment:
-        pixels = changed(pixels, tf.stack([seed[0], -1 - seed[1]]))
     if jitter:
         pixels = _random_jitter(pixels, random["jitter"], jitter)
     if shift:

@@ -1,47 +1,49 @@
-"""A short look into each of many files."""
+"""Image files as a `Source`, after a short look into each of them."""
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import os
-import re
 import struct
 import time
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.data.splits import Source, Split, carve, indexed_split, listed, on_cpu
+from keras_resnet18.data.folder import ImageFile, Listing
+from keras_resnet18.data.splits import Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, encoded_image
-from keras_resnet18.errors import InputError
-from keras_resnet18.images import FORMATS_IN_WORDS, MAX_PIXELS, has_image_header, read_image
-from keras_resnet18.recipe import SPLITS, SplitName
+from keras_resnet18.errors import InputError, listed
+from keras_resnet18.images import (
+    FORMATS_IN_WORDS,
+    MAX_PIXELS,
+    image_format,
+    orientation,
+    read_image,
+)
+from keras_resnet18.recipe import SPLITS
 
 # Receives the number of files that were done since its last call, and of all
 Advance = Callable[[int, int], object]
 
 # How to open a file for `os.read`; Windows would else take it for text
-READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 _Result = TypeVar("_Result")
 
 _CHUNK = 500  # files at once
 _THREADS = 16  # that wait for the storage
 _SLOW = 1e-4  # seconds for a file: a disk or the network, not the memory
-
-
 _END = 64  # bytes
 
 
 def size_and_end(path: str | os.PathLike[str]) -> tuple[int, bytes]:
     """Size of a file, and its last bytes, in which two images hardly ever agree."""
-    file = os.open(path, READ)
+    file = os.open(path, _READ)
     try:
         size = os.fstat(file).st_size
         os.lseek(file, max(0, size - _END), os.SEEK_SET)
@@ -89,15 +91,12 @@ def each_file(
     return results
 
 
-# Headers of image files: what a file holds, and whether TensorFlow may decode it itself.
-
 _FIRST_BYTES = 2**13  # the whole header of most files
 _MOST_BYTES = 2**20  # of a header with a thumbnail and a colour profile
 
 # Markers of JPEG (ITU T.81, table B.1); the 4, 8 and C among C0 to CF begin no frame
 _FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 _BASELINE, _SCAN, _APP1, _APP14 = 0xFFC0, 0xFFDA, 0xFFE1, 0xFFEE
-_ORIENTATION = 0x0112  # a tag of EXIF
 _segment = struct.Struct(">HH").unpack_from  # marker and length
 
 
@@ -113,17 +112,10 @@ class Header(enum.Enum):
     BROKEN = enum.auto()
 
 
-def read_headers(
-    paths: Sequence[str | os.PathLike[str]], advance: Advance = silent
-) -> list[Header]:
-    """Reads the headers of many files."""
-    return each_file(read_header, paths, advance)
-
-
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Reads the header of a file; no pixel is decoded."""
     try:
-        file = os.open(path, READ)
+        file = os.open(path, _READ)
         try:
             data = os.read(file, _FIRST_BYTES)
             header = header_of(data)
@@ -134,7 +126,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except OSError:
         return Header.BROKEN
     if header is None:
-        return Header.IMAGE if has_image_header(path) else Header.BROKEN
+        return Header.BROKEN if image_format(path) is None else Header.IMAGE
     return header
 
 
@@ -157,7 +149,7 @@ def header_of(data: bytes) -> Header | None:
             frame = True
             plain = marker == _BASELINE and _is_plain_frame(data[at + 4 : at + 10])
         elif marker == _APP1:
-            plain = not _may_be_turned(data[at + 4 : at + 2 + length])
+            plain = orientation(data[at + 4 : at + 2 + length]) == 1
         else:  # Adobe's marker ends with the kind of the colours: 1 is YCbCr
             end = at + 2 + length
             plain = marker != _APP14 or data[end - 1 : end] == b"\1"
@@ -173,95 +165,17 @@ def _is_plain_frame(segment: bytes) -> bool:
     return segment[:1] == b"\x08" and segment[5:6] in b"\1\3" and 0 < height * width <= MAX_PIXELS
 
 
-def _may_be_turned(segment: bytes) -> bool:
-    """Whether EXIF might say that an image is not stored upright."""
-    if segment[:6] != b"Exif\0\0":
-        return False
-    tiff = segment[6:]
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(tiff[at : at + size], order)
-
-    start = number(4, 4)
-    for entry in range(start + 2, min(start + 2 + 12 * number(start, 2), len(tiff)), 12):
-        if number(entry, 2) == _ORIENTATION:
-            return number(entry + 8, 2) != 1
-    return tiff[:4] not in (b"II*\0", b"MM\0*")
-
-
-# Image files with class names as a `Source`: what a folder and a manifest have in common.
-
-# How people name splits, in folders and in manifests.
-SPLIT_NAMES: dict[str, SplitName] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trainset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "testset", "eval", "pred"), "test"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
-    """A labelled image file.
-
-    Attributes:
-        path: Relative to the source's folder, or absolute, as the file system spells it.
-        class_name: In Unicode's composed form: macOS decomposes é, Linux does not.
-        key: What its split is hashed from: files of one key stay together.
-    """
-
-    path: str
-    class_name: str
-    key: str
-
-
-def composed(text: str) -> str:
-    """Text in Unicode's composed form."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def split_like(names: Iterable[str]) -> dict[str, str]:
-    """Names of folders that look like those of splits, and which: `{"seg_test": "test"}`."""
-    found = {}
-    for name in names:
-        words = re.findall("[a-z]+", name.lower())
-        kinds = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
-        if len(kinds) == 1 and len(words) <= 2:
-            found[name] = kinds.pop()
-    return found
-
-
 def open_files(
-    root: Path,
-    name: str,
-    given: Mapping[SplitName, Sequence[ImageFile]],
-    *,
-    origins: Mapping[SplitName, str],
-    notes: tuple[str, ...],
-    split_seed: int,
-    leave_out: Collection[str],
-    advance: Advance,
+    listing: Listing, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
 ) -> Source:
     """Makes a source of image files; the headers of all are read, the pixels are not.
 
-    Classes are the sorted class names of the training images, the same list for all splits. A split
-    that is not given is carved out of the training images by a hash of their keys.
+    Classes are sorted by name, the same list for all splits. A split that is not given is carved
+    out of the training images by a hash of their keys.
 
     Args:
-        root: The folder that paths are relative to.
+        listing: The images.
         name: What to call the source.
-        given: The images of each split, `"train"` among them.
-        origins: Where the images of each given split come from, for the notes.
-        notes: Other notes.
         split_seed: Of the hash.
         leave_out: Paths of images that are not used; the splits of the others stay the same.
         advance: Is told of the headers that are read.
@@ -269,46 +183,37 @@ def open_files(
     Raises:
         InputError: If a class has no training images, or a file is not an image.
     """
-    classes = sorted({image.class_name for image in given["train"]})
-    for kind in given:
-        unknown = sorted({image.class_name for image in given[kind]} - set(classes))
-        if unknown:
-            raise InputError(
-                f"every class needs training images. Received: {listed(unknown)}, which only the "
-                f"{kind} images have. Add training images of it, or remove it."
-            )
-    unused = frozenset(leave_out)
-    everything = [i.path for images in given.values() for i in images if i.path not in unused]
-    plain = _plain_jpegs(root, everything, advance)
+    given, unused = listing.given, frozenset(leave_out)
+    images = [image for of_split in given.values() for image in of_split]
+    classes = tuple(sorted({image.class_name for image in images}))
+    plain = _plain_jpegs(listing.root, [i.path for i in images if i.path not in unused], advance)
     training = given["train"]
     wanted = [kind for kind in SPLITS if kind not in given]
     keys, labels = zip(*((image.key, image.class_name) for image in training), strict=True)
     dealt = carve(keys, labels, wanted, split_seed)
     parts = {**given, **{kind: [training[i] for i in rows] for kind, rows in dealt.items()}}
-    used = {
-        kind: [image for image in images if image.path not in unused]
-        for kind, images in parts.items()
-    }
+    used = {kind: [i for i in of_split if i.path not in unused] for kind, of_split in parts.items()}
     return Source(
         name=name,
-        classes=tuple(classes),
-        splits={kind: _split(root, used[kind], classes, plain) for kind in SPLITS},
-        notes=notes,
-        folder=root,
+        classes=classes,
+        splits={kind: _split(listing.root, used[kind], classes, plain) for kind in SPLITS},
+        notes=listing.notes,
+        folder=listing.root,
     ).with_notes_on(
-        dict.fromkeys(wanted, f"about 10 % of {origins['train']} by hash") | dict(origins)
+        dict.fromkeys(wanted, f"about 10 % of {listing.origins['train']} by hash")
+        | dict(listing.origins)
     )
 
 
 def open_test_files(
-    root: Path, name: str, images: Sequence[ImageFile], classes: Sequence[str], advance: Advance
+    root: Path, images: Sequence[ImageFile], name: str, classes: Sequence[str], advance: Advance
 ) -> Split:
     """Makes one split of image files for a test: any of the classes, and any number of images.
 
     Args:
         root: The folder that paths are relative to.
-        name: What to call the source.
         images: The images.
+        name: What an error should call them.
         classes: All class names; a label is an index into them.
         advance: Is told of the headers that are read.
 
@@ -331,7 +236,7 @@ def open_test_files(
 
 def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
     """Reads the headers of files: those that TensorFlow decodes as they are."""
-    found = read_headers([root / path for path in paths], advance)
+    found = each_file(read_header, [root / path for path in paths], advance)
     headers = dict(zip(paths, found, strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]
     if broken:

@@ -1,27 +1,40 @@
-"""The image files below a folder: one walk for training and for prediction, without TensorFlow."""
+"""Labelled image files of a folder, found by one walk for training and prediction.
+
+Nothing here imports TensorFlow, without which exported files answer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from keras_resnet18.data.files import (
-    SPLIT_NAMES,
-    Advance,
-    ImageFile,
-    composed,
-    open_files,
-    split_like,
-)
-from keras_resnet18.data.splits import Source, listed
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import FORMATS_IN_WORDS, is_image_name
 from keras_resnet18.recipe import SplitName
 
-# What systems and network drives leave beside people's files; names that begin with a dot too.
+# How people name splits, in folders and in manifests
+SPLIT_NAMES: dict[str, SplitName] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+# Other words in the names of folders that are likely to be splits
+_SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
+    **dict.fromkeys(("training", "trainset"), "train"),
+    "dev": "validation",
+    **dict.fromkeys(("testing", "testset", "eval", "pred"), "test"),
+}
+
+# What systems and network drives leave beside people's files; names that begin with a dot too
 _SYSTEM_NAMES = frozenset(
     {
         "#recycle",
@@ -37,6 +50,38 @@ _SYSTEM_NAMES = frozenset(
         "thumbs.db",
     }
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """A labelled image file.
+
+    Attributes:
+        path: Relative to the source's folder, or absolute, as the file system spells it.
+        class_name: In Unicode's composed form: macOS decomposes é, Linux does not.
+        key: What its split is hashed from: files of one key stay together.
+    """
+
+    path: str
+    class_name: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Labelled image files, as a folder or a manifest names them.
+
+    Attributes:
+        root: The folder that their paths are relative to.
+        given: The images of each split that is named, `"train"` among them.
+        origins: Where the images of each of these splits come from, for the notes.
+        notes: Other notes for the person.
+    """
+
+    root: Path
+    given: Mapping[SplitName, Sequence[ImageFile]]
+    origins: Mapping[SplitName, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -61,55 +106,46 @@ class Tree:
 def walk(root: str | os.PathLike[str]) -> Tree:
     """Lists what lies below a folder, every file once.
 
-    Links are followed after everything else, in the order of their names, and only to files and
-    folders that are not listed yet: what has a name of its own keeps it, and a loop ends.
+    Links are followed after everything else, first those to folders, in the order of their names,
+    and only to what is not listed yet: what has a name of its own keeps it, and a loop ends.
 
     Raises:
         InputError: If a folder cannot be read.
     """
     tree = Tree()
-    folders: set[str] = set()  # real paths of all that is listed
-    files: set[str] = set()
-    links: list[tuple[str, str]] = []  # path and real path
-
-    def enter(place: str, folder: str) -> None:
-        ahead = [(place, folder)]
-        while ahead:
-            place, folder = ahead.pop()
-            folders.add(folder)
-            for entry in _entries(folder):
-                path, real = place + entry.name, f"{folder}/{entry.name}"
-                if _is_hidden(entry.name):
-                    tree.hidden.append(path)
-                elif entry.is_symlink():
-                    links.append((path, os.path.realpath(real)))
-                elif not entry.is_dir():
-                    add_file(path, real, entry.is_file())
-                elif real not in folders:
-                    tree.folders.append(path)
-                    ahead.append((f"{path}/", real))
+    known: set[str] = set()  # real paths of all that is listed
+    ahead = [("", os.path.realpath(root))]  # folders to enter: path and real path
+    links: list[tuple[bool, str, str]] = []  # a heap: whether to a file, path, real path
 
     def add_file(path: str, real: str, is_file: bool) -> None:
-        files.add(real)
+        known.add(real)
         (tree.images if is_file and is_image_name(path) else tree.others).append(path)
 
-    enter("", os.path.realpath(root))
-    to_files = []
-    while links:
-        links.sort(reverse=True)
-        path, real = links.pop()
-        if not Path(real).is_dir():
-            to_files.append((path, real))
-        elif real in folders:
-            tree.links.append(path)
+    while ahead or links:
+        if ahead:
+            place, folder = ahead.pop()
+            known.add(folder)
+            for entry in _entries(folder):
+                path, real = place + entry.name, f"{folder}/{entry.name}"
+                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
+                    tree.hidden.append(path)
+                elif entry.is_symlink():
+                    real = os.path.realpath(real)
+                    heapq.heappush(links, (not Path(real).is_dir(), path, real))
+                elif not entry.is_dir():
+                    add_file(path, real, entry.is_file())
+                elif real not in known:
+                    tree.folders.append(path)
+                    ahead.append((f"{path}/", real))
         else:
-            tree.folders.append(path)
-            enter(f"{path}/", real)
-    for path, real in sorted(to_files):
-        if real in files or not Path(real).exists():
-            tree.links.append(path)
-        else:
-            add_file(path, real, Path(real).is_file())
+            is_to_file, path, real = heapq.heappop(links)
+            if real in known or not Path(real).exists():
+                tree.links.append(path)
+            elif is_to_file:
+                add_file(path, real, Path(real).is_file())
+            else:
+                tree.folders.append(path)
+                ahead.append((f"{path}/", real))
     for paths in (tree.images, tree.folders, tree.hidden, tree.links, tree.others):
         paths.sort()  # the file system's own order differs from machine to machine
     return tree
@@ -126,77 +162,50 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
-
-
-def by_suffix(paths: Sequence[str]) -> str:
-    """Counts files by the endings of their names, for a sentence: `12 .heic and 3 .txt`."""
-    suffixes = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
-    return " and ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(3))
-
-
-# Folder of images as a source: `class/…`, or `train/class/…` beside `val/` and `test/`.
-
-
-def open_folder(
-    root: Path, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
-) -> Source:
-    """Reads a tree of image files whose folders name the classes.
+def list_folder(root: Path, name: str) -> Listing:
+    """Lists the images of a folder: `class/…`, or `train/class/…` beside `val/` and `test/`.
 
     Args:
         root: The folder.
-        name: What to call the source.
-        split_seed: Of the hash that carves the splits that have no folder.
-        leave_out: Paths of images that are not used.
-        advance: Is told of the headers that are read.
+        name: What an error should call it.
 
     Raises:
-        InputError: If the folder holds no usable classes, or files that are not images.
+        InputError: If the folder holds no usable classes.
     """
     tree = walk(root)
     folders = _split_folders(tree, name)
-    given = {kind: _images_below(folder, tree) for kind, folder in folders.items()}
-    given = {kind: images for kind, images in given.items() if images}
+    below = {kind: _images_below(folder, tree) for kind, folder in folders.items()}
+    given = {kind: images for kind, images in below.items() if images}
     if "train" not in given:
-        others = f" and {by_suffix(tree.others)} files" if tree.others else ""
+        others = f" and {_by_suffix(tree.others)} files" if tree.others else ""
         heic = any(path.lower().endswith((".heic", ".heif")) for path in tree.others)
         remedy = "pip install 'keras-resnet18[heic]' for HEIC" if heic else "Convert the files"
-        if not tree.images and not tree.others:
-            raise InputError(
-                "training images must lie in one folder for each class, such as "
-                f"flowers/rose/1.jpg. Received: {name!r}, in which no file is"
-            )
         raise InputError(
             f"training images must be {FORMATS_IN_WORDS} and lie in one folder for each "
             f"class, such as flowers/rose/1.jpg. Received: {name!r} with {len(tree.images):,} "
             f"images{others}, none of them so. {remedy}, or make a folder for each class."
         )
-    whole = f"{folders['train'] or root.resolve().name}/"
-    return open_files(
-        root,
-        name,
-        given,
-        origins={kind: f"{folders[kind]}/" for kind in given} | {"train": whole},
-        notes=_notes_on_ignored(tree, folders, sum(map(len, given.values()))),
-        split_seed=split_seed,
-        leave_out=leave_out,
-        advance=advance,
-    )
+    origins = {kind: f"{folders[kind]}/" for kind in given}
+    origins["train"] = f"{folders['train'] or root.resolve().name}/"
+    return Listing(root, given, origins, _notes_on_ignored(tree, folders, below))
 
 
-def test_images(root: Path) -> list[ImageFile]:
+def class_images(root: Path) -> list[ImageFile]:
     """All images of a tree in class folders, whichever splits they are in."""
     tree = walk(root)
-    tops = {path.split("/")[0] for path in tree.images if "/" in path}
-    are_splits = all(top.lower() in SPLIT_NAMES for top in tops)
-    folders = sorted(tops) if are_splits else [""]
+    tops = _tops(tree)
+    folders = tops if all(top.lower() in SPLIT_NAMES for top in tops) else [""]
     return [image for folder in folders for image in _images_below(folder, tree)]
+
+
+def _tops(tree: Tree) -> list[str]:
+    """The folders on top that hold images."""
+    return sorted({path.split("/")[0] for path in tree.images if "/" in path})
 
 
 def _split_folders(tree: Tree, name: str) -> dict[SplitName, str]:
     """The splits that have folders of their own; `{"train": ""}` if the classes lie on top."""
-    tops = sorted({path.split("/")[0] for path in tree.images if "/" in path})
+    tops = _tops(tree)
     splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     kinds = list(splits.values())
     classes_on_top = len(splits) < len(tops)
@@ -230,7 +239,9 @@ def _images_below(folder: str, tree: Tree) -> list[ImageFile]:
     return images
 
 
-def _notes_on_ignored(tree: Tree, folders: Mapping[SplitName, str], used: int) -> tuple[str, ...]:
+def _notes_on_ignored(
+    tree: Tree, folders: Mapping[SplitName, str], used: Mapping[SplitName, Sequence[ImageFile]]
+) -> tuple[str, ...]:
     levels = {PurePosixPath(folder) for folder in ("", *folders.values())}
     parents = {path.rpartition("/")[0] for path in tree.images}
     parents |= {str(above) for parent in parents for above in PurePosixPath(parent).parents}
@@ -240,7 +251,7 @@ def _notes_on_ignored(tree: Tree, folders: Mapping[SplitName, str], used: int) -
         if PurePosixPath(folder).parent in levels and folder not in parents
     ]
     counted = {
-        f"files that are not images ({by_suffix(tree.others)})": tree.others,
+        f"files that are not images ({_by_suffix(tree.others)})": tree.others,
         "files and folders that are hidden or the system's": tree.hidden,
         "links to what is there already, or to nothing": tree.links,
     }
@@ -249,8 +260,30 @@ def _notes_on_ignored(tree: Tree, folders: Mapping[SplitName, str], used: int) -
         for what, paths in counted.items()
         if paths
     ]
-    if stray := len(tree.images) - used:
+    if stray := len(tree.images) - sum(map(len, used.values())):
         notes.append(f"ignored {stray:,} images that lie in no class folder")
     if empty:
         notes.append(f"not a class, because there are no images in it: {listed(empty)}")
     return tuple(notes)
+
+
+def _by_suffix(paths: Sequence[str]) -> str:
+    """Counts files by the endings of their names, for a sentence: `12 .heic and 3 .txt`."""
+    suffixes = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
+    return " and ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(3))
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's composed form."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def split_like(names: Iterable[str]) -> dict[str, SplitName]:
+    """Names of folders that look like those of splits, and which: `{"seg_test": "test"}`."""
+    found: dict[str, SplitName] = {}
+    for name in names:
+        words = re.findall("[a-z]+", name.lower())
+        kinds = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        if len(kinds) == 1 and len(words) <= 2:
+            found[name] = kinds.pop()
+    return found

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.files import Advance, silent
-from keras_resnet18.data.folder import open_folder, walk
+from keras_resnet18.data.files import Advance, open_files, silent
+from keras_resnet18.data.folder import ImageFile, class_images, list_folder
 from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.data.tables import (
     MANIFESTS,
     has_idx,
-    manifest_paths,
-    open_manifest,
+    list_manifest,
+    manifest_images,
     read_idx_folder,
 )
 from keras_resnet18.data.tfds import open_tfds
@@ -55,44 +55,56 @@ def open_source(
     Raises:
         InputError: If there is no such source, or it cannot be used.
     """
-    check_spec(spec)
+    kind, path = _located(spec)
     name = os.fspath(spec)
-    if isinstance(spec, str) and spec == "digits":
-        return dataclasses.replace(_digits(split_seed), spec=name)
-    if isinstance(spec, str) and spec.startswith("tfds:"):
-        return dataclasses.replace(open_tfds(name), spec=name)
-    path = Path(name).expanduser()
-    if path.is_dir() and has_idx(path):
+    if kind == "digits":
+        source = _digits(split_seed)
+    elif kind == "tfds":
+        source = open_tfds(name)
+    elif kind == "idx":
         train, test = read_idx_folder(path, name)
         source = from_arrays(*train, test=test, name=name, split_seed=split_seed)
-    elif path.is_dir():
-        source = open_folder(path, name, split_seed, leave_out, advance)
-    elif path.is_file() and path.suffix.lower() in MANIFESTS:
-        source = open_manifest(path, name, split_seed, leave_out, advance)
     else:
-        what = "a file" if path.is_file() else "not there"
-        raise InputError(
-            "images must be a folder of images or of IDX files, a .csv or .tsv file, "
-            f'"tfds:NAME" or "digits". Received: {name!r}, which is {what}. Check the spelling, or '
-            "unpack an archive first."
-        )
-    return dataclasses.replace(source, spec=str(path.resolve()))
+        listing = list_folder(path, name) if kind == "folder" else list_manifest(path, name)
+        source = open_files(listing, name, split_seed, leave_out, advance)
+    named = kind in ("digits", "tfds")
+    return dataclasses.replace(source, spec=name if named else str(path.resolve()))
 
 
-def files_of(spec: str | os.PathLike[str]) -> tuple[Path, list[str]] | None:
-    """The image files of a source and the folder that they are relative to; None without files.
+def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
+    """Lists the image files of a source without looking into them.
 
-    They are listed without looking into them: some may not be used, or not be images.
+    Returns:
+        The folder that their paths are relative to, and all that have a label, whichever splits
+        they are in; some may not be images. None for a source of something else than image files.
+
+    Raises:
+        InputError: If there is no such source.
     """
+    kind, path = _located(spec)
+    if kind == "folder":
+        return path, class_images(path)
+    if kind == "manifest":
+        return path.parent, manifest_images(path, os.fspath(spec))
+    return None
+
+
+def _located(spec: str | os.PathLike[str]) -> tuple[str, Path]:
+    """The kind of a source, "digits", "tfds", "idx", "folder" or "manifest", and its path."""
     check_spec(spec)
     path = Path(spec).expanduser()
     if isinstance(spec, str) and (spec == "digits" or spec.startswith("tfds:")):
-        return None
-    if path.is_dir() and not has_idx(path):
-        return path, walk(path).images
+        return spec.partition(":")[0], path
+    if path.is_dir():
+        return "idx" if has_idx(path) else "folder", path
     if path.is_file() and path.suffix.lower() in MANIFESTS:
-        return path.parent, manifest_paths(path, os.fspath(spec))
-    return None
+        return "manifest", path
+    raise InputError(
+        "images must be a folder of images or of IDX files, a .csv or .tsv file, "
+        f'"tfds:NAME" or "digits". Received: {os.fspath(spec)!r}, which is '
+        f"{'a file' if path.is_file() else 'not there'}. Check the spelling, or unpack an archive "
+        "first."
+    )
 
 
 def check_spec(spec: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.stored import StoredImage, decoded_image
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.recipe import SPLITS, SplitName
+from keras_resnet18.spec import ClassifierSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +106,7 @@ class Source:
                 "a classifier needs two classes or more. "
                 f"Received: {self.name!r} with {listed(self.classes) or 'none'}. Add another class."
             )
-        unwritable = [name for name in self.classes if not _is_line(name)]
-        if unwritable:  # labels.txt has a line for each
-            raise InputError(
-                "class names must be one line of text in UTF-8, without control characters. "
-                f"Received: {self.name!r} with {listed(unwritable)}. Rename them."
-            )
+        ClassifierSpec(self.classes, None)  # its rules for labels
         empty = [kind for kind in SPLITS if not self.splits[kind].size]
         if empty:
             total = sum(split.size for split in self.splits.values())
@@ -191,19 +186,6 @@ def on_cpu(values: Any) -> tf.Tensor:
     """A constant in the memory of the CPU, where `tf.data` works, even if there is a GPU."""
     with tf.device("CPU"):
         return tf.constant(values)
-
-
-def _is_line(name: str) -> bool:
-    """Whether a name is one line of text: any script, but no control character or surrogate."""
-    return name.splitlines() == [name] and not any(
-        unicodedata.category(character) in ("Cc", "Cs") for character in name
-    )
-
-
-def listed(names: Collection[str], most: int = 3) -> str:
-    """Names the first few, for a sentence: `'a', 'b', 'c' and 4 more`."""
-    shown = ", ".join(repr(name) for name in list(names)[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 # Hash split: images dealt out to splits by a hash of their names, the same on every machine.

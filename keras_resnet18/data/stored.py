@@ -48,7 +48,7 @@ def encoded_image(
 
     Args:
         data: The JPEG, a string scalar; anything if it is not plain.
-        is_plain: Whether it is plain (`headers.Header`), a boolean scalar.
+        is_plain: Whether it is plain (`files.Header`), a boolean scalar.
         decode: From the value of `argument` to a uint8 array of shape (height, width, 3).
         argument: What `decode` gets.
     """

@@ -1,4 +1,4 @@
-"""Manifest as a source: a .csv or .tsv file with a row for each image."""
+"""Manifests, which are tables with a row for each image, and MNIST's IDX files; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ import gzip
 import math
 import zlib
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.data.files import SPLIT_NAMES, Advance, ImageFile, composed, open_files
-from keras_resnet18.data.splits import Source, listed
-from keras_resnet18.errors import InputError
+from keras_resnet18.data.folder import SPLIT_NAMES, ImageFile, Listing, composed
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.recipe import SplitName
 
 MANIFESTS = {".csv": ",", ".tsv": "\t"}  # endings and what they separate columns by
 
-_COLUMNS = ("path", "label", "split", "group")
 _BEYOND = "\n"  # for the cells of a row that have no column
+_COLUMNS = {"path", "label", "split", "group", _BEYOND}
 
 
-def open_manifest(
-    path: Path, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
-) -> Source:
-    """Reads a table of image files with their classes.
+def list_manifest(path: Path, name: str) -> Listing:
+    """Lists the image files of a table with their classes.
 
     The first row names the columns: `path`, absolute or relative to the table's folder, and
     `label`; if wanted, `split` (train, validation or test) and `group`. Images of one group, such
@@ -35,109 +31,76 @@ def open_manifest(
 
     Args:
         path: A .csv or .tsv file in UTF-8.
-        name: What to call the source.
-        split_seed: Of the hash that carves the splits that the table does not name.
-        leave_out: Paths of images that are not used.
-        advance: Is told of the headers that are read.
+        name: What an error should call it.
 
     Raises:
-        InputError: If a column, a value or a file is missing, a path comes twice, a group is in two
-            splits, or a file is not an image.
+        InputError: If a column, a value or a file is missing, a path comes twice, or a group is in
+            two splits.
     """
-    rows = _checked_rows(path, name)
     given: dict[SplitName, list[ImageFile]] = {}
     group_splits: dict[str, str] = {}
+    rows = _rows(path, name)
     for number, row in rows:
         split = SPLIT_NAMES[row.get("split", "train").lower()]
         group = row.get("group") or row["path"]
         if group_splits.setdefault(group, split) != split:
             raise _refusal("a path or a group must be in one split alone", name, number, group)
-        image = ImageFile(row["path"], composed(row["label"]), composed(group))
-        given.setdefault(split, []).append(image)
-    paths = [row["path"] for _, row in rows]
-    missing = [p for p in paths if not (path.parent / p).is_file()]
-    if missing:
+        given.setdefault(split, []).append(_image(row, group))
+    if missing := [row["path"] for _, row in rows if not (path.parent / row["path"]).is_file()]:
         raise InputError(
             f"paths in a manifest are absolute, or relative to its folder {str(path.parent)!r}. "
-            f"Received: {name!r} with {len(missing):,} of {len(paths):,} that are not there: "
+            f"Received: {name!r} with {len(missing):,} of {len(rows):,} that are not there: "
             f"{listed(missing)}. Correct the paths."
         )
     if "train" not in given:
         raise InputError(f"a manifest needs training images. Received: {name!r} without any.")
-    origins: dict[SplitName, str] = dict.fromkeys(given, f"rows of {path.name}")
-    return open_files(
-        path.parent,
-        name,
-        given,
-        origins=origins,
-        notes=(),
-        split_seed=split_seed,
-        leave_out=leave_out,
-        advance=advance,
-    )
+    return Listing(path.parent, given, dict.fromkeys(given, f"rows of {path.name}"))
 
 
-def test_rows(path: Path, name: str) -> list[ImageFile]:
+def manifest_images(path: Path, name: str) -> list[ImageFile]:
     """All images of a manifest, whichever splits they are in."""
-    return [
-        ImageFile(row["path"], composed(row["label"]), row["path"])
-        for _, row in _checked_rows(path, name)
-    ]
+    return [_image(row, row["path"]) for _, row in _rows(path, name)]
 
 
-def manifest_paths(path: Path, name: str) -> list[str]:
-    """The paths in a manifest, relative to its folder."""
-    return [row["path"] for _, row in _rows(path, name)]
+def _image(row: dict[str, str], key: str) -> ImageFile:
+    return ImageFile(row["path"], composed(row["label"]), composed(key))
 
 
-def _checked_rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows as `_rows` gives them, each of another path, and of a split if they name any."""
-    rows = _rows(path, name)
-    for number, row in rows:
-        if (word := row.get("split", "train")).lower() not in SPLIT_NAMES:
-            raise _refusal("every row needs a split: train, validation or test", name, number, word)
+def _rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with their line numbers, known columns alone, names in lower case."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            separator = MANIFESTS[path.suffix.lower()]
+            reader = csv.DictReader(file, None, _BEYOND, "", delimiter=separator, strict=True)
+            columns = [column.strip().lower() for column in reader.fieldnames or ()]
+            if (columns.count("path"), columns.count("label")) != (1, 1):
+                raise InputError(
+                    "a manifest needs a first row with the columns path and label, each once. "
+                    f"Received: {name!r} with {listed(columns, 9) or 'none'}. Correct it."
+                )
+            reader.fieldnames = columns
+            for cells in reader:
+                row = {c: "".join(cell).strip() for c, cell in cells.items() if c in _COLUMNS}
+                if beyond := row.pop(_BEYOND, ""):
+                    what = "a row has a cell for each column at most, with commas quoted"
+                    raise _refusal(what, name, reader.line_num, beyond)
+                if not row["path"] or not row["label"]:
+                    raise _refusal("every row needs a path and a label", name, reader.line_num, "")
+                if (split := row.get("split", "train")).lower() not in SPLIT_NAMES:
+                    what = "every row needs a split: train, validation or test"
+                    raise _refusal(what, name, reader.line_num, split)
+                rows.append((reader.line_num, row))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"a manifest must be a table in UTF-8. Received: {name!r} ({error}). Save it again."
+        ) from None
     counts = Counter(row["path"] for _, row in rows)
     if twice := [p for p, count in counts.items() if count > 1]:
         raise InputError(
             f"a manifest names each path once. Received: {name!r} with more than one row for "
             f"{listed(twice)}. Remove the others."
         )
-    return rows
-
-
-def _rows(path: Path, name: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table with their line numbers, known columns alone, names in lower case."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(
-                file, restkey=_BEYOND, delimiter=MANIFESTS[path.suffix.lower()], strict=True
-            )
-            columns = {c: c.strip().lower() for c in reader.fieldnames or ()}
-            if not {"path", "label"} <= set(columns.values()):
-                raise InputError(
-                    "a manifest needs a first row with the columns path and label. "
-                    f"Received: {name!r} with {listed(list(columns), 9) or 'none'}. Add it."
-                )
-            words = Counter(c.strip().lower() for c in reader.fieldnames or ())
-            if twice := [word for word in _COLUMNS if words[word] > 1]:
-                raise InputError(
-                    f"a manifest names each column once. Received: {name!r} with more than one "
-                    f"{listed(twice)}. Remove the others."
-                )
-            rows = []
-            for row in reader:
-                beyond = [cell for cell in row.pop(_BEYOND, ()) if cell.strip()]
-                if beyond:
-                    what = "a row has a cell for each column at most, with commas quoted"
-                    raise _refusal(what, name, reader.line_num, beyond[0])
-                values = {columns[c]: (v or "").strip() for c, v in row.items() if c in columns}
-                if not values["path"] or not values["label"]:
-                    raise _refusal("every row needs a path and a label", name, reader.line_num, "")
-                rows.append((reader.line_num, values))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"a manifest must be a table in UTF-8. Received: {name!r} ({error}). Save it again."
-        ) from None
     return rows
 
 
@@ -168,27 +131,20 @@ def read_idx_folder(folder: Path, name: str) -> tuple[_Arrays, _Arrays | None]:
     """
 
     def read(prefix: str) -> _Arrays:
-        found = {content: _find(folder, prefix, content) for content in ("images", "labels")}
-        if lacking := [content for content, path in found.items() if path is None]:
+        images, labels = (_find(folder, prefix, content) for content in ("images", "labels"))
+        if images is None or labels is None:
             raise InputError(
                 f"IDX images need labels and the other way round. Received: {name!r} without "
-                f"{prefix}-{lacking[0]}-…-ubyte. Add the file."
+                f"{prefix}-{'images' if images is None else 'labels'}-…-ubyte. Add the file."
             )
-        images, labels = (path for path in found.values() if path)
         return _read(images, rank=3), _read(labels, rank=1)
 
-    has_test = any(_find(folder, "t10k", content) for content in ("images", "labels"))
-    return read("train"), read("t10k") if has_test else None
+    return read("train"), read("t10k") if _find(folder, "t10k", "*") else None
 
 
 def _find(folder: Path, prefix: str, content: str) -> Path | None:
-    rank = {"images": 3, "labels": 1}[content]
-    for dot in "-.":  # LeCun's files have a dash, many unpacked copies a dot
-        for suffix in ("", ".gz"):
-            path = folder / f"{prefix}-{content}{dot}idx{rank}-ubyte{suffix}"
-            if path.is_file():
-                return path
-    return None
+    """A file by its name: LeCun's have a dash before `idx`, many unpacked copies a dot."""
+    return min(folder.glob(f"{prefix}-{content}[-.]idx?-ubyte*"), default=None)
 
 
 def _read(path: Path, rank: int) -> npt.NDArray[np.uint8]:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_resnet18.data.files import Header, header_of
-from keras_resnet18.data.splits import Order, Source, Split, listed
+from keras_resnet18.data.splits import Order, Source, Split
 from keras_resnet18.data.stored import StoredImage, decode_op, decoded_image, encoded_image
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import decode_image
 from keras_resnet18.recipe import SPLITS, SplitName
 

@@ -1,1 +1,1 @@
-"""From a `keras.Model` to the files that ship."""
+"""Exporters: from a `keras.Model` to the files that ship."""

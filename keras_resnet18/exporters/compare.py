@@ -1,10 +1,11 @@
-"""A model's own answers, in float32: what an exported file is compared with."""
+"""Comparison of an exported file with its model on the same images: figures, limits, report."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,102 +14,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.classify.accuracy import interval
-from keras_resnet18.classify.exported import TFLiteFile
+from keras_resnet18.classify.accuracy import in_words, interval
+from keras_resnet18.classify.exported import Predict, latency_ms
+from keras_resnet18.classify.table import counts_text, facts_table, size_bytes
 from keras_resnet18.errors import ExportError, InputError
-from keras_resnet18.files import OUTPUT
-from keras_resnet18.tflite_file import custom_operators, op_histogram
+from keras_resnet18.exporters.graph import float32_twin, probabilities
+from keras_resnet18.files import EXPORTS, check_destination, is_saved_model, staged, to_json
+from keras_resnet18.machine import cpu_count, environment
 
-# An endpoint and its output, and the layer that gives it, as our builders name it.
-FEATURES, _POOL = "features", "head_pool"
-
-
-def float32_twin(model: keras.Model) -> keras.Model:
-    """The same network computing in float32, with the same weights; `model` itself if it does.
-
-    LiteRT has no kernels for what a mixed-precision graph does, and its weights are float32 anyway.
-
-    Raises:
-        InputError: If a layer cannot be made again from its config.
-    """
-    if all(layer.compute_dtype == "float32" for layer in leaves(model)):
-        return model
-    twin = keras.models.clone_model(model, clone_function=_in_float32, recursive=True)
-    twin.set_weights(model.get_weights())
-    return twin
-
-
-def _in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, keras.layers.Lambda):  # Keras does not load its function from a config
-        arguments = (layer.function, layer._output_shape, layer.mask, layer.arguments)
-        return keras.layers.Lambda(*arguments, name=layer.name, dtype="float32")
-    try:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    except Exception as error:  # whatever a user's layer raises
-        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-        raise InputError(
-            "a model of another precision than float32 is exported from a float32 copy, so each "
-            "layer needs get_config and from_config. "
-            f"Received: {type(layer).__name__} {layer.name!r} ({reason}): define them, or build "
-            "the model in float32"
-        ) from error
-
-
-def probabilities(model: keras.Model, pixels: Any) -> Any:
-    """The model's probabilities, float32 (batch, classes), for pixels of 0–255 of any dtype."""
-    scores = model(tf.cast(pixels, model.inputs[0].dtype), training=False)
-    return _as_probabilities(scores, model)
-
-
-def answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
-    """A function from pixels, as of `probabilities`, to all that the model tells about them.
-
-    It gives `probabilities`, and of a model with a layer `head_pool` that layer's output, float32,
-    as `features`.
-    """
-    if _POOL not in {layer.name for layer in model.layers}:
-        return lambda pixels: {OUTPUT: probabilities(model, pixels)}
-    both = keras.Model(model.inputs[0], [model.outputs[0], model.get_layer(_POOL).output])
-
-    def answers(pixels: Any) -> dict[str, Any]:
-        scores, pooled = both(tf.cast(pixels, model.inputs[0].dtype), training=False)
-        return {OUTPUT: _as_probabilities(scores, model), FEATURES: tf.cast(pooled, tf.float32)}
-
-    return answers
-
-
-def _as_probabilities(scores: Any, model: keras.Model) -> Any:
-    scores = tf.cast(scores, tf.float32)
-    return tf.nn.softmax(scores) if _is_linear(model.outputs[0]) else scores
-
-
-def predictor(model: keras.Model) -> Callable[[Any], Any]:
-    """A compiled function from pixels (batch, height, width, channels) to probabilities, NumPy."""
-    function = tf.function(lambda pixels: probabilities(model, pixels), reduce_retracing=True)
-    return lambda pixels: function(tf.convert_to_tensor(pixels)).numpy()
-
-
-def leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """The model's layers, and those of the models inside it."""
-    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
-
-
-def _is_linear(output: keras.KerasTensor) -> bool:
-    """Whether a model's output is logits, as with `classifier_activation=None`."""
-    last, node, _ = output._keras_history
-    if isinstance(last, keras.Model):
-        return _is_linear(last.outputs[0])
-    linear = getattr(last, "activation", None) is keras.activations.linear
-    if linear and isinstance(last, keras.layers.Activation):
-        # only a cast to float32, as Keras' guide to mixed precision has it after a softmax
-        return _is_linear(last._inbound_nodes[node].input_tensors[0])
-    return linear
-
-
-# Whatever images a caller has at hand, as batches of pixels for calibration and proof.
-
-# (n, height, width, channels) uint8, and class numbers (n,) where the caller gave labels
+# Pixels, uint8 (n, height, width, channels), and class numbers (n,) if the caller gave labels
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
+
+# Default fraction of images on which export and model must give the same class
+MIN_AGREEMENT = 0.98
 
 _BATCH_SIZE = 32
 _NOISE_IMAGES = 16
@@ -117,17 +35,18 @@ _NOISE_IMAGES = 16
 def pixel_batches(
     data: Any, shape: tuple[int | None, ...], *, argument: str, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Batches of pixels, and of class numbers where `data` has them.
+    """Yields batches of pixels, with class numbers if `data` has labels.
 
     Args:
         data: A `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
-            (images, labels). Pixels are 0 to 255, of any dtype; labels class numbers or one-hot.
-        shape: (height, width, channels) that the images must have.
-        argument: What the caller calls `data`; the errors say it.
-        limit: How many images to take at the most.
+            (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or
+            one-hot.
+        shape: Expected (height, width, channels) of the images.
+        argument: Name of the caller's argument, for error messages.
+        limit: Maximum number of images.
 
     Raises:
-        InputError: If `data` is something else, is empty or has no end.
+        InputError: If `data` is of another type, empty or infinite.
     """
     elements = _elements(data, argument, limit)
     empty = True
@@ -148,13 +67,13 @@ def pixel_batches(
 
 
 def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Images that show whether arithmetic is equal, though not how good the classes are."""
+    """Yields random images, which show whether arithmetic is equal but not how accurate it is."""
     rng = np.random.default_rng(0)
     yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
 
 
 def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any, ...]]:
-    """One image at a time, as (image,) or (image, label) of NumPy arrays."""
+    """Iterates over (image,) or (image, label) as NumPy arrays."""
     if not isinstance(data, tf.data.Dataset):
         try:
             data = tf.data.Dataset.from_tensor_slices(data)
@@ -171,7 +90,7 @@ def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any
             f"{argument} must hold images (height, width, channels), batched or not, alone or as "
             f"(image, label). Received: {spec}"
         )
-    data = data.map(lambda *parts: parts[:2])  # sample weights have no say here
+    data = data.map(lambda *parts: parts[:2])  # ignores sample weights
     if rank == 4:
         data = data.unbatch()
     if limit is not None:
@@ -187,7 +106,7 @@ def _as_pixels(images: np.ndarray[Any, Any], argument: str) -> np.ndarray[Any, A
         return images
     if not (images.min() >= 0 and images.max() <= 255) or 0 < images.max() <= 1:  # NaN: neither
         raise InputError(
-            f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalised ones. "
+            f"{argument} needs pixels of 0 to 255, as a camera gives them, not normalized ones. "
             f"Received: {images.dtype} values from {images.min():.3g} to {images.max():.3g}"
         )
     pixels: np.ndarray[Any, Any] = np.rint(images).astype(np.uint8)
@@ -204,27 +123,19 @@ def _class_numbers(labels: np.ndarray[Any, Any], argument: str) -> np.ndarray[An
     return labels.argmax(1) if one_hot else labels.reshape(-1)
 
 
-# Comparison of an exported file with its model: the same images through both, and the limits.
-
-# The fraction of the images that must get the class the model gives
-MIN_AGREEMENT = 0.98
-
-Predict = Callable[[Any], Any]
-
-
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A model and its export on the same images.
+    """Comparison of an export with its model on the same images.
 
     Attributes:
-        n: How many images.
-        agreement: Fraction of the images to which both give the same class, 0 to 1.
-        max_difference: Largest difference of a probability from the float32 model's.
-        mean_difference: Mean difference of the probabilities from the float32 model's.
+        n: Number of images.
+        agreement: Fraction of images on which both give the same class, 0 to 1.
+        max_difference: Largest difference between a probability and the float32 model's.
+        mean_difference: Mean difference between the probabilities and the float32 model's.
         accuracy: Top-1 accuracy of the export, 0 to 1; None if the images have no labels.
         model_accuracy: Top-1 accuracy of the model, 0 to 1; None if the images have no labels.
-        mass_error: Largest difference of the sum of an image's probabilities from 1.
-        model_classes: Number of classes that the model gives to any of the images.
+        mass_error: Largest difference between the sum of an image's probabilities and 1.
+        model_classes: Number of different classes that the model predicts.
     """
 
     n: int
@@ -237,12 +148,12 @@ class Comparison:
     model_classes: int
 
     def interval(self, fraction: float) -> tuple[float, float]:
-        """95 % confidence interval of a fraction of the images."""
+        """95 % confidence interval of a fraction of the images, such as `accuracy`."""
         return interval(round(fraction * self.n), self.n)
 
     @property
     def warning(self) -> str | None:
-        """Why agreement shows little, in one line; None if it shows enough."""
+        """Warning if agreement is uninformative (one class for every image), else None."""
         if self.n > 1 and self.model_classes == 1:
             return (
                 f"the model gives all {self.n:,} images the same class, so agreement and accuracy "
@@ -250,8 +161,35 @@ class Comparison:
             )
         return None
 
+    def fault(
+        self, max_difference: float | None, min_agreement: float = MIN_AGREEMENT
+    ) -> str | None:
+        """One-line description of the first limit that is exceeded, or None.
+
+        Args:
+            max_difference: Largest allowed difference of a probability; None for any.
+            min_agreement: Smallest allowed agreement, 0 to 1.
+        """
+        where = f"on {self.n:,} images"
+        if not self.mass_error < 0.01:
+            return (
+                f"the export's outputs do not sum to 1 {where}, so they are not probabilities: "
+                "the model must end in a softmax, or give logits"
+            )
+        if self.agreement < min_agreement:
+            return (
+                f"the export gives the model's class for {self.agreement:.2%} {where}, below "
+                f"min_agreement={min_agreement:.2%}"
+            )
+        if max_difference is not None and self.max_difference > max_difference:
+            return (
+                "the export's probabilities differ from the model's by up to "
+                f"{self.max_difference:.2g} {where}, more than {max_difference:g}"
+            )
+        return None
+
     def to_dict(self) -> dict[str, Any]:
-        """The figures with their intervals for JSON, infinity and NaN as None."""
+        """Figures and their intervals for JSON, with infinity and NaN as None."""
         figures: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             figures[name] = None if value is None or not np.isfinite(value) else value
@@ -260,90 +198,51 @@ class Comparison:
         return figures
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """How far an export may be from the model.
-
-    Attributes:
-        min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
-        max_difference: Largest difference of a probability; None where only the class counts.
-    """
-
-    min_agreement: float = MIN_AGREEMENT
-    max_difference: float | None = None
-
-    def fault(self, comparison: Comparison) -> str | None:
-        """The limit that a comparison exceeds, in one line; None if it keeps both."""
-        where = f"on {comparison.n:,} images"
-        if not comparison.mass_error < 0.01:
-            return (
-                f"the export's outputs do not sum to 1 {where}, so they are not probabilities: "
-                "the model must end in a softmax, or give logits"
-            )
-        if comparison.agreement < self.min_agreement:
-            return (
-                f"the export gives the model's class for {comparison.agreement:.2%} {where}, below "
-                f"min_agreement={self.min_agreement:.2%}"
-            )
-        if self.max_difference is not None and comparison.max_difference > self.max_difference:
-            return (
-                "the export's probabilities differ from the model's by up to "
-                f"{comparison.max_difference:.2g} {where}, more than {self.max_difference:g}"
-            )
-        return None
-
-
 def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> Comparison:
     """Runs an export and its model on the same pixels.
 
     Args:
-        exported: From uint8 pixels (n, height, width, channels) to probabilities (n, classes).
-        model: The Keras model as it was trained. The export's classes are compared with its own,
-            the export's probabilities with those of its float32 twin: the rounding of mixed
-            precision is not the export's.
-        batches: Images, with labels or without.
+        exported: Function from uint8 pixels (n, height, width, channels) to probabilities
+            (n, classes).
+        model: The Keras model as it was trained. Classes are compared with those of this model,
+            probabilities with those of its float32 twin, because the export is not to blame for
+            the rounding of mixed precision.
+        batches: Images, all with labels or all without.
     """
     twin = float32_twin(model)
-    predict_twin = predictor(twin)
-    predict_model = predict_twin if twin is model else predictor(model)
-    count = agreeing = labelled = right = model_right = 0
-    difference = total_difference = mass_error = 0.0
-    classes: set[int] = set()
+    predict_twin = _predictor(twin)
+    predict_model = predict_twin if twin is model else _predictor(model)
+    rows: list[tuple[Any, ...]] = []
     for pixels, labels in batches:
-        with whole_float32():
+        with _whole_float32():
             got, exact = exported(pixels), predict_twin(pixels)
-        top = got.argmax(1)
         model_top = (exact if twin is model else predict_model(pixels)).argmax(1)
-        count += len(pixels)
-        classes.update(model_top.tolist())
-        agreeing += int((top == model_top).sum())
-        difference = max(difference, _largest(got - exact))
-        total_difference += float(abs(got - exact).mean(1).sum())
-        mass_error = max(mass_error, _largest(got.sum(1) - 1))
-        if labels is not None:
-            labelled += len(labels)
-            right += int((top == labels).sum())
-            model_right += int((model_top == labels).sum())
+        error, mass_error = abs(got - exact), abs(got.sum(1) - 1)
+        rows.append((got.argmax(1), model_top, error.max(1), error.mean(1), mass_error, labels))
+    *columns, numbers = zip(*rows, strict=True)
+    top, model_top, largest, mean, mass_error = map(np.concatenate, columns)
+    true = None if numbers[0] is None else np.concatenate(numbers)
     return Comparison(
-        n=count,
-        agreement=agreeing / count,
-        max_difference=difference,
-        mean_difference=total_difference / count,
-        accuracy=right / labelled if labelled else None,
-        model_accuracy=model_right / labelled if labelled else None,
-        mass_error=mass_error,
-        model_classes=len(classes),
+        n=len(top),
+        agreement=float((top == model_top).mean()),
+        # NaN counts as an infinite error
+        max_difference=float(np.nan_to_num(largest, nan=np.inf).max()),
+        mean_difference=float(mean.mean()),
+        accuracy=None if true is None else float((top == true).mean()),
+        model_accuracy=None if true is None else float((model_top == true).mean()),
+        mass_error=float(np.nan_to_num(mass_error, nan=np.inf).max()),
+        model_classes=len(np.unique(model_top)),
     )
 
 
-def _largest(errors: np.ndarray[Any, Any]) -> float:
-    # NaN counts as the largest error there is
-    return float(np.nan_to_num(abs(errors), nan=np.inf).max())
+def _predictor(model: keras.Model) -> Predict:
+    function = tf.function(lambda pixels: probabilities(model, pixels), reduce_retracing=True)
+    return lambda pixels: function(tf.convert_to_tensor(pixels)).numpy()
 
 
 @contextlib.contextmanager
-def whole_float32() -> Iterator[None]:
-    """Turns off TF32, a GPU's float32 arithmetic with 10 of 23 bits, which is off by up to 1e-3."""
+def _whole_float32() -> Iterator[None]:
+    """Turns off TF32, GPU arithmetic with 10 of float32's 23 bits and errors of up to 1e-3."""
     config = tf.config.experimental
     before = config.tensor_float_32_execution_enabled()
     config.enable_tensor_float_32_execution(False)
@@ -353,42 +252,157 @@ def whole_float32() -> Iterator[None]:
         config.enable_tensor_float_32_execution(before)
 
 
-def check_graph(path: Path, model: keras.Model) -> dict[str, int]:
-    """Checks a .tflite file for what the converter may get wrong in silence.
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """Report on an exported file, compared with its model.
 
-    Returns:
-        Number of operators by name.
+    Attributes:
+        path: Path of the file or folder.
+        format: One of `files.EXPORTS`, such as `"tflite-int8"`.
+        size_bytes: Size of the file, or of all files in the folder.
+        comparison: Comparison of the export with the model on the same images.
+        latency_ms: Median time of one image at batch size 1, on one thread per CPU.
+        operators: Number of operators of a .tflite or .onnx file by name.
+        fault: Why the file failed, in one line; None if it passed.
+        threads: Number of threads that the latency was measured on.
+    """
+
+    path: Path
+    format: str
+    size_bytes: int
+    comparison: Comparison
+    latency_ms: float
+    operators: dict[str, int] = dataclasses.field(default_factory=dict)
+    fault: str | None = None
+    threads: int = dataclasses.field(default_factory=cpu_count)
+
+    def __str__(self) -> str:
+        found = self.comparison
+        accuracy = (
+            "accuracy not measured"
+            if found.accuracy is None
+            else f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
+        )
+        return (
+            f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
+            f"an image, agreement {found.agreement:.2%}, largest difference "
+            f"{found.max_difference:.1e}, {accuracy}, n = {found.n}"
+            + ("" if found.warning is None else f"; {found.warning}")
+        )
+
+    def table(self) -> str:
+        """Figures for a terminal of 80 columns, one per line."""
+        found = self.comparison
+        rows = {
+            "file": f"{self.path}, {self.format}, {self.size_bytes / 1e6:.2f} MB",
+            "top-1": self._fraction(found.accuracy),
+            "model's top-1": self._fraction(found.model_accuracy),
+            "same class": self._fraction(found.agreement),
+            "difference": f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on "
+            "average, of a probability",
+            "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
+        }
+        if self.operators:
+            counts = counts_text(self.operators)
+            built_in = "; all of them built in" if self.format.startswith("tflite") else ""
+            rows["operators"] = counts + built_in
+        if found.warning is not None:
+            rows["warning"] = found.warning
+        rows["verdict"] = "passed" if self.fault is None else "failed"
+        return facts_table(rows)
+
+    def _fraction(self, value: float | None) -> str:
+        if value is None:
+            return "not measured: the images have no labels"
+        return in_words(value, self.comparison.interval(value), self.comparison.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for JSON."""
+        return {
+            "file": self.path.name,
+            "format": self.format,
+            "passed": self.fault is None,
+            "fault": self.fault,
+            "warning": self.comparison.warning,
+            "size_bytes": self.size_bytes,
+            **self.comparison.to_dict(),
+            "operators": self.operators,
+            "latency_ms": self.latency_ms,
+            "threads": self.threads,
+        }
+
+
+def report_file(path: Path) -> Path:
+    """Path of an exported file's report: `<name>.json` beside it."""
+    path = path.absolute()
+    return path.with_name(f"{path.name}.json")
+
+
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Writes a report and the environment in which it was made as JSON."""
+    path.write_text(to_json({**figures, "environment": environment()}), encoding="utf-8")
+
+
+def check_report_file(path: Path) -> None:
+    """Raises InputError if `<name>.json` exists and is not the report of an export."""
+    check_destination(report_file(path), _is_report, "the report of an export")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return "passed" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def export_verified(
+    format_: str,
+    path: Path,
+    model: keras.Model,
+    write: Callable[[keras.Model, Path], tuple[Predict, dict[str, int]]],
+    *,
+    shape: tuple[int, ...],
+    batches: Iterator[Batch] | None,
+    min_agreement: float = MIN_AGREEMENT,
+) -> ExportReport:
+    """Writes an exported file and its report if the file gives the model's answers.
+
+    Args:
+        format_: One of `EXPORTS`.
+        path: Destination; an earlier export is replaced.
+        model: The model as it was trained.
+        write: Function that writes a float32 model to a path, opens the file with its own runtime,
+            and returns it with the number of its operators by name.
+        shape: (height, width, channels) of the images that the file takes.
+        batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
+        min_agreement: Smallest allowed agreement with the model, 0 to 1.
 
     Raises:
-        ExportError: If the file is broken, convolutions are missing, an operator is not built in,
-            or the file does not take uint8 pixels as they are and give float32.
+        InputError: If something other than an earlier export is at the path.
+        ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    operators = _operators(path)
-    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in leaves(model))
-    found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
-    if not operators or found < convolutions:
-        which = "converted" if operators else "empty"
-        raise ExportError(
-            f"the {which} graph has {found} convolutions, the model {convolutions}: the "
-            f"converter left some out. Its operators: {operators}"
+    if format_ == "saved_model":
+        check_destination(path, is_saved_model, "a SavedModel")
+    else:
+        check_destination(path, Path.is_file, "a file")
+    check_report_file(path)
+    twin = float32_twin(model)
+    if batches is None:
+        batches, model, min_agreement = noise(shape), twin, 0.0
+    # Read the first batch now, to refuse unsuitable images before minutes of conversion
+    batches = itertools.chain([next(batches)], batches)
+    with staged(report_file(path)) as figures, staged(path) as new:
+        exported, operators = write(twin, new)
+        comparison = compare(exported, model, batches)
+        if fault := comparison.fault(EXPORTS[format_].max_difference, min_agreement):
+            raise ExportError(f"{fault}; nothing was written")
+        report = ExportReport(
+            path=path,
+            format=format_,
+            size_bytes=size_bytes(new),
+            comparison=comparison,
+            latency_ms=latency_ms(exported, shape),
+            operators=operators,
         )
-    if "CUSTOM" in operators:
-        raise ExportError(
-            "the converted graph needs operators that are not built into LiteRT: "
-            f"{', '.join(custom_operators(path))}. Its operators: {operators}"
-        )
-    scale, zero_point = TFLiteFile(path).input["quantization"]
-    if (scale, zero_point) not in ((0.0, 0), (1.0, 0)):
-        raise ExportError(
-            "the converted graph must take pixels of 0 to 255 as they are. "
-            f"Its input: uint8, scale {scale}, zero point {zero_point}"
-        )
-    return operators
-
-
-def _operators(path: Path) -> dict[str, int]:
-    try:
-        return op_histogram(path)
-    except Exception:  # the reader follows a broken file's offsets to anywhere
-        TFLiteFile(path)  # raises the clearer error
-        raise
+        write_figures(figures, report.to_dict())
+    return report

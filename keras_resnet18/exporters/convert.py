@@ -1,8 +1,8 @@
-"""SavedModel → TFLite, in a process of its own: TensorFlow's converter leaks memory at every call.
+"""Script that converts a SavedModel to TFLite; run by `export_tflite` in a process of its own.
 
     python -P convert.py SAVED_MODEL OUTPUT [float16|dynamic|int8 [CALIBRATION.npy]]
 
-Needs TensorFlow and NumPy alone. Calibration images, for int8, are uint8 (n, height, width,
+It imports TensorFlow and NumPy only. Calibration images, for int8, are uint8 (n, height, width,
 channels).
 """
 
@@ -16,14 +16,14 @@ import tensorflow as tf
 def main(
     saved_model: str, output: str, quantize: str | None = None, calibration: str | None = None
 ) -> None:
-    """Converts the signature `serving_default`, whose batch size is 1."""
+    """Converts the signature `serving_default`, which has batch size 1."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         saved_model, signature_keys=["serving_default"]
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if quantize is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]  # alone: the weights, to int8
-    if quantize == "dynamic":  # or the dense layer's operator needs a runtime of 2024 or later
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]  # by itself, int8 weights
+    if quantize == "dynamic":  # otherwise the dense layer needs a runtime of 2024 or later
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]

@@ -1,11 +1,10 @@
-"""`export`: a run's model in the formats that ship, calibrated and verified on the run's images."""
+"""`export`: writes a run's model in the formats that ship, verified on the run's test images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,9 +13,9 @@ from keras_resnet18.classify.classifier import open_images
 from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.splits import Source
-from keras_resnet18.errors import InputError, one_of, within
+from keras_resnet18.errors import ExportError, InputError, one_of, within
+from keras_resnet18.exporters.compare import ExportReport
 from keras_resnet18.exporters.onnx import export_onnx
-from keras_resnet18.exporters.report import ExportReport
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
     CALIBRATION_IMAGES,
@@ -29,10 +28,10 @@ from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import check_about
 
-# Enough to see a lost point of accuracy, and on images of a phone's size under a minute.
+# Enough to see a loss of one point of accuracy; takes under a minute with photos from a phone
 CHECK_IMAGES = 1000
 
-# The formats that noise can check
+# Formats that can be compared on noise
 _CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_difference is not None)
 
 
@@ -45,41 +44,44 @@ def export(
     check_images: int = CHECK_IMAGES,
     about: Mapping[str, str] | None = None,
     note: Callable[[str], None] = print,
-) -> Iterator[ExportReport]:
-    """Exports a run's model, and compares each file with it on test images.
+) -> list[ExportReport]:
+    """Exports a run's model and compares each file with it on test images.
 
     int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
-    files. Where the run's images cannot be opened, `"all"` exports the formats that need none,
-    checked on noise.
+    files. If the run's images cannot be opened, `"all"` exports the formats that need none and
+    compares them on noise. A format that fails does not stop the others.
 
     Args:
         run: A finished run, or its folder.
-        formats: One or several of `formats.EXPORTS`, or `"all"`: those that can be made here.
-        out: The folder to write to; by default `export` in the run.
-        data: The source of the images; by default the one that the run was trained on.
-        check_images: How many test images to compare on, at most.
-        about: What the .tflite files' metadata is to say, as `export_tflite` takes it; the name is
-            by default that of the run's folder.
-        note: Receives a line for each format that `"all"` leaves out, and why, and one if files are
-            compared on noise because the images cannot be opened.
+        formats: One or more names of `files.EXPORTS`, or `"all"` for all that can be made here.
+        out: Destination folder, by default `export` in the run.
+        data: Source of the images, by default the one that the run was trained on.
+        check_images: Maximum number of test images to compare on.
+        about: Metadata fields of the .tflite files, as for `export_tflite`. The name is by default
+            that of the run's folder.
+        note: Function that receives a line for each reason that `"all"` leaves out formats, and a
+            line if files are compared on noise because the images cannot be opened.
 
     Returns:
-        A report for each format, as soon as it is written.
+        A report for each format.
 
     Raises:
-        InputError: If a format is unknown or lacks what it needs, the images are not those of the
-            run, one is broken, or the folder holds another program's files of the same names.
-        ExportError: If an export does not give the model's answers.
+        InputError: If a format is unknown or cannot be made here, the images are not those of the
+            run, or the folder has files of the same names from another program.
+        ExportError: If a file does not give the model's answers. If several formats were asked for
+            and some fail, for this or another reason, the error is raised after all were tried:
+            the message names those that failed, and the attribute `reports` has the reports of the
+            others.
     """
     run = run if isinstance(run, Run) else load_run(run)
     formats = [formats] if isinstance(formats, str) else formats
     for name in formats:
         one_of("format", name, (*EXPORTS, "all"))
     within("check_images", check_images, check_images >= 1, "1 or more")
-    folder = Path(out or run.export_folder)
-    _check_folder(run, folder)
-    name = run.path.resolve().name.encode("utf-8", "replace").decode()
-    check_about(about := {"name": name, **(about or {})})
+    out = Path(out or run.export_folder)
+    _check_folder(out)
+    folder_name = run.path.resolve().name.encode("utf-8", "replace").decode()
+    check_about(about := {"name": folder_name, **(about or {})})
     source, unopened = _open(run, data)
     lacking = _lacking(source, unopened)
     for name in formats:
@@ -91,11 +93,24 @@ def export(
         formats = [name for name in EXPORTS if name not in lacking]
     elif source is None:
         note(f"compared on noise, and not on test images: {unopened}")
-    return _export(run, tuple(dict.fromkeys(formats)), folder, source, check_images, about)
+    reports = []
+    failures: dict[str, list[str]] = {}  # formats by error message
+    asked = dict.fromkeys(formats)
+    for name in asked:
+        try:
+            reports.append(_export(run, name, out, source, check_images, about))
+        except InputError as error:
+            if len(asked) == 1:
+                raise
+            failures.setdefault(str(error), []).append(name)
+    if failures:
+        lines = (f"{', '.join(names)} failed: {error}" for error, names in failures.items())
+        raise ExportError(". ".join(lines), reports)
+    return reports
 
 
 def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
-    """The images; or why there are none, which is refused only where they were asked for."""
+    """Returns the images, or None and the reason; raises InputError if `data` was given."""
     try:
         return open_images(run.spec, run, data), None
     except InputError as error:
@@ -105,7 +120,7 @@ def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
 
 
 def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
-    """The formats that cannot be made here, each with a line that says what it lacks."""
+    """Formats that cannot be made here, with a one-line reason."""
     lacking = {}
     if source is None:
         line = (
@@ -125,7 +140,7 @@ def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
     return lacking
 
 
-def _check_folder(run: Run, folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raises InputError if `folder` holds another program's classifier.json or labels.txt."""
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
@@ -144,38 +159,33 @@ def _check_folder(run: Run, folder: Path) -> None:
 
 def _export(
     run: Run,
-    formats: Sequence[str],
+    name: str,
     out: Path,
     source: Source | None,
     check_images: int,
     about: Mapping[str, str],
-) -> Iterator[ExportReport]:
+) -> ExportReport:
     def sample(split: SplitName, count: int) -> tf.data.Dataset | None:
         if source is None:
             return None
         return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
 
-    about_run: dict[str, Any] = {
-        "spec": run.spec,
-    }
-    calibration, check = sample("train", CALIBRATION_IMAGES), sample("test", check_images)
-    for name in formats:
-        path = out / EXPORTS[name].file
-        with broken_images_named():
-            if name == "saved_model":
-                report = export_saved_model(run.model, path, **about_run, check=check)
-            elif name == "onnx":
-                report = export_onnx(run.model, path, **about_run, check=check)
-            else:
-                report = export_tflite(
-                    run.model,
-                    path,
-                    **about_run,
-                    quantize=name.partition("-")[2] or None,
-                    calibration=calibration,
-                    check=check,
-                    about=about,
-                )
-        run.write_text(out / SPEC_FILE, run.spec.to_json())
-        run.write_text(out / LABELS_FILE, run.spec.labels_txt())
-        yield report
+    path, check = out / EXPORTS[name].file, sample("test", check_images)
+    with broken_images_named():
+        if name == "saved_model":
+            report = export_saved_model(run.model, path, spec=run.spec, check=check)
+        elif name == "onnx":
+            report = export_onnx(run.model, path, spec=run.spec, check=check)
+        else:
+            report = export_tflite(
+                run.model,
+                path,
+                spec=run.spec,
+                quantize=name.partition("-")[2] or None,
+                calibration=sample("train", CALIBRATION_IMAGES),
+                check=check,
+                about=about,
+            )
+    run.write_text(out / SPEC_FILE, run.spec.to_json())
+    run.write_text(out / LABELS_FILE, run.spec.labels_txt())
+    return report

@@ -1,7 +1,8 @@
-"""JPEG and PNG files decoded by TensorFlow's operators alone, so that a SavedModel can do it."""
+"""JPEG and PNG decoding with TensorFlow operators only, for use inside a SavedModel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -9,107 +10,103 @@ import tensorflow as tf
 from keras_resnet18.images import MAX_PIXELS
 
 _PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
+_GREY, _RGB, _PALETTE = 0, 2, 3  # PNG color types
 
-# Segments of a JPEG, and chunks of a PNG, that are looked at for EXIF.
-_MOST_SEGMENTS = 1000
-_MOST_CHUNKS = 100_000
+_MAX_SEGMENTS = 1000  # of a JPEG, searched for EXIF
 
-# For EXIF's orientations 1 to 8 (EXIF 2.3, section 4.6.4): whether rows and columns change places,
-# and whether the rows, and the columns, are then reversed.
+# For EXIF orientations 1 to 8 (EXIF 2.3, section 4.6.4): whether rows and columns are swapped, and
+# whether the rows, and the columns, are then reversed.
 _TRANSPOSED = (False, False, False, False, True, True, True, True)
 _ROWS_REVERSED = (False, False, True, True, False, False, True, True)
 _COLUMNS_REVERSED = (False, True, True, False, False, True, True, False)
 
 
-def decode(file: Any) -> Any:
-    """Decodes one image to the way a person sees it.
+def _decode(file: Any) -> Any:
+    """Decodes a JPEG or PNG file to the pixels of `images.decode_image`.
 
-    EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
-    channels, 16-bit grey is scaled to 8 bits; of 16-bit colours the upper 8 bits are taken, and a
-    transparent one is not looked for, as in `images.decode_image`. Broken EXIF counts as none.
+    The EXIF orientation of a JPEG is applied; that of a PNG is not. Transparent pixels are blended
+    over white, except in 16-bit RGB without an alpha channel. Grayscale is repeated over three
+    channels. 16-bit grayscale is scaled to 8 bits; of 16-bit colors, the upper 8 bits are taken.
+    Invalid EXIF data is ignored.
 
     Args:
-        file: String tensor of shape (), a whole JPEG or PNG file of at most MAX_PIXELS. Anything
-            else is a `tf.errors.InvalidArgumentError` when the operators run.
+        file: String tensor of shape (), a JPEG or PNG file of at most MAX_PIXELS pixels.
 
     Returns:
         uint8 tensor of shape (height, width, 3), 0 to 255.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When run on anything else.
     """
-    return _decode(file)
-
-
-def _decode_either(file: Any) -> Any:
+    data = tf.pad(tf.io.decode_raw(file, tf.uint8), [[0, 1]])
     is_jpeg = tf.io.is_jpeg(file)
-    known = is_jpeg | (tf.strings.substr(file, 0, len(_PNG)) == _PNG)
-    file = _checked(file, known, "a whole JPEG or PNG file", _beginning(file))
+    is_known = is_jpeg | (tf.strings.substr(file, 0, len(_PNG)) == _PNG)
+    file = _checked(file, is_known, "a whole JPEG or PNG file", _printable(data[:8]))
     size = tf.cond(
-        is_jpeg, lambda: _jpeg_size(file), lambda: _number(_piece(file, 16, 8), [0, 4], 4)
+        is_jpeg,
+        lambda: tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64),
+        lambda: _number(data, [16, 20], 4),
     )
-    allowed = tf.reduce_prod(size) <= MAX_PIXELS
-    file = _checked(file, allowed, f"of at most {MAX_PIXELS:,} pixels, height × width", size)
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(file), lambda: _decode_png(file))
+    is_allowed = tf.reduce_prod(size) <= MAX_PIXELS
+    file = _checked(file, is_allowed, f"of at most {MAX_PIXELS:,} pixels, height × width", size)
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(file, data), lambda: _decode_png(file, data))
     return tf.ensure_shape(image, (None, None, 3))
 
 
-# traced once a process, and not for every endpoint
-_decode = tf.function(_decode_either, [tf.TensorSpec((), tf.string)], autograph=False)
+# Traced once per process rather than once per endpoint
+decode: Callable[[Any], Any] = tf.function(_decode, [tf.TensorSpec((), tf.string)], autograph=False)
 
 
 def _checked(file: Any, condition: Any, expected: str, received: Any) -> Any:
-    """The file, which is not decoded unless the condition holds."""
+    """Returns the file with an assertion that runs before it is decoded."""
     message = f"an image must be {expected}. Received:"
     with tf.control_dependencies([tf.debugging.Assert(condition, [message, received])]):
         return tf.identity(file)
 
 
-def _beginning(file: Any) -> Any:
-    """The first bytes of a file as text, such as `GIF89a??`: an error must be UTF-8."""
-    begin = tf.cast(_piece(file, 0, 8), tf.int32)
-    return tf.strings.unicode_encode(
-        tf.where((begin > 31) & (begin < 127), begin, ord("?")), "UTF-8"
-    )
+def _printable(data: Any) -> Any:
+    """Bytes as text, such as `GIF89a??`: an error message must be UTF-8."""
+    data = tf.cast(data, tf.int32)
+    return tf.strings.unicode_encode(tf.where((data > 31) & (data < 127), data, ord("?")), "UTF-8")
 
 
-def _jpeg_size(file: Any) -> Any:
-    return tf.cast(tf.io.extract_jpeg_shape(file)[:2], tf.int64)
+def _decode_png(file: Any, data: Any) -> Any:
+    bits, color_type = _number(data, 24, 1), _number(data, 25, 1)
 
+    def grey() -> Any:
+        # One level may be transparent. With fewer than 8 bits and no such level, TensorFlow sets
+        # alpha to 1, 3 or 15 instead of 255.
+        image = tf.io.decode_png(file, channels=4, dtype=tf.uint16)
+        levels = tf.cast(tf.round(tf.cast(image[..., :3], tf.float32) / 257), tf.uint8)
+        return tf.where(image[..., 3:] > 0, levels, 255)
 
-def _decode_jpeg(file: Any) -> Any:
-    # the arithmetic that other programs use; TensorFlow's default is a faster and coarser one
-    image = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
-    return _upright(image, _orientation(_jpeg_exif(file)))
+    def palette() -> Any:
+        image = tf.io.decode_png(file)  # 4 channels if there is transparency, else 3
+        alpha = [[0, 0], [0, 0], [0, 4 - tf.shape(image)[2]]]
+        return _over_white(tf.pad(image, alpha, constant_values=255))
 
-
-def _decode_png(file: Any) -> Any:
-    header = _piece(file, 24, 2)
-    bits, colour_type = _number(header, 0, 1), _number(header, 1, 1)
-    exif, has_transparency = _png_chunks(file)
-
-    def grey_16() -> Any:
-        rgba = tf.io.decode_png(file, channels=4, dtype=tf.uint16)
-        levels = tf.cast(tf.round(tf.cast(rgba[..., :3], tf.float32) / 257), tf.uint8)
-        return tf.where(rgba[..., 3:] > 0, levels, 255)
-
-    image = tf.case(
+    return tf.case(
         [
-            # without transparency in the file, TensorFlow gives these an alpha of 1, 3 or 15
-            ((bits < 8) & ~has_transparency, lambda: tf.io.decode_png(file, channels=3)),
-            ((bits == 16) & (colour_type == 0), grey_16),
-            ((bits == 16) & (colour_type == 2), lambda: tf.io.decode_png(file, channels=3)),
+            (color_type == _GREY, grey),
+            (color_type == _PALETTE, palette),
+            ((color_type == _RGB) & (bits == 16), lambda: tf.io.decode_png(file, channels=3)),
         ],
         default=lambda: _over_white(tf.io.decode_png(file, channels=4)),
     )
-    return _upright(image, _orientation(exif))
 
 
 def _over_white(rgba: Any) -> Any:
     rgba = tf.cast(rgba, tf.uint16)
-    colour, alpha = rgba[..., :3], rgba[..., 3:]
-    over_white = colour * alpha + 255 * (255 - alpha)  # at most 255², which 16 bits hold
+    color, alpha = rgba[..., :3], rgba[..., 3:]
+    over_white = color * alpha + 255 * (255 - alpha)  # at most 255², which fits 16 bits
     return tf.cast((over_white + 127) // 255, tf.uint8)
 
 
-def _upright(image: Any, orientation: Any) -> Any:
+def _decode_jpeg(file: Any, data: Any) -> Any:
+    # The arithmetic of other programs; TensorFlow's default is faster and less accurate
+    image = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
+    orientation = _orientation(_exif(data))
+
     def of(table: tuple[bool, ...]) -> Any:
         return tf.constant(table)[orientation - 1]
 
@@ -118,53 +115,29 @@ def _upright(image: Any, orientation: Any) -> Any:
     return tf.reverse(turned, reversed_axes)
 
 
-def _jpeg_exif(file: Any) -> Any:
-    """The TIFF structure in a JPEG's EXIF segment, uint8 of shape (n,); n is 0 if there is none."""
+def _exif(data: Any) -> Any:
+    """TIFF structure of a JPEG's EXIF segment, uint8 of shape (n + 1,), ending with a 0."""
 
-    def head(at: Any) -> Any:
-        return _piece(file, at, 10)
-
-    def is_exif(head: Any) -> Any:
-        marker_and_name = _bytes(head, tf.constant([0, 1, 4, 5, 6, 7, 8, 9], tf.int64))
-        return tf.reduce_all(marker_and_name == [*b"\xff\xe1Exif\0\0"])
+    def is_exif(at: Any) -> Any:
+        name = int.from_bytes(b"Exif\0\0")
+        return (_number(data, at, 2) == 0xFFE1) & (_number(data, at + 4, 6) == name)
 
     def is_other_segment(at: Any) -> Any:
-        segment = head(at)
-        is_scan = _number(segment, 1, 1) == 0xDA
-        return (_number(segment, 0, 1) == 0xFF) & ~is_scan & ~is_exif(segment)
+        is_scan = _number(data, at, 2) == 0xFFDA
+        return (_number(data, at, 1) == 0xFF) & ~is_scan & ~is_exif(at)
 
     (at,) = tf.while_loop(
         is_other_segment,
-        lambda at: [at + 2 + _number(head(at), 2, 2)],  # a length does not count the marker
+        lambda at: [at + 2 + _number(data, at + 2, 2)],  # a length does not count the marker
         [tf.constant(2, tf.int64)],  # after the file's own marker
-        maximum_iterations=_MOST_SEGMENTS,
+        maximum_iterations=_MAX_SEGMENTS,
     )
-    segment = head(at)
-    return _piece(file, at + 10, tf.where(is_exif(segment), _number(segment, 2, 2) - 8, 0))
-
-
-def _png_chunks(file: Any) -> tuple[Any, Any]:
-    """The TIFF structure in the eXIf chunk, as of `_jpeg_exif`; whether there is transparency."""
-
-    def kind(at: Any) -> Any:
-        return tf.strings.substr(file, tf.minimum(at + 4, _length(file)), 4)
-
-    def step(at: Any, exif: Any, transparent: Any) -> tuple[Any, Any, Any]:
-        size = _number(_piece(file, at, 4), 0, 4)
-        exif = tf.where(kind(at) == b"eXIf", tf.stack([at + 8, size]), exif)
-        return at + 12 + size, exif, transparent | (kind(at) == b"tRNS")
-
-    _, found, transparent = tf.while_loop(
-        lambda at, *_: (kind(at) != b"IEND") & (kind(at) != b""),
-        step,
-        (tf.constant(8, tf.int64), tf.constant([0, 0], tf.int64), tf.constant(False)),
-        maximum_iterations=_MOST_CHUNKS,
-    )
-    return _piece(file, found[0], found[1]), transparent
+    end = at + 2 + _number(data, at + 2, 2)
+    return tf.pad(data[at + 10 : tf.where(is_exif(at), end, 0)], [[0, 1]])
 
 
 def _orientation(tiff: Any) -> Any:
-    """EXIF's orientation, 1 to 8; 1, upright, where it is missing or the structure is broken."""
+    """The EXIF orientation, 1 to 8; 1, upright, if it is missing or the structure is invalid."""
     order = _number(tiff, 0, 2)
     little_endian = order == 0x4949
 
@@ -181,24 +154,12 @@ def _orientation(tiff: Any) -> Any:
 
 
 def _number(data: Any, at: Any, width: int, little_endian: Any = False) -> Any:
-    """The unsigned numbers of `width` bytes at each of the places, int64 of their shape."""
+    """Unsigned numbers of `width` bytes at the given positions, int64; past the end, all are 0.
+
+    The last byte of `data` must be 0.
+    """
     place = tf.range(width, dtype=tf.int64)
     weight = 256 ** tf.where(little_endian, place, width - 1 - place)
-    places = tf.expand_dims(tf.cast(at, tf.int64), -1) + place
-    return tf.reduce_sum(_bytes(data, places) * weight, -1)
-
-
-def _bytes(data: Any, places: Any) -> Any:
-    """The bytes at these places, int64; beyond the end all are 0."""
-    padded = tf.pad(data, [[0, 1]])
-    return tf.cast(tf.gather(padded, tf.minimum(places, tf.size(data, tf.int64))), tf.int64)
-
-
-def _piece(file: Any, at: Any, size: Any) -> Any:
-    """Up to `size` bytes of a file from `at` on, uint8; fewer at its end."""
-    start = tf.minimum(tf.cast(at, tf.int64), _length(file))
-    return tf.io.decode_raw(tf.strings.substr(file, start, tf.cast(size, tf.int64)), tf.uint8)
-
-
-def _length(file: Any) -> Any:
-    return tf.cast(tf.strings.length(file), tf.int64)
+    positions = tf.expand_dims(tf.cast(at, tf.int64), -1) + place
+    values = tf.gather(data, tf.minimum(positions, tf.size(data, tf.int64) - 1))
+    return tf.reduce_sum(tf.cast(values, tf.int64) * weight, -1)

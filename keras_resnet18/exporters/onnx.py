@@ -1,4 +1,4 @@
-"""A model as an .onnx file for ONNX Runtime and other runtimes."""
+"""`export_onnx`: an .onnx file for ONNX Runtime and other runtimes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from keras_resnet18.classify.exported import (
     check_onnx_extra,
     onnx_op_histogram,
 )
-from keras_resnet18.exporters import serving
-from keras_resnet18.exporters.compare import pixel_batches
-from keras_resnet18.exporters.frame import export_verified, run_converter
-from keras_resnet18.exporters.report import ExportReport
+from keras_resnet18.exporters import graph
+from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
 from keras_resnet18.spec import ClassifierSpec
 
-# Of 2022: every maintained runtime reads it.
+# Opset of December 2022, which every maintained runtime reads
 OPSET = 18
 
 
@@ -34,38 +32,38 @@ def export_onnx(
     labels: Sequence[str] | None = None,
     check: Any = None,
 ) -> ExportReport:
-    """Writes an .onnx file that takes pixels and gives probabilities, verified by ONNX Runtime.
+    """Writes an .onnx file and verifies it with ONNX Runtime.
 
-    The file takes `image`, uint8 (batch, height, width, channels) of any batch with values of 0 to
-    255, and gives `probabilities`, float32 (batch, classes), with operators of opset 18. Its
-    metadata has the specification under the key `classifier`, as JSON. ONNX Runtime runs it, and it
-    is written only if it gives the model's answers; its figures are beside it, in `<name>.json`.
+    The file takes `image`, uint8 (batch, height, width, channels) of any batch size with values of
+    0 to 255, and returns `probabilities`, float32 (batch, classes), with operators of opset 18. Its
+    metadata holds the specification under the key `classifier`, as JSON. The file is written only
+    if it gives the model's answers in ONNX Runtime; its report is beside it, in `<name>.json`.
 
     It needs the extra `onnx`: `pip install 'keras-resnet18[onnx]'`.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
-            logits.
-        path: The file to write; one that exists is replaced.
-        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
-            has its own, `run.spec`.
-        labels: Class names in the order of the model's output, where there is no `spec`; by default
-            the classes' numbers. Images are then resized until they cover the model's size.
+        model: A classifier that takes pixels of 0 to 255 of one fixed size and returns softmax
+            probabilities or logits.
+        path: Destination; an existing file is replaced.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. That of
+            a run is `run.spec`.
+        labels: Class names in the order of the model's output if there is no `spec`, by default the
+            class numbers. Images are then resized to cover the model's input size.
         check: Held-out images to compare on: a `tf.data.Dataset` or arrays, of images or
-            (image, label), batched or not; with labels, top-1 accuracy is measured too. By default
+            (image, label), batched or not. With labels, top-1 accuracy is measured too. By default
             noise, on which accuracy is not measured.
 
     Returns:
-        Size, agreement, accuracy, latency, operators: `print` it.
+        Report with size, agreement, accuracy, latency and operators.
 
     Raises:
         InputError: If an argument cannot be used, or the extra is not installed.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     check_onnx_extra()
-    serving.check_model(model)
-    serving.check_size(model, "an .onnx file")
-    spec = serving.spec_of(model, spec, labels)
+    graph.check_model(model)
+    graph.check_size(model, "an .onnx file")
+    spec = graph.spec_of(model, spec, labels)
     shape = model.input_shape[1:]
 
     def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
@@ -79,38 +77,19 @@ def export_onnx(
 
 def _convert(model: keras.Model, path: Path) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
-    serving.write_saved_model(model, saved_model)
+    graph.write_saved_model(model, saved_model)
     command = ["-m", "tf2onnx.convert", "--saved-model", str(saved_model), "--tag", "serve"]
     command += ["--signature_def", "serving_default", "--opset", str(OPSET), "--output", str(path)]
-    run_converter("tf2onnx", command, path)
+    graph.run_converter("tf2onnx", command, path)
 
 
 def _tidy(path: Path, properties: dict[str, str]) -> None:
-    """Puts metadata into a file, and removes what differs between two conversions of a model."""
+    """Adds metadata, names the batch dimension, and removes the path of the converter's input."""
     import onnx
 
     model = onnx.load(path)
-    model.graph.name, model.graph.doc_string = "classifier", ""  # not the converter's folder
+    model.graph.name, model.graph.doc_string = "classifier", ""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    _name_in_order(model.graph)
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
-
-
-def _name_in_order(graph: Any) -> None:
-    """Numbers nodes and values in graph order; the converter's numbers vary."""
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    names[""] = ""  # an omitted optional input
-    for i, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{i}"
-        for values in (node.input, node.output):
-            for name in values:
-                names.setdefault(name, f"value_{len(names)}")
-            values[:] = [names[name] for name in values]
-    order = list(names)
-    initializers = sorted(graph.initializer, key=lambda x: order.index(x.name))
-    for initializer in initializers:
-        initializer.name = names[initializer.name]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)

@@ -1,4 +1,4 @@
-"""A model as a .tflite file for phones."""
+"""`export_tflite`: a .tflite file for phones."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import Predict, TFLiteFile
-from keras_resnet18.errors import InputError, within
-from keras_resnet18.exporters import convert, serving
-from keras_resnet18.exporters.compare import MIN_AGREEMENT, check_graph, pixel_batches
-from keras_resnet18.exporters.frame import export_verified, run_converter
-from keras_resnet18.exporters.report import ExportReport
-from keras_resnet18.exporters.stem import with_packed_stem
+from keras_resnet18.errors import ExportError, InputError, within
+from keras_resnet18.exporters import convert, graph
+from keras_resnet18.exporters.compare import (
+    MIN_AGREEMENT,
+    ExportReport,
+    export_verified,
+    pixel_batches,
+)
 from keras_resnet18.files import TFLITE
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import add_metadata, append_files, keep_softmax_float
+from keras_resnet18.tflite_file import add_metadata, append_files, contents, keep_softmax_float
 
-# Calibration finds each tensor's range. Ranges settle after a few hundred images; more cost time.
+# Calibration finds the range of each tensor; ranges settle after a few hundred images
 CALIBRATION_IMAGES = 300
 
-# With fewer, the ranges are those of a few images and not of the kind.
+# With fewer images, the ranges are not representative
 MIN_CALIBRATION_IMAGES = 200
+
+_PAD, _CONV = "stem_conv_pad", "stem_conv"  # layer names of our builders
 
 
 def export_tflite(
@@ -41,46 +46,45 @@ def export_tflite(
     min_agreement: float = MIN_AGREEMENT,
     about: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Writes a .tflite file that takes pixels and gives probabilities, verified by LiteRT.
+    """Writes a .tflite file and verifies it with LiteRT.
 
-    The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and gives
+    The file takes `image`, uint8 (1, height, width, channels) with values of 0 to 255, and returns
     `probabilities`, float32 (1, classes), with LiteRT's built-in operators only, whatever dtype
-    policy the model was trained under. TFLite Metadata describes both to apps. LiteRT runs the
-    file, and it is written only if it gives the model's answers; its figures are beside it, in
-    `<name>.json`.
+    policy the model was trained under. TFLite Metadata describes both to apps. The file is written
+    only if it gives the model's answers in LiteRT; its report is beside it, in `<name>.json`.
 
     Args:
-        model: A classifier that takes pixels of 0 to 255, of one fixed size; with softmax or
-            logits.
-        path: The file to write; one that exists is replaced.
-        spec: Specification of the classifier: class names, preprocessing, score threshold. A run
-            has its own, `run.spec`.
-        labels: Class names in the order of the model's output, where there is no `spec`; by default
-            the classes' numbers. Images are then resized until they cover the model's size.
-            The specification is packed into the file; MediaPipe obeys labels and threshold.
+        model: A classifier that takes pixels of 0 to 255 of one fixed size and returns softmax
+            probabilities or logits.
+        path: Destination; an existing file is replaced.
+        spec: Specification of the classifier: class names, preprocessing, score threshold. That of
+            a run is `run.spec`. It is packed into the file; MediaPipe uses the class names and the
+            threshold.
+        labels: Class names in the order of the model's output if there is no `spec`, by default the
+            class numbers. Images are then resized to cover the model's input size.
         quantize: `None` for float32; `"float16"` for float16 weights and float32 arithmetic, half
-            the size; `"dynamic"` for int8 weights and float32 activations, `"int8"` for int8
-            weights and activations, a quarter. The softmax is float32 in all of them.
-        calibration: Images like those of training, for `"int8"`, 200 or more: a `tf.data.Dataset`
-            or arrays, of images or (image, label), batched or not. The first 300 are used.
-        check: Held-out images of the same kinds, to compare on; with labels, top-1 accuracy is
-            measured too. By default the calibration images, and without those noise, on which
+            the size; `"dynamic"` for int8 weights and float32 activations, or `"int8"` for int8
+            weights and activations, a quarter of the size. The softmax is always float32.
+        calibration: Training images for `"int8"`, 200 or more: a `tf.data.Dataset` or arrays, of
+            images or (image, label), batched or not. The first 300 are used.
+        check: Held-out images to compare on, in the same forms. With labels, top-1 accuracy is
+            measured too. By default the calibration images, or without those noise, on which
             accuracy is not measured.
-        min_agreement: Fraction of the images, 0 to 1, that must get the class the model gives.
-        about: For the metadata: some of `name`, `description`, `version`, `author`, `license`. The
-            first three are by default made from the model; author and license, which are yours to
-            say, are left out.
+        min_agreement: Fraction of the images on which file and model must give the same class, 0
+            to 1.
+        about: Metadata fields: `name`, `description`, `version`, `author`, `license`. The first
+            three have defaults made from the model.
 
     Returns:
-        Size, agreement, accuracy, latency: `print` it.
+        Report with size, agreement, accuracy, latency and operators.
 
     Raises:
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    serving.check_model(model)
-    serving.check_size(model, "a .tflite file")
-    spec = serving.spec_of(model, spec, labels)
+    graph.check_model(model)
+    graph.check_size(model, "a .tflite file")
+    spec = graph.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
@@ -101,8 +105,7 @@ def export_tflite(
             keep_softmax_float(new)
         add_metadata(new, metadata.pack(metadata.describe_model(twin, spec, about)))
         append_files(new, {LABELS_FILE: spec.labels_txt(), SPEC_FILE: spec.to_json()})
-        operators = check_graph(new, twin)
-        return TFLiteFile(new), operators
+        return open_checked(new, twin)
 
     return export_verified(
         TFLITE[quantize],
@@ -143,8 +146,7 @@ def _calibration_images(calibration: Any, shape: tuple[int, ...]) -> np.ndarray[
             f"quantize='int8' needs {MIN_CALIBRATION_IMAGES} calibration images or more. Received: "
             f"{len(images)}: give more, or take quantize='dynamic', which needs none"
         )
-    # The range of the input must be 0 to 255, so that uint8 pixels are their own quantised values;
-    # two corner pixels see to that where no image happens to have them.
+    # Two corner pixels make the range of the input 0 to 255, so that pixels need no scaling
     images[0, 0, 0], images[0, -1, -1] = 0, 255
     return images
 
@@ -156,9 +158,9 @@ def _convert(
     calibration: np.ndarray[Any, Any] | None,
 ) -> None:
     saved_model = path.with_name(f"{path.name}.saved_model")
-    # The quantiser turns a float input into a uint8 one; a uint8 input it would cast and quantise.
+    # The quantizer makes a float input uint8; it would cast and quantize a uint8 input
     dtype = "uint8" if calibration is None else "float32"
-    serving.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
+    graph.write_saved_model(model, saved_model, batch_size=1, dtype=dtype)
     arguments = [convert.__file__, str(saved_model), str(path)]
     if quantize is not None:
         arguments.append(quantize)
@@ -166,4 +168,101 @@ def _convert(
         images = path.with_name(f"{path.name}.calibration.npy")
         np.save(images, calibration)
         arguments.append(str(images))
-    run_converter("TensorFlow's converter", arguments, path)
+    graph.run_converter("TensorFlow's converter", arguments, path)
+
+
+def with_packed_stem(model: keras.Model) -> keras.Model:
+    """Rearranges the 7×7 stem of our builders by space to depth, for int8 kernels.
+
+    Those kernels read four or eight channels at a time, most of which are empty with three
+    channels. Every 2×2 pixels become one pixel of twelve channels, and the 7×7 kernel with stride 2
+    becomes a 4×4 kernel with stride 1: the same products and sums, padded with zeros.
+
+    Returns:
+        A model that shares all other layers with `model`; `model` itself if it has another stem,
+        or an odd height or width.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    if not _is_paper_stem(layers.get(_PAD), layers.get(_CONV)):
+        return model
+
+    def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name == _PAD:
+            return keras.layers.Lambda(_space_to_depth, name=_PAD)
+        if layer.name == _CONV:
+            changes = {"kernel_size": 4, "strides": 1}
+            return type(layer).from_config({**layer.get_config(), **changes})
+        return layer
+
+    kernel, *bias = layers[_CONV].get_weights()
+    twin = keras.models.clone_model(model, clone_function=packed)
+    twin.get_layer(_CONV).set_weights([_pack(kernel), *bias])
+    return twin
+
+
+def _is_paper_stem(pad: Any, conv: Any) -> bool:
+    return (
+        isinstance(pad, keras.layers.ZeroPadding2D)
+        and isinstance(conv, keras.layers.Conv2D)
+        and pad.padding == ((3, 3), (3, 3))
+        and conv.kernel_size == (7, 7)
+        and conv.strides == (2, 2)
+        and conv.padding == "valid"
+        and conv.dilation_rate == (1, 1)
+        and conv.groups == 1
+        and conv.input is pad.output
+        and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])
+    )
+
+
+def _pack(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rearranges a kernel from (7, 7, c, filters) to (4, 4, 4 · c, filters)."""
+    kernel = np.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    *_, channels, filters = kernel.shape
+    blocks = kernel.reshape(4, 2, 4, 2, channels, filters).transpose(0, 2, 1, 3, 4, 5)
+    return blocks.reshape(4, 4, 4 * channels, filters)
+
+
+def _space_to_depth(images: Any) -> Any:
+    """Rearranges (batch, height, width, c) to (batch, height / 2 + 3, width / 2 + 3, 4 · c)."""
+    # Pads by 2 of the new pixels, or 4 old ones: the 7×7 kernel's 3, and 1 where `_pack` adds zeros
+    return tf.pad(tf.nn.space_to_depth(images, 2), ((0, 0), (2, 1), (2, 1), (0, 0)))
+
+
+def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, int]]:
+    """Opens a .tflite file and checks it for faults that the converter does not report.
+
+    Returns:
+        The file, and the number of its operators by name.
+
+    Raises:
+        ExportError: If the file is damaged, convolutions are missing, an operator is not built
+            in, or the file does not take unscaled uint8 pixels and return float32.
+    """
+    try:
+        operators = contents(path).operators
+    except InputError:
+        TFLiteFile(path)  # raises a clearer error
+        raise
+    layers = graph.leaves(model)
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in layers)
+    found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
+    if not operators or found < convolutions:
+        which = "converted" if operators else "empty"
+        raise ExportError(
+            f"the {which} graph has {found} convolutions, the model {convolutions}: the "
+            f"converter left some out. Its operators: {operators}"
+        )
+    if any(name.startswith("CUSTOM") for name in operators):
+        raise ExportError(
+            "the converted graph needs operators that are not built into LiteRT. "
+            f"Its operators: {operators}"
+        )
+    file = TFLiteFile(path)
+    scale, zero_point = file.input["quantization"]
+    if (scale, zero_point) not in ((0.0, 0), (1.0, 0)):
+        raise ExportError(
+            "the converted graph must take pixels of 0 to 255 as they are. "
+            f"Its input: uint8, scale {scale}, zero point {zero_point}"
+        )
+    return file, operators

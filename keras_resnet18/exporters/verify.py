@@ -1,10 +1,9 @@
-"""`verify`: an exported file and the run that it was made from, on the same images."""
+"""`verify`: compares an exported file with the run that it was made from."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
@@ -19,17 +18,19 @@ from keras_resnet18.classify.exported import (
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.errors import ExportError, InputError, one_of
-from keras_resnet18.exporters import compare, diagnose
-from keras_resnet18.exporters.report import (
+from keras_resnet18.exporters.compare import (
     ExportReport,
     check_report_file,
+    compare,
     report_file,
     write_figures,
 )
+from keras_resnet18.exporters.tflite import open_checked
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.tflite_file import quantization
 
 
 def verify(
@@ -41,21 +42,21 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits that an export of its kind keeps, and hold the run's labels. The
-    figures are written beside it, in `<name>.json`, whether it does or not.
+    The file must keep the limits of an export of its format and hold the run's specification. The
+    report is written beside it, in `<name>.json`, whether it passes or not.
 
     Args:
-        file: A .tflite file, an .onnx file or a SavedModel's folder.
-        run: The finished run, or its folder.
-        data: The source of the images; by default the one that the run was trained on.
+        file: A .tflite file, an .onnx file or a SavedModel folder.
+        run: A finished run, or its folder.
+        data: Source of the images, by default the one that the run was trained on.
         split: `"train"`, `"validation"` or `"test"`.
 
     Returns:
-        The figures, and in `fault` what is wrong, None if nothing is.
+        Report; its attribute `fault` describes what is wrong, None if the file passes.
 
     Raises:
-        InputError: If the two cannot be compared.
-        ExportError: If the file cannot be run at all; this too is written beside it.
+        InputError: If file and run cannot be compared.
+        ExportError: If the file cannot be run; this is written to the report too.
     """
     path = Path(file)
     one_of("split", split, SPLITS)
@@ -69,31 +70,32 @@ def verify(
     try:
         report = _report(path, run, data, split)
     except ExportError as error:
-        _write(path, {"file": path.name, "passed": False, "fault": str(error)})
+        with staged(report_file(path)) as figures:
+            write_figures(figures, {"file": path.name, "passed": False, "fault": str(error)})
         raise
-    _write(path, report.to_dict())
+    with staged(report_file(path)) as figures:
+        write_figures(figures, report.to_dict())
     return report
 
 
 def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
-    operators: dict[str, int] = {}
     kind: str = check_format(path, *EXPORTED)
-    is_tflite = kind == "tflite"
-    if is_tflite:
-        operators = compare.check_graph(path, run.model)
-        kind = TFLITE[diagnose.quantization(path)]
-    file = open_exported(path)
-    if kind == "onnx":
-        operators = onnx_op_histogram(path)
-    _check_shapes(file, path, run)
+    file: TFLiteFile | SavedModelFolder | OnnxFile
+    if kind == "tflite":
+        file, operators = open_checked(path, run.model)
+        kind = TFLITE[quantization(path)]
+    else:
+        file = open_exported(path)
+        operators = onnx_op_histogram(path) if kind == "onnx" else {}
+    try:
+        run.spec.check_model(file.image_shape, file.classes, run.spec_file)
+    except InputError as error:
+        raise InputError(f"{path} is not a file of this run: {error}") from None
     images = open_images(run.spec, run, data, (split,)).splits[split]
     batches = sample_batches(images, run.preprocess.resize_and_crop)
-    limits = compare.Limits(max_difference=EXPORTS[kind].max_difference)
     with broken_images_named():
-        comparison, fault = diagnose.compare_and_diagnose(
-            file, run.model, batches.as_numpy_iterator(), limits, path if is_tflite else None
-        )
-    faults = [_spec_fault(file.spec, run.spec), fault]
+        comparison = compare(file, run.model, batches.as_numpy_iterator())
+    faults = [_spec_fault(file.spec, run.spec), comparison.fault(EXPORTS[kind].max_difference)]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
@@ -106,23 +108,8 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
     )
 
 
-def _check_shapes(file: TFLiteFile | SavedModelFolder | OnnxFile, path: Path, run: Run) -> None:
-    """Raises InputError unless file and run take the same images and know as many classes."""
-    size, wanted = file.image_shape[:2], run.preprocess.size
-    if any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
-        raise InputError(
-            f"file and run must take images of one size. Received: {path} for {_by(size)}, "
-            f"{run.path} for {_by(wanted)} pixels"
-        )
-    if file.classes != len(run.spec.labels):
-        raise InputError(
-            f"file and run must have the same classes. Received: {path} with {file.classes}, "
-            f"{run.path} with {len(run.spec.labels)}"
-        )
-
-
 def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str | None:
-    """What of a file's specification differs from the run's, in one line; None if nothing."""
+    """Difference between the specifications of a file and its run, in one line, or None."""
     if found is None:
         return (
             "it has no specification (labels, preprocessing, threshold), as the run has: it was "
@@ -130,17 +117,3 @@ def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str |
         )
     difference = expected.difference(found)
     return None if difference is None else f"its specification is not the run's: {difference}"
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        with staged(report_file(path)) as new:
-            write_figures(new, figures)
-    except OSError as error:
-        raise InputError(
-            f"the figures cannot be written to {report_file(path)}: {error.strerror}"
-        ) from None

@@ -1,45 +1,50 @@
-"""Checks of the builders' arguments: each raises InputError with what is allowed and received."""
+"""Arguments of the builders: checks, the image input, and the initial weights."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_resnet18.errors import InputError, one_of, within
-from keras_resnet18.model.pooling import as_output_size
-from keras_resnet18.recipe import STEMS, VARIANTS
-from keras_resnet18.weights.catalogue import Published, find_weights
-from keras_resnet18.weights.checkpoints import ENDINGS, is_name
+from keras_resnet18.errors import InputError, path_of, within
+from keras_resnet18.model.pooling import is_output_size
+from keras_resnet18.recipe import SMALLEST_SIDE
+from keras_resnet18.weights.catalogue import Published, fetch, find_weights
+from keras_resnet18.weights.checkpoints import KERAS_WEIGHTS, is_name
+from keras_resnet18.weights.transfer import load_weights
 
 Activation = str | Callable[[Any], Any] | None
 Pooling = str | int | tuple[int, int] | None
 Shape = tuple[int | None, int | None, int]
+Weights = str | os.PathLike[str] | None
 
-OUTPUT_STRIDES = (8, 16, 32)
-_SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels, by stem
+_WEIGHTS = "a published name, as keras-resnet18 info weights lists them, or an existing file"
 
 
-def check_network(input_shape: Any, *, stem: str, variant: str | None, output_stride: int) -> None:
-    """Checks everything before the head."""
+def image_input(
+    input_tensor: keras.KerasTensor | None, input_shape: Shape, stem: str
+) -> keras.KerasTensor:
+    """Returns `input_tensor`, or a new input of `input_shape`.
+
+    Raises:
+        InputError: If it cannot be an image for this stem.
+    """
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "the network takes channels last: keras.config.set_image_data_format('channels_last'). "
             f"Received: image_data_format={keras.config.image_data_format()!r}"
         )
-    one_of("stem", stem, STEMS)
-    known = variant is None or variant in VARIANTS
-    within("variant", variant, known, "None (the paper's network) or 'd' (ResNet-D)")
-    if variant is not None and stem != "imagenet":
-        raise InputError(
-            f"variant {variant!r} has its own stem: leave stem at 'imagenet'. "
-            f"Received: stem={stem!r}, variant={variant!r}"
-        )
-    known = isinstance(output_stride, int) and output_stride in OUTPUT_STRIDES
-    within("output_stride", output_stride, known, "8, 16 or 32")
+    if input_tensor is not None:
+        if not keras.utils.is_keras_tensor(input_tensor):
+            raise InputError(
+                "input_tensor must be a Keras tensor, as keras.Input() returns. "
+                f"Received: input_tensor={type(input_tensor).__name__}"
+            )
+        input_shape = input_tensor.shape[1:]
     if (
         not isinstance(input_shape, list | tuple)
         or len(input_shape) != 3
@@ -51,91 +56,74 @@ def check_network(input_shape: Any, *, stem: str, variant: str | None, output_st
             "input_shape must be (height, width, channels), height and width numbers or None. "
             f"Received: input_shape={input_shape!r}"
         )
-    smallest = _SMALLEST_SIDE[stem]
+    smallest = SMALLEST_SIDE[stem]
     if any(side is not None and side < smallest for side in input_shape[:2]):
         raise InputError(
             f"images must be at least {smallest} pixels a side with the {stem!r} stem. "
             f"Received: input_shape={tuple(input_shape)}"
         )
+    return keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
 
 
-def check_input_tensor(input_tensor: Any) -> None:
-    """Checks that `input_tensor` is a symbolic Keras tensor."""
-    if not keras.utils.is_keras_tensor(input_tensor):
-        raise InputError(
-            "input_tensor must be a Keras tensor, as keras.Input() returns. "
-            f"Received: input_tensor={type(input_tensor).__name__}"
-        )
-
-
-def check_classifier(
-    classes: int, activation: Activation, dropout: float, pooling: Pooling
+def check_head(
+    include_top: bool, classes: int, activation: Activation, dropout: float, pooling: Pooling
 ) -> None:
-    """Checks the head of a network with a top."""
-    whole = isinstance(classes, int) and not isinstance(classes, bool) and classes >= 1
-    within("classes", classes, whole, "a positive whole number")
-    rate = isinstance(dropout, int | float) and 0 <= dropout < 1
-    within("dropout", dropout, rate, "from 0 up to below 1")
-    try:
-        keras.activations.get(activation)
-    except (TypeError, ValueError):
-        raise InputError(
-            "classifier_activation must be 'softmax', None (logits) or a Keras activation. "
-            f"Received: classifier_activation={activation!r}"
-        ) from None
-    if pooling is not None:
-        raise InputError(
-            "pooling is for features: it needs include_top=False. "
-            f"Received: pooling={pooling!r}, include_top=True"
-        )
-
-
-def check_features(classes: int, activation: Activation, dropout: float, pooling: Pooling) -> None:
-    """Checks the end of a network without a top, which has no classifier to configure."""
+    """Raises InputError unless these arguments fit a network with or without a top."""
+    if include_top:
+        whole = isinstance(classes, int) and not isinstance(classes, bool) and classes >= 1
+        within("classes", classes, whole, "a positive whole number")
+        try:
+            keras.activations.get(activation)
+        except (TypeError, ValueError):
+            raise InputError(
+                "classifier_activation must be 'softmax', None (logits) or a Keras activation. "
+                f"Received: classifier_activation={activation!r}"
+            ) from None
+        within("pooling", pooling, pooling is None, "None, or given with include_top=False")
+        return
     for name, value, default in (
         ("classes", classes, 1000),
         ("classifier_activation", activation, "softmax"),
         ("dropout", dropout, 0.0),
     ):
-        if value != default:
-            raise InputError(
-                f"{name} is for the classifier: it needs include_top=True. "
-                f"Received: {name}={value!r}, include_top=False"
-            )
-    if pooling not in (None, "avg", "max"):
-        try:
-            as_output_size(pooling)
-        except InputError:
-            raise InputError(
-                "pooling must be None, 'avg', 'max' or an output size such as 3 or (3, 3). "
-                f"Received: pooling={pooling!r}"
-            ) from None
+        within(name, value, value == default, f"{default!r}, or given with include_top=True")
+    known = pooling in (None, "avg", "max") or is_output_size(pooling)
+    within("pooling", pooling, known, "None, 'avg', 'max' or an output size such as 3 or (3, 3)")
 
 
-def published_weights(
-    weights: str | os.PathLike[str] | None, *, network: str, stem: str
-) -> Published | None:
-    """The catalogue's entry that `weights` names; None if it is None or the path of a file.
+def published_weights(weights: Weights, *, network: str, stem: str) -> Published | None:
+    """Returns the published weights that `weights` names, or None if it is None or a path.
 
     Raises:
-        InputError: If it is none of these, or the entry is for another network.
+        InputError: If the name is unknown, the weights are for another network, or there is no
+            such file.
     """
-    if isinstance(weights, str) and is_name(weights):
-        entry = find_weights(weights)
-        if (entry.network, stem) != (network, "imagenet"):
-            raise InputError(
-                f"these weights are for a {entry.network} with the imagenet stem. "
-                f"Received: weights={weights!r} for a {network} with stem={stem!r}"
-            )
-        return entry
-    if weights is not None and not (
-        isinstance(weights, str | os.PathLike)
-        and not is_name(str(weights))
-        and Path(weights).exists()
-    ):
-        received = str(weights) if isinstance(weights, os.PathLike) else weights
+    if weights is None:
+        return None
+    name = str(path_of(weights, "weights to be None, a name or a path"))
+    if not is_name(name):
+        within("weights", name, Path(name).exists(), _WEIGHTS)
+        return None
+    entry = find_weights(name)
+    if (entry.network, stem) != (network, "imagenet"):
         raise InputError(
-            "weights must be None, the name of published ones (keras-resnet18 info weights), or "
-            f"the path of an existing {', '.join(ENDINGS)} file. Received: weights={received!r}"
+            f"these weights are for a {entry.network} with the imagenet stem. "
+            f"Received: weights={weights!r} for a {network} with stem={stem!r}"
         )
-    return None
+    return entry
+
+
+def initialize(model: keras.Model, weights: Published | Weights) -> None:
+    """Loads the weights that a model begins with; warns if its head has other classes."""
+    if isinstance(weights, Published):
+        # a classifier of the same classes is loaded all the same: the file is known to have one
+        if load_weights(model, fetch(weights), head="skip").kept:
+            warnings.warn(
+                f"{weights.name} knows ImageNet's 1,000 classes: the head for "
+                f"{model.output_shape[-1]:,} classes is new, and has to be trained",
+                stacklevel=4,  # the line that builds
+            )
+    elif weights is not None and os.fspath(weights).endswith(KERAS_WEIGHTS):
+        model.load_weights(weights)
+    elif weights is not None:
+        load_weights(model, weights)

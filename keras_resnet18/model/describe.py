@@ -1,4 +1,4 @@
-"""The paper's table 1, for one particular model."""
+"""Table 1 of the paper, computed from a model."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ from keras import layers
 
 from keras_resnet18.errors import InputError
 
-# The letters under which the lecture note that this project began from draws the network.
-_PARTS = {
-    "stem": "A",
-    "stage1": "B",
-    "stage2": "C",
-    "stage3": "D",
-    "stage4": "E",
-    "head": "",
-}
+# Block letters, as in the original lecture note.
+_LETTERS = {"stem": "A", "stage1": "B", "stage2": "C", "stage3": "D", "stage4": "E", "head": ""}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One part of the network.
+    """Stem, stage or head of a network.
 
     Attributes:
-        block: The lecture note's letter, A to E; empty for the head.
+        block: Letter A to E, as in the original lecture note; empty for the head.
         stage: `"stem"`, `"stage1"` … `"stage4"` or `"head"`.
-        layers: What is in it, in the paper's notation: `"[3×3, 128; 3×3, 128] ×2"`.
-        output_shape: Without the batch: (height, width, channels) or (classes,).
-        parameters: Trainable and not, BatchNorm's statistics included.
-        multiply_adds: Of one image, in convolutions and dense layers; None if its size is open.
-        receptive_field: How many pixels of the image, on a side, one value of the output sees;
-            None where that is all of them.
+        layers: Layers in the paper's notation, such as `"[3×3, 128; 3×3, 128] ×2"`.
+        output_shape: (height, width, channels) or (classes,), without the batch.
+        parameters: Number of parameters, including BatchNorm's statistics.
+        multiply_adds: Multiply-adds for one image, in convolutions and dense layers; None if the
+            image size is open.
+        receptive_field: Side, in pixels, of the part of the image that one value of the output
+            depends on; None for the whole image.
     """
 
     block: str
@@ -50,7 +44,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A model's table: `rows` for a program, `str()` for a person."""
+    """Table of a model: `rows` for programs, `str()` for people."""
 
     name: str
     rows: tuple[Row, ...]
@@ -92,16 +86,16 @@ class Description:
 
 
 def describe(model: keras.Model) -> Description:
-    """The paper's table for this very model.
+    """Describes a model as table 1 of the paper does: `print(describe(model))`.
 
     Args:
-        model: One that a builder of this package made, or one with its layer names.
+        model: Model from a builder of this package, or one with its layer names.
 
     Returns:
-        A row for each of stem, stages and head: `print(describe(model))`, or use its `rows`.
+        `Description` with a row each for the stem, the stages and the head.
 
     Raises:
-        InputError: If the model has none of the names.
+        InputError: If the model has none of the layer names.
     """
     parts: dict[str, list[layers.Layer]] = {}
     for layer in model.layers:
@@ -119,7 +113,7 @@ def describe(model: keras.Model) -> Description:
         multiply_adds = [_multiply_adds(layer) for layer in members]
         rows.append(
             Row(
-                block=_PARTS[part],
+                block=_LETTERS[part],
                 stage=part,
                 layers=_notation(members),
                 output_shape=tuple(members[-1].output.shape[1:]),
@@ -139,21 +133,17 @@ def _part(layer_name: str) -> str | None:
 
 
 def _receptive_field(members: list[layers.Layer], field: int, jump: int) -> tuple[int, int]:
-    """Follows the main path: each window of size k adds k - 1 steps of the map it slides over.
-
-    With a dilation each of these steps is as many times as long.
-    """
+    """Follows the main path: each window of size k adds k - 1 steps of the map it slides over."""
     for layer in members:
         if isinstance(layer, layers.Conv2D):
-            reach = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+            size = layer.kernel_size[0]
         elif isinstance(layer, layers.MaxPooling2D):
-            reach = layer.pool_size[0] - 1
+            size = layer.pool_size[0]
         else:
             continue
-        if "_shortcut_" in layer.name:
-            continue
-        field += reach * jump
-        jump *= layer.strides[0]
+        if "_shortcut_" not in layer.name:
+            field += (size - 1) * jump
+            jump *= layer.strides[0]
     return field, jump
 
 
@@ -167,22 +157,17 @@ def _multiply_adds(layer: layers.Layer) -> int | None:
 
 
 def _notation(members: list[layers.Layer]) -> str:
-    """The part's layers as the paper writes them."""
+    """Formats layers as the paper does."""
     blocks: dict[str, list[str]] = {}
-    dilations = []
     for layer in members:
         if isinstance(layer, layers.Conv2D) and "_shortcut_" not in layer.name:
             block = layer.name.rpartition("_")[0]
             stride = f" /{layer.strides[0]}" if layer.strides[0] > 1 else ""
             side = layer.kernel_size[0]
-            dilations.append(layer.dilation_rate[0])
             blocks.setdefault(block, []).append(f"{side}×{side}, {layer.filters}{stride}")
     if blocks and members[0].name.startswith("stage"):
         convolutions = next(iter(blocks.values()))
-        dilated = ""
-        if max(dilations) > 1:  # in the first block of a stage it changes
-            dilated = f", dilation {', then '.join(map(str, dict.fromkeys(dilations)))}"
-        return f"[{'; '.join(convolutions)}] ×{len(blocks)}{dilated}{_projection(members)}"
+        return f"[{'; '.join(convolutions)}] ×{len(blocks)}{_projection(members)}"
     return "; ".join([*(c for block in blocks.values() for c in block), *_other(members)])
 
 

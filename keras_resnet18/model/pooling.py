@@ -1,4 +1,4 @@
-"""Adaptive average pooling: you give the output size, the windows follow from the input."""
+"""Adaptive average pooling: the output size is given, and the windows follow from the input."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import within
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet18")
 class AdaptiveAveragePooling2D(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Averages a feature map of any size down, or up, to a fixed size.
+    """Averages feature maps of any size to a fixed size.
 
-    Output row i is the mean of the input rows from ⌊i·in/out⌋ up to ⌈(i+1)·in/out⌉, exclusive, and
-    likewise for columns: torch's windows, exact where the sizes do not divide (they then overlap).
+    Output row i is the mean of the input rows from ⌊i·in/out⌋ to ⌈(i+1)·in/out⌉, exclusive, and
+    likewise for columns. These are torch's windows; they overlap where the sizes do not divide.
 
-    Such a mean is linear, so each axis is one small matrix product. It works for input sizes known
-    only at run time, which Keras' own layer refuses. The sums are made in float32, under every
-    dtype policy.
+    The mean is linear, so each axis is one small matrix product. Unlike Keras' own layer, this one
+    takes input sizes that are known only at run time. Sums are in float32 under every dtype policy.
 
     Args:
-        output_size: One positive whole number, or two: (height, width).
-        **kwargs: As for every Keras layer: `name`, `dtype`, …
+        output_size: Positive integer, or a tuple (height, width) of two.
+        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`.
 
     Input shape:
         (batch, height, width, channels), height and width known or `None`.
@@ -37,7 +36,10 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):  # type: ignore[misc]  # Ker
 
     def __init__(self, output_size: int | tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.output_size = as_output_size(output_size)
+        allowed = "one or two positive whole numbers, such as 3 or (3, 3)"
+        within("output_size", output_size, is_output_size(output_size), allowed)
+        size = (output_size,) * 2 if isinstance(output_size, int) else output_size
+        self.output_size = (size[0], size[1])
 
     def call(self, inputs: Any) -> Any:
         height, width = ops.shape(inputs)[1:3]
@@ -55,29 +57,16 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):  # type: ignore[misc]  # Ker
         return {**super().get_config(), "output_size": list(self.output_size)}
 
 
-def as_output_size(value: Any) -> tuple[int, int]:
-    """`value` as (height, width), if it is an output size.
-
-    Raises:
-        InputError: If it is not.
-    """
-    size = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(size, list | tuple)
-        or len(size) != 2
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
-    ):
-        raise InputError(
-            "output_size must be one or two positive whole numbers, such as 3 or (3, 3). "
-            f"Received: output_size={value!r}"
-        )
-    return tuple(size)
+def is_output_size(value: Any) -> bool:
+    """Whether a value is a positive integer, or a list or tuple of two."""
+    sizes = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    return all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes)
 
 
 def _averaging_matrix(size: Any, output_size: int) -> Any:
-    """The matrix, float32 of shape (output_size, size), whose product with an axis pools it.
+    """Float32 matrix of shape (output_size, size) that pools an axis of length `size`.
 
-    `size` may be a number or a scalar tensor.
+    `size` is an integer or a scalar tensor.
     """
     i = ops.expand_dims(ops.arange(output_size, dtype="int32"), 1)
     start = i * size // output_size

@@ -1,4 +1,4 @@
-"""What a person looks at: a training's curves and its mistakes."""
+"""Plots of a run: loss and accuracy over the epochs, confusion matrix, reliability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from keras_resnet18.classify.calibration import Reliability
 
 # Above so many classes a confusion matrix is an image; below, numbers and names fit in.
 _NAMED_CLASSES = 40
@@ -24,9 +26,13 @@ _NUMBERED_CLASSES = 15
 def plot_curves(
     rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path, *, head_epochs: int = 0
 ) -> None:
-    """Draws loss and accuracy over the epochs; the epoch that was kept is marked.
+    """Draw loss and accuracy over the epochs, and mark the epoch that was kept.
 
-    Epochs of the classifier alone, with which a fine-tuning begins, lie on a grey ground.
+    Args:
+        rows: Rows of the history.
+        best_epoch: The epoch that was kept.
+        path: A .png file.
+        head_epochs: Epochs of the classifier alone, with which a fine-tuning begins.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -38,14 +44,7 @@ def plot_curves(
 def curve_svg(
     rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, *, head_epochs: int = 0
 ) -> bytes:
-    """One of the plots of `plot_curves` as SVG, narrow enough for a phone.
-
-    Args:
-        rows: Rows of the history.
-        name: `"loss"` or `"accuracy"`.
-        best_epoch: The epoch that was kept.
-        head_epochs: Epochs of the classifier alone.
-    """
+    """Draw `"loss"` or `"accuracy"`, as `plot_curves` does, as SVG narrow enough for a phone."""
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     _draw_curve(axes, rows, name, best_epoch, head_epochs)
@@ -53,18 +52,14 @@ def curve_svg(
     return _svg(figure)
 
 
-def reliability_svg(curves: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
-    """Accuracy against the probability of the predicted class, as SVG.
-
-    Args:
-        curves: Mean probability, accuracy and number of images of each bin, by the curve's name.
-    """
+def reliability_svg(curves: Mapping[str, Reliability]) -> bytes:
+    """Draw accuracy against the probability of the predicted class, as SVG."""
     figure = Figure(figsize=(4.2, 4.9), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="calibrated")
-    for i, (name, (probability, accuracy, n)) in enumerate(curves.items()):
-        filled = n > 0
-        x, y, size = probability[filled], accuracy[filled], n[filled] / n.sum()
+    for i, (name, one) in enumerate(curves.items()):
+        filled = one.n > 0
+        x, y, size = one.probability[filled], one.accuracy[filled], one.n[filled] / one.n.sum()
         axes.plot(x, y, color=f"C{i}", lw=1)
         axes.scatter(x, y, s=12 + 200 * size, color=f"C{i}", alpha=0.8, label=name)
     axes.set_xlabel("probability of the predicted class")
@@ -87,21 +82,18 @@ def _draw_curve(
     axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, head_epochs: int
 ) -> None:
     epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) < 30 else ""
     curves = {"training": name, "validation": f"validation_{name}"}
     top = _top([[row[key] for row in rows] for key in curves.values()])
     title = name
     for label, key in curves.items():
         values = [row[key] for row in rows]
-        axes.plot(epochs, values, marker=marker, ms=4, label=label)
+        axes.plot(epochs, values, marker="o" if len(rows) < 30 else "", ms=4, label=label)
         if name == "loss" and max(values) > top:
             title += f" ({label} up to {max(values):.3g})"
     axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
     if head_epochs:
         axes.axvspan(0.5, head_epochs + 0.5, color="0.93", label="classifier alone")
-    axes.set_xlabel("epoch")
-    axes.set_title(title)
-    axes.set_xlim(0.5, len(rows) + 0.5)
+    axes.set(xlabel="epoch", title=title, xlim=(0.5, len(rows) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if name == "accuracy":
@@ -125,12 +117,15 @@ def plot_confusion(
     classes: Sequence[str],
     path: Path,
 ) -> None:
-    """Draws how many images of each class were taken for which."""
-    matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
+    """Draw how many images of each class were taken for which, as a .png file."""
     side = min(4 + 0.35 * len(classes), 18)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    ConfusionMatrixDisplay(matrix, display_labels=list(classes)).plot(
+    ConfusionMatrixDisplay.from_predictions(
+        labels,
+        predictions,
+        labels=range(len(classes)),
+        display_labels=list(classes),
         ax=axes,
         cmap="Blues",
         colorbar=False,
@@ -138,13 +133,11 @@ def plot_confusion(
         xticks_rotation="vertical",
         values_format="d",
     )
+    hits = int((labels == predictions).sum())
+    title = f"{hits:,} of {len(labels):,} test images right ({hits / len(labels):.1%})"
+    axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if len(classes) > _NAMED_CLASSES:
-        axes.set_xticks([])
-        axes.set_yticks([])
-    hits = int(np.trace(matrix))
-    axes.set_title(f"{hits:,} of {len(labels):,} test images right ({hits / len(labels):.1%})")
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+        axes.set(xticks=[], yticks=[])
     for name in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         name.set_parse_math(False)  # a class may be called $5
     with warnings.catch_warnings():

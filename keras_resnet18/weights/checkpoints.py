@@ -1,10 +1,9 @@
-"""How files with weights end, which tells a path from the name of published weights."""
+"""Checkpoint files: named float32 arrays in and out. A file is data here, never a program."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -24,62 +23,60 @@ SAFETENSORS = ".safetensors"
 # torch.save's: Lightning writes .ckpt, timm's training .pth.tar
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
-ENDINGS = (KERAS_WEIGHTS, SAFETENSORS, *TORCH)
-
-# What `save_pretrained` of transformers writes into a folder, and did before.
+# What `save_pretrained` of transformers writes into a folder, and what it wrote before.
 _PRETRAINED = ("model.safetensors", "pytorch_model.bin")
-
-
-def checkpoint_in(folder: Path) -> Path | None:
-    """The checkpoint in a folder that `save_pretrained` left; None if there is none."""
-    return next((folder / name for name in _PRETRAINED if (folder / name).is_file()), None)
-
-
-def is_name(weights: str) -> bool:
-    """Whether these are weights with a name, not the path of a file or of a checkpoint's folder."""
-    return not weights.endswith(ENDINGS) and checkpoint_in(Path(weights)) is None
-
-
-# Checkpoint files: named float32 arrays in and out. A file is data here, never a program.
 
 # Where a training script puts the weights, beside its optimizer and epoch.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
+# First bytes of what a download may leave in place of the file.
+_MISTAKEN = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """What a file holds.
-
-    Attributes:
-        tensors: float32 arrays by name, without torch's step counters.
-        others: Names of what else lies beside them, such as an optimizer's state.
-    """
-
-    tensors: dict[str, Array]
-    others: tuple[str, ...] = ()
+def checkpoint_in(folder: Path) -> Path | None:
+    """Returns the checkpoint that `save_pretrained` left in a folder, or None."""
+    return next((folder / name for name in _PRETRAINED if (folder / name).is_file()), None)
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint, or the one in a folder as `save_pretrained` leaves it.
+def is_name(weights: str) -> bool:
+    """Whether `weights` is a name, not the path of a file or of a `save_pretrained` folder."""
+    endings = (KERAS_WEIGHTS, SAFETENSORS, *TORCH)
+    return not weights.endswith(endings) and checkpoint_in(Path(weights)) is None
+
+
+def read(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """Reads a checkpoint, or the one in a `save_pretrained` folder.
+
+    Returns:
+        float32 arrays by name, without torch's step counters, and the names of what else the file
+        holds, such as an optimizer's state or averaged weights.
 
     Raises:
-        InputError: If there is no such file, or it cannot be read as what it claims to be.
+        InputError: If there is no such file, or it cannot be read.
     """
-    if path.is_dir() and (inside := checkpoint_in(path)) is not None:
-        path = inside
+    path = checkpoint_in(path) or path
     if not path.is_file():
         what = "a folder: name the file in it" if path.is_dir() else "which does not exist"
         raise InputError(f"a checkpoint must be a file. Received: {path}, {what}")
-    if path.suffix == SAFETENSORS:
-        return _read_safetensors(path)
-    if path.suffix in TORCH:
-        return _read_torch(path)
-    raise InputError(
-        f"a checkpoint must be a {SAFETENSORS} file or one of torch's, {', '.join(TORCH)} "
-        f"(model.load_weights reads Keras' own .weights.h5). Received: {path}"
-    )
+    if path.suffix not in (SAFETENSORS, *TORCH):
+        raise InputError(
+            f"a checkpoint must be a {SAFETENSORS} file or one of torch's, {', '.join(TORCH)} "
+            f"(model.load_weights reads Keras' own .weights.h5). Received: {path}"
+        )
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    for beginning, what in _MISTAKEN.items():
+        if start.startswith(beginning):
+            raise InputError(
+                f"a checkpoint must be the file itself: download it. Received: {path}, {what}"
+            )
+    return _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
 
 
 def write(path: Path, tensors: Mapping[str, Array]) -> None:
@@ -99,28 +96,29 @@ def write(path: Path, tensors: Mapping[str, Array]) -> None:
         new.write_bytes(content)  # save_file would let only the owner read it
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(path: Path) -> tuple[dict[str, Array], list[str]]:
     tensors, others = {}, []
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118, it is not a mapping
+                if name.endswith(COUNTER):
+                    continue
                 tensor = file.get_slice(name)
-                if name.endswith(f".{COUNTER}"):
-                    continue
-                if not tensor.get_shape() and tensor.get_dtype() not in _FLOATS:
+                is_float = tensor.get_dtype() in _FLOATS
+                if not tensor.get_shape() and not is_float:
                     others.append(name)  # a count, as n_averaged of an averaged model
-                    continue
-                _check_float(path, name, tensor.get_dtype(), tensor.get_dtype() in _FLOATS)
-                tensors[name] = file.get_tensor(name).astype(np.float32)
+                else:
+                    _check_float(path, name, tensor.get_dtype(), is_float)
+                    tensors[name] = file.get_tensor(name).astype(np.float32)
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(
             "a .safetensors file must be whole, with a header that is true: get it again. "
             f"Received: {path} ({error})"
         ) from None
-    return Checkpoint(tensors, tuple(others))
+    return tensors, others
 
 
-def _read_torch(path: Path) -> Checkpoint:
+def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
     try:
         import torch
     except ImportError:
@@ -132,64 +130,54 @@ def _read_torch(path: Path) -> Checkpoint:
         with _plain_values_allowed(torch):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make torch raise anything
-        raise InputError(_refusal(path, error)) from None
+        if not path.stat().st_size or "archive" in str(error):
+            raise InputError(
+                f"a torch file must be whole: get it again. Received: {path}, cut short"
+            ) from None
+        unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise InputError(
+            "a torch file must hold tensors and plain values, no code, as torch.save("
+            "model.state_dict(), path) writes. "
+            f"Received: {path} ({unknown[1] if unknown else type(error).__name__})"
+        ) from None
     state, others = _unwrap(content)
     if not isinstance(state, Mapping) or not any(torch.is_tensor(v) for v in state.values()):
+        what = f"a {type(state).__name__}"
+        if isinstance(state, Mapping):
+            what = f"the entries {', '.join(map(str, [*state][:5]))}"
         raise InputError(
             f"a torch file must hold a state dict, bare or under {', '.join(_WRAPPERS)}. "
-            f"Received: {path} with {_summary(state)}"
+            f"Received: {path} with {what}"
         )
     tensors = {}
     for name, value in state.items():
+        if str(name).endswith(COUNTER):
+            continue
         if not torch.is_tensor(value) or (not value.dim() and not value.is_floating_point()):
             others.append(str(name))
-        elif value.layout is not torch.strided:
-            raise InputError(
-                "weights must be dense tensors: save them with .to_dense(). "
-                f"Received: {path} with {name} of layout {value.layout}"
-            )
         else:
             _check_float(path, name, str(value.dtype), value.is_floating_point())
             tensors[name] = value.detach().float().numpy()
-    counters = [name for name in others if name.endswith(COUNTER)]
-    return Checkpoint(tensors, tuple(name for name in others if name not in counters))
+    return tensors, others
 
 
 def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]:
-    """Lets torch read what training scripts keep beside the weights, all of it plain values."""
+    """Lets torch read the plain values that training scripts keep beside the weights."""
     numpy_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    dtypes = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"]}
     allowed = [
         argparse.Namespace,  # torchvision's and timm's arguments
         pathlib.PosixPath,
-        pathlib.PurePosixPath,
-        *dtypes,
+        *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"]},
         np.dtype,
         (numpy_scalar, "numpy._core.multiarray.scalar"),
-        (numpy_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1's name of it
+        (numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in NumPy 1
     ]
     manager: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(allowed)
     return manager
 
 
-def _refusal(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        begin = file.read(64).lstrip().lower()
-    if begin.startswith((b"<", b"version https://git-lfs")):
-        found = "a web page" if begin.startswith(b"<") else "a pointer of Git LFS"
-        return f"a torch file must be the checkpoint itself: download it. Received: {path}, {found}"
-    if not begin or (begin.startswith(b"pk") and "archive" in str(error)):
-        return f"a torch file must be whole: get it again. Received: {path}, cut short"
-    unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f" ({unknown[1]})" if unknown else f" ({type(error).__name__})"
-    return (
-        "a torch file must hold tensors and plain values, no code, as torch.save("
-        f"model.state_dict(), path) writes. Received: {path}{what}"
-    )
-
-
 def _unwrap(content: Any) -> tuple[Any, list[str]]:
-    """The innermost state dict, and the names of the tables of tensors that lie beside it."""
+    """Returns the innermost state dict, and the names of averaged weights beside it."""
     others: list[str] = []
     while isinstance(content, Mapping):
         key = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -198,12 +186,6 @@ def _unwrap(content: Any) -> tuple[Any, list[str]]:
         others += [str(name) for name in content if name != key and is_average(str(name))]
         content = content[key]
     return content, others
-
-
-def _summary(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f"the entries {', '.join(map(str, [*content][:5]))}"
-    return f"a {type(content).__name__}"
 
 
 def _check_float(path: Path, name: str, dtype: str, is_float: bool) -> None:

@@ -1,66 +1,76 @@
-"""Weights of one network of this package in another."""
+"""Weights from a checkpoint or another model into a model, and from a model into a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, one_of
 from keras_resnet18.weights import checkpoints as files
 from keras_resnet18.weights.layouts import (
+    COLUMNS,
     COUNTER,
     HEAD,
     LAYOUTS,
     Array,
     adapt_channels,
-    has_variant,
-    is_batch_norm,
-    is_of_head,
     module_names,
     module_of,
     of_network,
-    own_layers,
     recognise,
     to_keras,
     to_torch,
     torch_shape,
-    variables,
-    variant_of,
 )
+
+_LISTED = 3  # names of each kind that an error gives
+
+# Layers that only variant d has: one in the stem, one in each stage after the first.
+_OF_VARIANT_D = re.compile(r"stem_conv1|stage\d_block\d_shortcut_pool")
+
+# torch's name of a variable, and the attribute of the Keras layer that holds it
+_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_KERNEL = {"weight": "kernel", "bias": "bias"}
 
 
 def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: bool) -> str:
-    """Gives a model the weights of a trained one, layer by layer.
+    """Copies the weights of a trained model to a model, layer by layer.
 
     Args:
-        model: The model that receives them.
-        trained: A model with layers of the same names and shapes, the head aside.
-        classes_match: Whether both heads tell the same classes apart; if not, the head is kept.
+        model: Model to change.
+        trained: Model with layers of the same names and shapes, except perhaps the head.
+        classes_match: Whether both heads are for the same classes; if not, the head is kept.
 
     Returns:
-        What was done, in words.
+        Summary for people.
 
     Raises:
         InputError: If a layer is missing or has another shape. The model is unchanged.
     """
-    ours, theirs = own_layers(model), own_layers(trained)
+    ours, theirs = _own_layers(model), _own_layers(trained)
     if not classes_match:
         ours.pop(HEAD, None)
         theirs.pop(HEAD, None)
-    shapes = [
+    wanted, given = (
         {name: [v.shape for v in layer.weights] for name, layer in layers.items()}
         for layers in (ours, theirs)
-    ]
-    if shapes[0] != shapes[1]:
-        names = [n for n in {**ours, **theirs} if shapes[0].get(n) != shapes[1].get(n)]
+    )
+    if different := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
         raise InputError(
             "a run's weights fit a network of its depth, stem and variant: leave network.* as the "
-            f"run has it. Received: other layers at {', '.join(names[:3])}"
+            f"run has it. Received: other layers at {', '.join(different[:3])}"
         )
     for name, layer in ours.items():
         layer.set_weights(theirs[name].get_weights())
@@ -68,22 +78,17 @@ def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: boo
     return f"{sum(len(layer.weights) for layer in ours.values())} variables, {kept}"
 
 
-# `load_weights` and `save_weights`: between a Keras model and a checkpoint of a torch library.
-
-_LISTED = 3  # how many names an error gives of each kind
-
-
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What went from a checkpoint into a model, or from a model into a checkpoint.
+    """Summary of a load from a checkpoint into a model, or of a save.
 
     Attributes:
-        layout: Whose names the checkpoint has: `"torchvision"` (timm's are the same), `"timm"`
-            (when loading, of variant d alone) or `"transformers"`.
-        tensors: How many were transferred.
-        left_out: What the other side has no place for: a checkpoint's tensors and what lies beside
-            them, such as averaged weights, when loading; a model's variables when saving.
-        kept: The model's layers that a load left as they were.
+        layout: Layout of the checkpoint: `"torchvision"` (timm's names are the same), `"timm"`
+            (when loading, only for variant d) or `"transformers"`.
+        tensors: Number of tensors transferred.
+        left_out: When loading, names in the checkpoint that the model has no place for; when
+            saving, variables of the model that the layout has no place for.
+        kept: Layers of the model that a load did not change.
     """
 
     layout: str
@@ -105,51 +110,51 @@ def load_weights(
 ) -> Transfer:
     """Loads a checkpoint of torchvision, timm or Hugging Face transformers into a model.
 
-    Layers are found by their names, in models within the model too, and layers of any other name
-    are left alone. Between the first and the last layer of ours that the model has, the checkpoint
-    must have the same tensors, no more and no fewer. What it has before or after them, as the
-    classifier for a model with `include_top=False`, is left out.
-
-    A kernel for RGB is adapted to a model with another number of input channels, as timm does it.
+    Layers are matched by name, also in models inside the model; layers with other names do not
+    change. Between the model's first and last matching layer, the checkpoint must have the same
+    tensors, no more and no fewer. Tensors before or after them are left out, such as the classifier
+    for a model with `include_top=False`. A kernel for RGB is adapted to another number of input
+    channels, as timm does.
 
     Args:
-        model: Built by this library, or cut out of, or around, such a network.
-        path: A `.safetensors` file, or one that `torch.save` wrote (`.pth`, `.pt`, `.bin`, `.ckpt`,
-            `.tar`; this needs torch). float64, float32, float16 or bfloat16.
-        head: `"strict"`, or `"skip"` to leave `predictions` as it is if the checkpoint's classifier
-            has another number of classes or there is none.
+        model: Model from a builder of this library, a part of one, or a model around one.
+        path: `.safetensors` file, `save_pretrained` folder, or file of `torch.save` (`.pth`, `.pt`,
+            `.bin`, `.ckpt`, `.tar`; needs torch); float64, float32, float16 or bfloat16.
+        head: `"strict"`, or `"skip"` to keep `predictions` if the checkpoint has no classifier or
+            one with another number of classes.
 
     Returns:
-        A `Transfer`: the layout, how many tensors were loaded, and what was left out or kept.
+        `Transfer` with the layout, the number of tensors, and what was left out or kept.
 
     Raises:
         InputError: If the file cannot be read or a tensor does not fit. The model is unchanged.
     """
-    if head not in ("strict", "skip"):
-        raise InputError(f"head must be 'strict' or 'skip'. Received: head={head!r}")
-    layers, file = own_layers(model), files.read(Path(path))
-    tensors, others = of_network(file.tensors)
-    others += file.others
+    one_of("head", head, ("strict", "skip"))
+    layers = _own_layers(model)
+    contents, beside = files.read(Path(path))
+    tensors, others = of_network(contents)
+    others += beside
     layout = recognise(tensors)
     if layout is None:
         raise InputError(
             "a checkpoint must have torchvision's, timm's or transformers' names, such as "
-            f"layer1.0.conv1.weight. Received: {path} with {_list('tensors', [*file.tensors])}"
+            f"layer1.0.conv1.weight. Received: {path} with {_list('tensors', [*contents])}"
         )
-    variant = variant_of(model)
-    if not has_variant(layout, variant):
-        layout = "timm"  # it has every variant, and the checkpoint must have its names
+    variant = _variant_of(model)
+    if (layout, variant) not in COLUMNS:
+        layout = "timm"  # which has every variant: the checkpoint must have its names
     names = module_names(layout, variant)
     slots = {
         f"{names[name]}.{part}": variable
         for name, layer in layers.items()
-        for part, variable in variables(layer).items()
+        for part, variable in _variables(layer).items()
     }
     first = f"{next(iter(names.values()))}.weight"
     if first in slots and first in tensors:
         tensors[first] = adapt_channels(tensors[first], slots[first].shape[-2])
 
-    of_head = {name for name in (*slots, *tensors) if is_of_head(name, layout, variant)}
+    classifier = f"{names[HEAD].partition('.')[0]}."  # which may have more than one layer
+    of_head = {name for name in (*slots, *tensors) if name.startswith(classifier)}
     skipped = head == "skip" and not all(_fits(name, tensors, slots) for name in of_head)
     if skipped:
         slots = {name: variable for name, variable in slots.items() if name not in of_head}
@@ -179,66 +184,111 @@ def save_weights(
     """Saves a model's weights as a checkpoint of torchvision, timm or Hugging Face transformers.
 
     A ResNet-18 or -34 with the imagenet stem loads there with `strict=True`, and here bit for bit;
-    one of variant `"d"` does so in timm, which alone has that network. timm takes one without a
-    classifier too (`num_classes=0`). transformers also needs a configuration:
-    `ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
-    layer_type="basic")`. The normalisation of `include_preprocessing` is not part of any of these.
+    variant `"d"` loads in timm only. timm also takes a network without a classifier
+    (`num_classes=0`). transformers needs a configuration: `ResNetConfig(embedding_size=64,
+    hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")`. The normalization
+    of `include_preprocessing` is not part of a checkpoint.
 
     Args:
-        model: Any that has layers with our names, as for `load_weights`.
-        path: Of the `.safetensors` file to write; what is there is replaced.
+        model: Model that has layers with our names, as for `load_weights`.
+        path: Path of the `.safetensors` file to write or replace.
         layout: `"torchvision"`, `"timm"` or `"transformers"`.
 
     Returns:
-        A `Transfer`: how many tensors were saved (float32, and torch's step counters), and which
-        variables of the model have no place in such a checkpoint.
+        `Transfer` with the number of tensors saved (float32, and torch's step counters) and the
+        variables of the model that have no place in the checkpoint.
 
     Raises:
-        InputError: If the layout is another or has no such network, or the file cannot be written
-            there.
+        InputError: If the layout is unknown or has no such network, or the path cannot be written.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}. Received: layout={layout!r}")
-    variant = variant_of(model)
-    if not has_variant(layout, variant):
+    one_of("layout", layout, LAYOUTS)
+    variant = _variant_of(model)
+    if (layout, variant) not in COLUMNS:
         raise InputError(
             f"{layout} has no ResNet of variant {variant!r}: save with layout='timm'. "
             f"Received: {model.name!r}, layout={layout!r}"
         )
     names, saved = module_names(layout, variant), set()
     tensors: dict[str, Array] = {}
-    for name, layer in own_layers(model).items():
-        for part, variable in variables(layer).items():
+    for name, layer in _own_layers(model).items():
+        for part, variable in _variables(layer).items():
             array = variable.numpy().astype(np.float32)
             tensors[f"{names[name]}.{part}"] = to_torch(array)
             saved.add(id(variable))
-        if is_batch_norm(layer):
+        if _is_batch_norm(layer):
             tensors[f"{names[name]}.{COUNTER}"] = np.zeros((), np.int64)
     files.write(Path(path), tensors)
     left_out = tuple(v.path for v in model.weights if id(v) not in saved)
     return Transfer(layout, len(tensors), left_out)
 
 
+def _variant_of(model: keras.Model) -> str | None:
+    """Returns `"d"` if a model, or a model in it, has layers that only variant d has."""
+    found = any(_OF_VARIANT_D.fullmatch(layer.name) for layer in _leaves(model))
+    return "d" if found else None
+
+
+def _own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Returns the layers of a model, and of models in it, that have weights and one of our names.
+
+    Raises:
+        InputError: If there are none, or two have the same name.
+    """
+    known = module_names("timm", _variant_of(model))  # which has every variant
+    found: dict[str, keras.layers.Layer] = {}
+    for layer in _leaves(model):
+        if layer.name not in known or not layer.weights:
+            continue
+        if found.setdefault(layer.name, layer) is not layer:
+            raise InputError(
+                "a model must have one network with our layers' names: pass each of its networks "
+                f"by itself. Received: {model.name!r} with two layers {layer.name!r}"
+            )
+    if not found:
+        raise InputError(
+            "the model must have built layers with our names, such as stem_conv: see "
+            f"build_resnet18. Received: {model.name!r} with none of them"
+        )
+    return {name: found[name] for name in known if name in found}
+
+
+def _leaves(model: Any) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _is_batch_norm(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """torch's names of a layer's variables: `weight`, `bias`, `running_mean`, `running_var`."""
+    names = _BATCH_NORM if _is_batch_norm(layer) else _KERNEL
+    parts = {part: getattr(layer, attribute, None) for part, attribute in names.items()}
+    return {part: variable for part, variable in parts.items() if variable is not None}
+
+
 def _outside(tensors: Iterable[str], slots: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """The tensors that lie before the first or after the last slot, in the network's order."""
-    place = {module: i for i, module in enumerate(modules)}
-    inside = [place[module_of(name)] for name in slots] or [-1]  # a head alone may be skipped
-    known = sorted(
-        (name for name in tensors if module_of(name) in place),
-        key=lambda name: place[module_of(name)],
-    )
-    return [name for name in known if not inside[0] <= place[module_of(name)] <= inside[-1]]
+    """Returns the tensors before the first or after the last slot, in the network's order."""
+    order = {module: i for i, module in enumerate(modules)}
+    places = {name: order[module_of(name)] for name in tensors if module_of(name) in order}
+    inside = [order[module_of(name)] for name in slots] or [-1]  # a head alone may be skipped
+    known = sorted(places, key=places.__getitem__)
+    return [name for name in known if not inside[0] <= places[name] <= inside[-1]]
 
 
 def _fits(name: str, tensors: Mapping[str, Array], slots: Mapping[str, keras.Variable]) -> bool:
-    """Whether a tensor and a variable of this name are there, and of one shape."""
+    """Whether a tensor and a variable have this name, and the same shape."""
     return name in slots and name in tensors and tensors[name].shape == torch_shape(slots[name])
 
 
 def _unfit(
     tensors: Mapping[str, Array], slots: Mapping[str, keras.Variable], left_out: Iterable[str]
 ) -> dict[str, dict[str, str]]:
-    """What is wrong → the tensors that it is wrong with → how an error names them."""
+    """Maps each kind of mismatch to its tensors, with their names in an error."""
     expected = {*slots, *left_out}
     found = {
         "missing": {name: name for name in slots if name not in tensors},
@@ -253,13 +303,13 @@ def _unfit(
 
 
 def _check_values(path: str | os.PathLike[str], name: str, array: Array) -> None:
-    """Raises InputError unless a tensor's values are those of a trained network."""
-    wrong = None
-    if not np.isfinite(array).all():
-        wrong = "NaN" if np.isnan(array).any() else "infinity"
-    elif name.endswith(".running_var") and (array < 0).any():
-        wrong = "a negative variance"
-    if wrong is not None:
+    """Raises InputError for values that no training leaves."""
+    found = {
+        "NaN": np.isnan(array),
+        "infinity": np.isinf(array),
+        "a negative variance": array < 0 if name.endswith(".running_var") else np.False_,
+    }
+    if wrong := next((kind for kind, where in found.items() if where.any()), None):
         raise InputError(
             "a checkpoint must hold finite numbers, and variances of 0 or more: get it again, or "
             f"an earlier one of its training. Received: {path} with {wrong} in {name}"

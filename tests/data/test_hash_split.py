@@ -1,38 +1,38 @@
+"""Images are dealt out by a hash of their names: a tenth each for validation and test."""
+
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
 from keras_resnet18.data.splits import carve
-from keras_resnet18.recipe import SplitName
 
-BOTH: tuple[SplitName, ...] = ("validation", "test")
+WANTED = pytest.mark.parametrize(
+    "wanted", [("validation", "test"), ("validation",), ("test",)], ids=" and ".join
+)
 
 
-def homes(
-    keys: Sequence[str], classes: Sequence[str], wanted: Sequence[SplitName] = BOTH
-) -> dict[str, str]:
+def homes(keys, classes, wanted):
     dealt = carve(keys, classes, wanted, 0)
     return {keys[index]: kind for kind, indices in dealt.items() for index in indices}
 
 
-def test_every_image_is_dealt_once_and_a_tenth_each_to_validation_and_test() -> None:
-    dealt = carve([str(i) for i in range(5000)], ["a", "b"] * 2500, BOTH, 0)
+def test_every_image_is_dealt_once_and_a_tenth_each_to_validation_and_test():
+    dealt = carve([str(i) for i in range(5000)], ["a", "b"] * 2500, ("validation", "test"), 0)
     assert sorted(i for rows in dealt.values() for i in rows) == list(range(5000))
     assert 400 < len(dealt["validation"]) < 600 and 400 < len(dealt["test"]) < 600
 
 
-@pytest.mark.parametrize("wanted", [BOTH, ("validation",), ("test",)])
-def test_a_class_of_three_has_an_image_in_each_split(wanted: tuple[SplitName, ...]) -> None:
+@WANTED
+def test_a_class_of_three_has_an_image_in_each_split(wanted):
     for number in range(300):
         keys = [f"{number}/{i}" for i in range(3)]
         assert set(homes(keys, "aaa", wanted).values()) == {"train", *wanted}
 
 
-@pytest.mark.parametrize("wanted", [BOTH, ("validation",), ("test",)])
-def test_in_growing_folders_no_training_image_leaves(wanted: tuple[SplitName, ...]) -> None:
+@WANTED
+def test_in_growing_folders_no_training_image_leaves(wanted):
     order = ["test", "validation", "train"]
     draw = random.Random(0)
     returned = 0
@@ -51,30 +51,28 @@ def test_in_growing_folders_no_training_image_leaves(wanted: tuple[SplitName, ..
     assert returned > 50
 
 
-def test_an_image_lent_to_training_is_the_only_one_that_may_leave_it() -> None:
+def test_an_image_lent_to_training_is_the_only_one_that_may_leave_it():
     # the tenths of the hashes decide: find three images that all belong to test
     keys = [str(i) for i in range(3000)]
-    rows = carve(keys, keys, ("test",), 0)["test"]  # classes of one image lend none
-    assert not len(rows)
+    assert not len(carve(keys, keys, ("test",), 0)["test"])  # classes of one image lend none
     tests = [k for k, kind in homes(keys, "a" * 3000, ("test",)).items() if kind == "test"][:3]
-    few = homes(tests, "aaa", ("test",))
-    assert sorted(few.values()) == ["test", "test", "train"]
+    assert sorted(homes(tests, "aaa", ("test",)).values()) == ["test", "test", "train"]
     many = homes([*tests, *keys[:20]], "a" * 23, ("test",))
     assert all(many[key] == "test" for key in tests)
 
 
 @pytest.mark.parametrize(("images", "classes"), [(15, 2), (2, 300), (2, 2), (3, 2)])
-def test_small_folders_are_never_refused_by_chance(images: int, classes: int) -> None:
+def test_small_folders_are_never_refused_by_chance(images, classes):
+    names = [str(c) for c in range(classes) for _ in range(images)]
+    keys = [f"{name}/{i}" for i, name in enumerate(names)]
     for seed in range(30):
-        names = [str(c) for c in range(classes) for _ in range(images)]
-        keys = [f"{name}/{i}" for i, name in enumerate(names)]
-        dealt = carve(keys, names, BOTH, seed)
+        dealt = carve(keys, names, ("validation", "test"), seed)
         assert len(dealt["validation"]) and len(dealt["test"])
         assert {names[i] for i in dealt["train"]} == set(names)
 
 
-def test_images_of_one_key_stay_together() -> None:
+def test_images_of_one_key_stay_together():
     keys = [f"patient {i // 5}" for i in range(500)]
-    dealt = carve(keys, ["ill", "well"] * 250, BOTH, 0)
+    dealt = carve(keys, ["ill", "well"] * 250, ("validation", "test"), 0)
     groups = [{keys[i] for i in rows} for rows in dealt.values()]
     assert sum(map(len, groups)) == 100 and len(set.union(*groups)) == 100

@@ -1,88 +1,55 @@
-from __future__ import annotations
+"""Headers tell which files TensorFlow may decode, and a JPEG's window is cut as it is decoded."""
 
-import io
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from corpus import encoded
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from keras_resnet18.data import files as each_file
-from keras_resnet18.data.files import Header, header_of, read_headers
+from keras_resnet18.data import files
+from keras_resnet18.data.files import Header, each_file, read_header
 from keras_resnet18.data.sources import open_source
-from keras_resnet18.data.stored import StoredImage, encoded_image
+from keras_resnet18.data.stored import encoded_image
 from keras_resnet18.images import broken_image, decode_image
 
-PHOTO = Image.fromarray(load_sample_image("flower.jpg")).resize((203, 131))
+JPEG = encoded(Image.fromarray(load_sample_image("flower.jpg")).resize((203, 131)), "JPEG")
 
 
-def jpeg(image: Image.Image = PHOTO, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def viewed(data: bytes, plain: bool, view: Callable[[StoredImage], Any]) -> np.ndarray:
+def viewed(data, plain, view):
     """A view of an image, made in a `tf.data` graph."""
 
-    def decode(value: bytes) -> np.ndarray:
+    def decode(value):
         return decode_image(value, name="image.jpg")
 
     files = tf.data.Dataset.from_tensors((data, plain))
     views = files.map(lambda data, plain: view(encoded_image(data, plain, decode, data)))
-    pixels: np.ndarray = next(views.as_numpy_iterator())
-    return pixels
-
-
-def whole(image: StoredImage) -> Any:
-    return image.whole()
-
-
-def test_headers_tell_images_from_other_files(tmp_path: Path) -> None:
-    contents: dict[str, bytes] = {"text.jpg": b"no image", "empty.png": b"", "cut.jpg": jpeg()[:99]}
-    for kind in ("PNG", "GIF", "BMP", "WEBP"):
-        file = io.BytesIO()
-        PHOTO.save(file, kind)
-        contents[f"{kind}.png"] = file.getvalue()  # the name says nothing
-    for name, data in contents.items():
-        (tmp_path / name).write_bytes(data)
-    found = read_headers([*(tmp_path / name for name in contents), tmp_path / "missing.png"])
-    assert found == [Header.BROKEN] * 3 + [Header.IMAGE] * 4 + [Header.BROKEN]
+    return next(views.as_numpy_iterator())
 
 
 @pytest.mark.parametrize("slow", [0, 1e9], ids=["slow storage", "fast storage"])
-def test_many_headers_come_in_order_with_progress(
-    slow: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(each_file, "_CHUNK", 3)
-    monkeypatch.setattr(each_file, "_SLOW", slow)
+def test_many_headers_come_in_order_with_progress(slow, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 3)
+    monkeypatch.setattr(files, "_SLOW", slow)
     plain, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    plain.write_bytes(jpeg())
+    plain.write_bytes(JPEG)
     text.write_text("not an image")
-    steps: list[tuple[int, int]] = []
-    found = read_headers([*[plain] * 4, *[text] * 4], lambda *step: steps.append(step))
+    steps = []
+    paths = [*[plain] * 4, *[text] * 3, tmp_path / "missing.png"]
+    found = each_file(read_header, paths, lambda *step: steps.append(step))
     assert found == [Header.PLAIN_JPEG] * 4 + [Header.BROKEN] * 4
     assert steps == [(3, 8), (3, 8), (2, 8)]
 
 
-def test_a_jpeg_of_too_many_pixels_is_not_for_tensorflow() -> None:
-    data = bytearray(jpeg())
-    frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
-    assert header_of(bytes(data)) is Header.IMAGE
-
-
 @pytest.mark.parametrize("times", [1, 2, 4, 8])
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_window_is_the_part_of_the_image_that_was_asked_for(times: int, plain: bool) -> None:
+def test_a_window_is_the_part_of_the_image_that_was_asked_for(times, plain):
     # red and green hold a pixel's place, so the ends of a result tell its window
     y, x = np.mgrid[:240, :240]
     places = np.stack([y, x, 0 * y], -1).astype(np.uint8)
-    data = jpeg(Image.fromarray(places), quality=100, subsampling=0)
+    data = encoded(Image.fromarray(places), "JPEG", quality=100, subsampling=0)
     size = 24
     start, extent = (8, 16), (size * times + 5, size * times + 2)
     box = tf.constant(start), tf.constant(extent), (size, size), "bilinear"
@@ -93,9 +60,9 @@ def test_a_window_is_the_part_of_the_image_that_was_asked_for(times: int, plain:
         np.testing.assert_allclose(ends, expected, atol=2 + times / 2)
 
 
-def test_a_window_of_a_photo_is_near_the_antialiased_one() -> None:
+def test_a_window_of_a_photo_is_near_the_antialiased_one():
     photo = Image.fromarray(load_sample_image("flower.jpg")).resize((1280, 854))
-    data = jpeg(photo, quality=90)
+    data = encoded(photo, "JPEG", quality=90)
     box = tf.constant((50, 100)), tf.constant((700, 900)), (96, 96), "bilinear"
     ours, exact = (
         viewed(data, plain, lambda image: tf.cast(image.window(*box), tf.float32))
@@ -105,18 +72,18 @@ def test_a_window_of_a_photo_is_near_the_antialiased_one() -> None:
     assert np.abs(ours - exact).mean() < 4 < np.abs(unfiltered - exact).mean()
 
 
-def test_a_jpeg_cut_short_or_emptied_is_named() -> None:
-    for data in (jpeg()[:-200], b""):
+def test_a_jpeg_cut_short_or_emptied_is_named():
+    for data in (JPEG[:-200], b""):
         with pytest.raises(tf.errors.OpError) as caught:
-            viewed(data, True, whole)
+            viewed(data, True, lambda image: image.whole())
         assert "'image.jpg'" in str(broken_image(caught.value))
 
 
-def test_a_file_that_is_gone_is_named(make_folder: Callable[..., Path]) -> None:
+def test_a_file_that_is_gone_is_named(make_folder):
     folder = make_folder("a/1.png", "b/1.png")
     for name in ("a", "b"):
         for i in range(20):
-            (folder / name / f"{i}.jpg").write_bytes(jpeg())
+            (folder / name / f"{i}.jpg").write_bytes(JPEG)
     split = open_source(folder).splits["train"]
     for path in folder.glob("*/*.jpg"):
         path.unlink()

@@ -26,39 +26,35 @@ def collect(data, **arguments):
     return images, np.concatenate([numbers for _, numbers in batches])
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        (IMAGES, NUMBERS),
-        (IMAGES, NUMBERS.tolist()),
-        (IMAGES, ONE_HOT),
-        (IMAGES, NUMBERS, WEIGHTS),
-        (IMAGES, NUMBERS[:, np.newaxis]),
-        (tf.constant(IMAGES), tf.constant(NUMBERS)),
-        slices((IMAGES, NUMBERS)),
-        slices((IMAGES, NUMBERS)).batch(9),
-        slices((IMAGES, NUMBERS)).batch(9, drop_remainder=False).prefetch(1),
-        slices((IMAGES, ONE_HOT)).batch(9),
-        slices((IMAGES, NUMBERS, WEIGHTS)),
-        slices((IMAGES, ONE_HOT, WEIGHTS)).batch(9),
-        slices((IMAGES.astype(np.float32), NUMBERS)).batch(9),
-    ],
-    ids=[
-        "arrays",
-        "array and list",
-        "one-hot arrays",
-        "arrays with weights",
-        "a column of numbers",
-        "tensors",
-        "dataset",
-        "batched",
-        "prefetched",
-        "one-hot batched",
-        "dataset with weights",
-        "one-hot batched with weights",
-        "float32",
-    ],
-)
+LABELLED = {
+    "arrays": (IMAGES, NUMBERS),
+    "array and list": (IMAGES, NUMBERS.tolist()),
+    "one-hot arrays": (IMAGES, ONE_HOT),
+    "arrays with weights": (IMAGES, NUMBERS, WEIGHTS),
+    "a column of numbers": (IMAGES, NUMBERS[:, np.newaxis]),
+    "tensors": (tf.constant(IMAGES), tf.constant(NUMBERS)),
+    "dataset": slices((IMAGES, NUMBERS)),
+    "batched": slices((IMAGES, NUMBERS)).batch(9),
+    "one-hot batched": slices((IMAGES, ONE_HOT)).batch(9),
+    "dataset with weights": slices((IMAGES, NUMBERS, WEIGHTS)),
+    "one-hot batched with weights": slices((IMAGES, ONE_HOT, WEIGHTS)).batch(9),
+    "float32": slices((IMAGES.astype(np.float32), NUMBERS)).batch(9),
+}
+ALONE = {
+    "uint8": IMAGES,
+    "int64": IMAGES.astype(np.int64),
+    "float16": IMAGES.astype(np.float16),
+    "not whole": np.minimum(IMAGES + np.float32(0.4), 255),
+    "dataset": slices(IMAGES),
+    "batched": slices(IMAGES).batch(9),
+    "1-tuples": slices((IMAGES,)),
+    "generator": tf.data.Dataset.from_generator(
+        lambda: iter(IMAGES), output_signature=tf.TensorSpec(SHAPE, tf.uint8)
+    ),
+}
+
+
+@pytest.mark.parametrize("data", LABELLED.values(), ids=LABELLED)
 def test_labelled_images_of_any_form_are_the_same_pixels_and_class_numbers(data):
     images, numbers = collect(data)
     assert images.dtype == np.uint8
@@ -66,22 +62,7 @@ def test_labelled_images_of_any_form_are_the_same_pixels_and_class_numbers(data)
     np.testing.assert_array_equal(numbers, NUMBERS)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        IMAGES,
-        IMAGES.astype(np.int64),
-        IMAGES.astype(np.float16),
-        np.minimum(IMAGES + np.float32(0.4), 255),
-        slices(IMAGES),
-        slices(IMAGES).batch(9),
-        slices((IMAGES,)),
-        tf.data.Dataset.from_generator(
-            lambda: iter(IMAGES), output_signature=tf.TensorSpec(SHAPE, tf.uint8)
-        ),
-    ],
-    ids=["uint8", "int64", "float16", "not whole", "dataset", "batched", "1-tuples", "generator"],
-)
+@pytest.mark.parametrize("data", ALONE.values(), ids=ALONE)
 def test_images_alone_come_without_class_numbers(data):
     images, numbers = collect(data)
     np.testing.assert_array_equal(images, IMAGES)
@@ -89,10 +70,8 @@ def test_images_alone_come_without_class_numbers(data):
 
 
 def test_batches_hold_at_most_32_images_however_the_data_is_batched():
-    sizes = [
-        len(pixels) for pixels, _ in pixel_batches(slices(IMAGES).batch(50), SHAPE, argument="")
-    ]
-    assert sizes == [32, 32, 6]
+    batches = pixel_batches(slices(IMAGES).batch(50), SHAPE, argument="check")
+    assert [len(pixels) for pixels, _ in batches] == [32, 32, 6]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +99,7 @@ def test_a_limit_takes_the_first_images_even_of_endless_data(data):
         (5, "Received: int"),
         ("photos", "Received: str"),
         (object(), "Received: object"),
-        (IMAGES / 255, "normalised ones. Received: float64 values from 0 to 1"),
+        (IMAGES / 255, "normalized ones. Received: float64 values from 0 to 1"),
         (IMAGES / 127.5 - 1, "values from -1 to 1"),
         (IMAGES.astype(int) * 4, "values from 0 to 1.02e"),
         (np.full((2, *SHAPE), np.nan), "values from nan to nan"),

@@ -1,48 +1,67 @@
-"""What every exporter refuses, in one line, before anything is converted."""
+"""What every exporter refuses, in one line, before anything is converted or written."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from keras_resnet18 import export_onnx, export_saved_model, export_tflite
+from keras_resnet18 import (
+    Preprocess,
+    build_resnet18,
+    export_onnx,
+    export_saved_model,
+    export_tflite,
+)
+from keras_resnet18.classify.exported import onnx_op_histogram, open_exported
 from keras_resnet18.errors import InputError
-from keras_resnet18.exporters.compare import float32_twin
+from keras_resnet18.exporters import graph, saved_model
+from keras_resnet18.spec import ClassifierSpec
 
-EXPORTERS = [export_saved_model, export_tflite, export_onnx]
+IMAGES = np.full((4, 8, 8, 3), 200, np.uint8)
+HAS_ONNX = importlib.util.find_spec("tf2onnx") is not None
 
 
-def model_with(*more, dtype=None):
-    image = keras.Input((8, 8, 3))
+@pytest.fixture
+def refuses(tmp_path, monkeypatch):
+    """`refuses(export, message, model, path, **arguments)`, leaving all files as they were."""
+    for module, name in ((graph, "write_saved_model"), (saved_model, "_write_endpoints")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("converted"))
+
+    def check(export, message, model, path="new/model", **arguments):
+        if export is export_onnx and not HAS_ONNX:
+            pytest.skip("needs the extra onnx")
+        before = {file: file.is_file() and file.read_bytes() for file in tmp_path.rglob("*")}
+        with pytest.raises(InputError, match=message) as error:
+            export(model, tmp_path / path, **arguments)
+        assert "\n" not in str(error.value)
+        after = {file: file.is_file() and file.read_bytes() for file in tmp_path.rglob("*")}
+        assert after == before
+
+    return check
+
+
+def with_head(head, *more, shape=(8, 8, 3), dtype=None):
+    image = keras.Input(shape)
     x = layers.Conv2D(4, 3, dtype=dtype)(image)
-    for layer in more:
+    for layer in (*more, layers.GlobalAveragePooling2D(), head):
         x = layer(x)
-    x = layers.Flatten()(x)
-    return keras.Model(image, layers.Dense(3, "softmax", dtype="float32")(x))
+    return keras.Model(image, x)
 
 
-@pytest.mark.parametrize("export", EXPORTERS)
-@pytest.mark.parametrize("activation", [None, "sigmoid", "softmax"])
-def test_a_classifier_of_one_output_is_refused(export, activation, tmp_path):
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, layers.Dense(1, activation)(layers.Flatten()(image)))
-    with pytest.raises(InputError, match="build the model with classes=2"):
-        export(model, tmp_path / "model", labels=["yes"])
-    assert list(tmp_path.iterdir()) == []
+def classifier(*more, **arguments):
+    return with_head(layers.Dense(3, "softmax", dtype="float32"), *more, **arguments)
 
 
-@pytest.mark.parametrize("export", EXPORTERS)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_named(export, value, tmp_path):
-    model = model_with()
+def with_weight(value):
+    model = classifier()
     kernel, bias = model.layers[-1].get_weights()
     kernel[0, 0] = value
     model.layers[-1].set_weights([kernel, bias])
-    with pytest.raises(InputError, match=r"finite numbers.*Received: NaN or infinity in dense"):
-        export(model, tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+    return model
 
 
 class WithoutConfig(layers.Layer):
@@ -56,22 +75,122 @@ class WithoutConfig(layers.Layer):
         return x * self.factor
 
 
-@pytest.mark.parametrize("export", EXPORTERS)
-def test_a_layer_that_has_no_float32_copy_is_named(export, tmp_path):
-    model = model_with(WithoutConfig(2.0), dtype="mixed_float16")
-    with pytest.raises(InputError, match=r"float32 copy.* Received: WithoutConfig 'without_conf"):
-        export(model, tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+EXPORTERS = pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
 
 
-def test_a_lambda_under_mixed_precision_has_a_float32_copy():
-    factor = 3
-    triple = layers.Lambda(lambda x, plus: factor * x + plus, arguments={"plus": 1}, name="triple")
-    twin = float32_twin(model_with(triple, dtype="mixed_float16"))
-    assert twin.get_layer("triple").compute_dtype == "float32"
-    np.testing.assert_allclose(twin.get_layer("triple")(np.float32([2])), [7])
+@EXPORTERS
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: with_head(layers.Dense(1, "sigmoid")), "build the model with classes=2"),
+        (lambda: with_weight(np.nan), r"finite numbers.*Received: NaN or infinity in dense"),
+        (lambda: with_weight(np.inf), r"finite numbers.*Received: NaN or infinity in dense"),
+        (
+            lambda: classifier(WithoutConfig(2.0), dtype="mixed_float16"),
+            r"float32 copy.* Received: WithoutConfig 'without_conf",
+        ),
+        (
+            lambda: build_resnet18(include_top=False, input_shape=(32, 32, 3), stem="small"),
+            r"include_top=True. Received: output shape \(None, 4, 4, 512\)$",
+        ),
+        (lambda: keras.Sequential([layers.Dense(3)]), r"knows its .*Received: Sequential$"),
+        (lambda: "model.keras", r"functional or Sequential keras\.Model.*Received: str$"),
+        (
+            lambda: keras.Sequential([keras.Input((8,)), layers.Dense(3)]),
+            r"one input, \(batch, height.*Received: input shape \(None, 8\)",
+        ),
+    ],
+    ids=["one-output", "nan", "inf", "no-config", "features", "not-built", "a-path", "no-image"],
+)
+def test_a_model_that_is_not_a_trained_classifier_of_images(refuses, export, make, message):
+    refuses(export, message, make())
 
 
-def test_weights_of_noise_are_compared_without_images(tmp_path):
-    report = export_saved_model(model_with(), tmp_path / "model")
-    assert report.comparison.n == 16 and np.isfinite(report.comparison.max_difference)
+@pytest.mark.parametrize("export", [export_tflite, export_onnx])
+def test_a_model_for_images_of_any_size(refuses, export):
+    message = r"images of one size.*Received: input shape \(None, None, None, 3\)$"
+    refuses(export, message, classifier(shape=(None, None, 3)))
+
+
+LABELS = list("abc")
+
+
+@EXPORTERS
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": list("abcd")}, r"labels must be 3 names.*Received: 4, in the arguments$"),
+        ({"labels": "abc"}, r"labels must be a list of class names. Received: str$"),
+        ({"labels": ["a", "", "c"]}, r"non-empty.*Received: ''$"),
+        ({"labels": ["a", "b\n", "c"]}, r"one-line.*Received: 'b\\n'$"),
+        ({"labels": [1, 2, 3]}, r"strings.*Received: 1$"),
+        ({"labels": ["a", "b", "\udcff"]}, r"labels must be .* of Unicode"),
+        ({"spec": ClassifierSpec(LABELS, None), "labels": LABELS}, "give one of both"),
+        ({"spec": LABELS}, "spec must be a ClassifierSpec. Received: list$"),
+        (
+            {"spec": ClassifierSpec(LABELS, Preprocess(size=(8, 9)))},
+            r"that the model takes, 8×8×3\. Received: 8×9×3, in the arguments$",
+        ),
+        ({"check": IMAGES[:0]}, r"check needs at least one image. Received: none$"),
+        ({"check": IMAGES[:, :7]}, r"check needs images of .* Received: \(7, 8, 3\)$"),
+        ({"check": IMAGES / 255}, r"check needs pixels of 0 to 255.*from 0\.784 to 0\.784$"),
+        ({"check": IMAGES - 128.0 * 2}, r"not normalized ones.*from -56 to -56$"),
+        ({"check": "photos/"}, r"check must be a tf\.data\.Dataset or arrays.*Received: str$"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_used(refuses, export, tiny, arguments, message):
+    refuses(export, message, tiny, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantize": "int16"}, r"None, 'float16', 'dynamic', 'int8'\. Received: quantize='int16'"),
+        ({"quantize": "int8"}, r"needs calibration images.*Received: calibration=None$"),
+        ({"quantize": "dynamic"}, r"images to be compared on: give check.*Received: neither$"),
+        ({"min_agreement": 98}, r"from 0 to 1.*Received: min_agreement=98$"),
+        ({"min_agreement": float("nan")}, r"from 0 to 1.*Received: min_agreement=nan$"),
+        ({"quantize": "int8", "calibration": IMAGES[:0]}, r"calibration needs at least one"),
+        (
+            {"quantize": "int8", "calibration": IMAGES[:, :7]},
+            r"\(8, 8, 3\).*Received: \(7, 8, 3\)$",
+        ),
+        (
+            {"quantize": "int8", "calibration": np.repeat(IMAGES, 49, axis=0)},
+            r"needs 200 calibration images or more\. Received: 196: give more, or take quant",
+        ),
+        ({"about": {"licence": "MIT"}}, r"about takes name, .*license\. Received: 'licence'$"),
+        ({"about": {"author": " "}}, r"about needs text for its author\. Received: ' '$"),
+        ({"about": {"version": 2}}, r"about needs text for its version\. Received: 2$"),
+        ({"about": {"name": "\udcff"}}, r"about needs text for its name"),
+    ],
+    ids=str,
+)
+def test_arguments_of_export_tflite_that_cannot_be_used(refuses, tiny, arguments, message):
+    refuses(export_tflite, message, tiny, **arguments)
+
+
+@EXPORTERS
+def test_a_path_where_something_else_is(refuses, export, tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("mine")
+    refuses(export, r"Received: \S+, below the file \S+file$", tiny, "file/sub/model")
+    for text in ("mine", "[1]", '{"name": "mine"}'):
+        (tmp_path / "other.json").write_text(text)
+        refuses(export, "is not the report of an export", tiny, "other")
+    taken = ["file", "folder"] if export is export_saved_model else ["folder"]
+    for path in taken:
+        refuses(export, "exists and is not a (file|SavedModel)", tiny, path)
+
+
+def test_a_missing_extra_is_named(tiny, tmp_path, monkeypatch):
+    modules = ("numpy", "onnx_is_not_here")
+    monkeypatch.setattr("keras_resnet18.classify.exported.ONNX_MODULES", modules)
+    message = r"pip install 'keras-resnet18\[onnx\]'. Received: no onnx_is_not_here installed$"
+    (path := tmp_path / "a.onnx").write_bytes(b"")
+    for call in (lambda path: export_onnx(tiny, path), open_exported, onnx_op_histogram):
+        with pytest.raises(InputError, match=message):
+            call(path)
+    assert path.read_bytes() == b""

@@ -52,7 +52,7 @@ def calibrated(digits, quick_recipe, uncalibrated, tmp_path_factory):
 def files(calibrated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     run, _ = calibrated
-    list(export(run, ["tflite", "saved_model"], folder, note=print))
+    export(run, ["tflite", "saved_model"], folder)
     return folder
 
 
@@ -117,7 +117,7 @@ def test_every_file_has_the_runs_threshold(calibrated, files, tmp_path):
 
 def test_an_export_of_a_run_without_a_threshold_leaves_no_others_behind(run, files, tmp_path):
     shutil.copytree(files, tmp_path / "export")
-    list(export(run, ["tflite"], tmp_path / "export", note=print))
+    export(run, ["tflite"], tmp_path / "export")
     assert ClassifierSpec.read(tmp_path / "export" / "classifier.json") == run.spec
     assert open_classifier(tmp_path / "export" / "model.tflite").spec.threshold is None
 

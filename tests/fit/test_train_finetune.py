@@ -182,7 +182,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
     save_weights(resnet18, tmp_path / "published.safetensors")
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
     monkeypatch.setattr(
-        "keras_resnet18.model.resnet.fetch", lambda entry: tmp_path / "published.safetensors"
+        "keras_resnet18.model.arguments.fetch", lambda entry: tmp_path / "published.safetensors"
     )
     monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     caught = []
@@ -224,7 +224,7 @@ def test_named_weights_bring_their_preprocessing_and_normalisation(
 )
 def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, kept):
     recipe = Recipe(
-        image_size=16, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
+        image_size=32, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
     )
     assert task._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
 

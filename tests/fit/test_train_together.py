@@ -293,7 +293,7 @@ def test_what_trained_there_exports_and_verifies_here(folder, resumed, tmp_path,
     assert keras.config.backend() == "tensorflow"
     monkeypatch.setattr(export_run, "MIN_CALIBRATION_IMAGES", 49)
     run = load_run(shutil.copytree(folder / "resumed-2-processes", tmp_path / "run"))
-    report = next(iter(export(run, ["tflite"], check_images=12)))
+    (report,) = export(run, "tflite", check_images=12)
     assert report.path.is_file()
     accuracy = json.loads((run.path / "metrics.json").read_text())["test"]["accuracy"]
     low, high = load_run(folder / "scratch-1").metrics["test"]["interval"]

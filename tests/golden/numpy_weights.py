@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The settings of the stored run. make_golden.py writes the seeds into golden.npz as well.
+# The settings of the stored run.
 CLASSES = 10
 WEIGHT_SEED = 2015
 # Chosen so that no value of the training step lies within rounding of a ReLU's or the max pool's
@@ -51,13 +51,11 @@ class Network(NamedTuple):
         depth: 18 or 34.
         channels: of the image.
         deep: whether it is a ResNet-D.
-        output_stride: by how much the last map is smaller than the image, at most.
     """
 
     depth: int = 18
     channels: int = 3
     deep: bool = False
-    output_stride: int = 32
 
 
 # Those that are compared stage by stage on one small image. Its sides leave a last row or column
@@ -67,8 +65,6 @@ NETWORKS = {
     "18_grey": Network(channels=1),
     "34": Network(depth=34),
     "18d": Network(deep=True),
-    "18_stride8": Network(output_stride=8),
-    "18d_stride8": Network(deep=True, output_stride=8),
 }
 IMAGE_LOW, IMAGE_HIGH = -2.1, 2.6
 ACTIVATION_SAMPLES = 16
@@ -219,24 +215,3 @@ def tensor_probe(key: str, values: np.ndarray) -> np.ndarray:
     flat = np.asarray(values, dtype=np.float64).ravel()
     samples = flat[sample_indices(key, flat.size, TENSOR_SAMPLES)]
     return np.concatenate([[flat.sum(), np.linalg.norm(flat)], samples])
-
-
-def biased_running_var(
-    old: np.ndarray, new: np.ndarray, count: int, momentum: float = 0.1
-) -> np.ndarray:
-    """What torch's updated running variance would be with the batch variance divided by n.
-
-    Torch normalises by the variance over n, but feeds the running value with the one over n - 1;
-    Keras uses the one over n for both.
-
-    Args:
-        old: running variance before the step, shape (channels,).
-        new: torch's running variance after it, shape (channels,).
-        count: n, the elements per channel in the batch (images x height x width).
-        momentum: the share of the new batch, 0.1 in torch's terms (Keras calls it 0.9).
-
-    Returns:
-        Float64 of shape (channels,).
-    """
-    kept = (1.0 - momentum) * np.asarray(old, dtype=np.float64)
-    return kept + (np.asarray(new, dtype=np.float64) - kept) * (count - 1) / count

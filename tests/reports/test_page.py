@@ -11,51 +11,49 @@ import numpy as np
 import pytest
 
 from keras_resnet18.classify.accuracy import per_class, to_rows
-from keras_resnet18.reports.page import Mistake, Report, page
+from keras_resnet18.classify.calibration import reliability
+from keras_resnet18.reports.page import page
 from keras_resnet18.reports.plots import curve_svg, reliability_svg
+from keras_resnet18.reports.report import confusions
 
-EVIL = "<script>alert(\"$name & 'co'\")</script>"
+EVIL = "<script>alert(\"{{ name }} & 'co'\")</script>"
+MISTAKE = {
+    "path": f"{EVIL}\udcff",
+    "true": EVIL,
+    "predicted": "b",
+    "probability": 0.97,
+    "image": np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8),
+    "activation": np.eye(4, dtype=np.float32),
+}
+HISTORY = [{"epoch": 1.0, "loss": 0.5, "validation_loss": 0.5}]
 
 
-def report(classes, labels, predictions, mistakes=()) -> Report:
+def page_of(classes, labels, predictions, mistakes=(MISTAKE,)):
     labels, predictions = np.array(labels), np.array(predictions)
-    rows = to_rows(per_class(labels, predictions, classes))
-    pair = [(classes[a], classes[b], 1) for a, b in zip(labels, predictions, strict=True) if a != b]
-    empty = np.full(10, np.nan)
-    history = [{f"{kind}{name}": 0.5 for kind in ("", "validation_") for name in NAMES}]
     matrix = np.zeros((len(classes), len(classes)), int)
     np.add.at(matrix, (labels, predictions), 1)
-    return Report(
-        name=EVIL,
-        figures={
-            "accuracy": 0.5,
-            "interval": [0.1, 0.9],
-            "loss": 1.0,
-            "n": len(labels),
-            "top5": None,
-            "balanced_accuracy": 0.5,
-            "majority_accuracy": 0.5,
-            "per_class": rows,
-        },
-        notes=[f"always {EVIL} has 50 %"],
-        mistakes=mistakes,
-        mistakes_note="",
-        matrix=matrix,
-        confused=pair[:15],
-        curves={"loss": curve_svg([{"epoch": 1.0, **history[0]}], "loss", 1)},
-        calibration={"reliability": reliability_svg({"test": (empty, empty, np.arange(10) // 9)})},
-        calibration_facts={"calibration error (ECE), validation images, calibrated": "1 %"},
-        data_check=["the same image in more than one split"],
-        made={"images": EVIL},
-        command="keras-resnet18 train",
-        recipe=EVIL,
-        version="0.1.0",
+    figures = {"accuracy": 0.5, "interval": [0.1, 0.9], "loss": 1.0, "n": len(labels), "top5": None}
+    figures |= {"balanced_accuracy": 0.5, "majority_accuracy": 0.5, "threshold": None}
+    test = reliability(np.full(len(labels), 0.9, np.float32), labels == predictions)
+    return page(
+        {
+            "name": EVIL,
+            "figures": {**figures, "per_class": to_rows(per_class(labels, predictions, classes))},
+            "notes": [f"always {EVIL} has 50 %"],
+            "wrong": int((labels != predictions).sum()),
+            "mistakes": mistakes,
+            "has_maps": True,
+            "matrix": matrix,
+            "confused": confusions(matrix),
+            "reliability": reliability_svg({"test": test}),
+            "calibration": {EVIL: "1 %"},
+            "data_check": ["the same image in more than one split"],
+            "curves": {"loss": curve_svg(HISTORY, "loss", 1)},
+            "made": {"images": EVIL, "keras-resnet18": "0.1.0"},
+            "command": EVIL,
+            "recipe": EVIL,
+        }
     )
-
-
-NAMES = ("loss", "accuracy")
-IMAGE = np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8)
-MISTAKE = Mistake(f"{EVIL}\udcff", EVIL, "b", 0.97, IMAGE, np.eye(4, dtype=np.float32))
 
 
 class Parsed(HTMLParser):
@@ -90,7 +88,7 @@ class Parsed(HTMLParser):
     ids=["2 classes", "3 classes", "1,000 classes"],
 )
 def test_names_are_text_and_nothing_comes_from_outside(classes, labels, predictions):
-    html = page(report(classes, labels, predictions, [MISTAKE]))
+    html = page_of(classes, labels, predictions)
     parsed = Parsed(html)
     assert parsed.open == []
     assert [tag for tag, _ in parsed.tags].count("script") == 1  # the page's own
@@ -102,7 +100,7 @@ def test_names_are_text_and_nothing_comes_from_outside(classes, labels, predicti
 
 
 def test_a_reader_of_the_page_alone_gets_all_of_it():
-    parsed = Parsed(page(report((EVIL, "b"), [0, 1], [1, 1], [MISTAKE])))
+    parsed = Parsed(page_of((EVIL, "b"), [0, 1], [1, 1]))
     assert all(attributes.get("alt") for tag, attributes in parsed.tags if tag == "img")
     levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
@@ -112,33 +110,36 @@ def test_a_reader_of_the_page_alone_gets_all_of_it():
     assert f"Image of {EVIL}, taken for b" in [a.get("alt") for _, a in parsed.tags]
 
 
+def test_the_most_frequent_confusions_come_first():
+    assert confusions(np.array([[9, 0, 2], [5, 9, 0], [0, 2, 9]])) == [
+        (1, 0, 5),
+        (0, 2, 2),
+        (2, 1, 2),
+    ]
+
+
 @pytest.mark.web
 def test_the_table_is_sorted_and_nothing_is_wider_than_a_phone(tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra web")
+    pytest.importorskip("playwright.sync_api", reason="needs the extra web")
     if browser.CHROMIUM is None:
         pytest.skip("needs Chromium")
     classes = (EVIL, *("a class of a very long name " + str(i) for i in range(99)))
     labels = [*range(99), *range(90), 0]
     file = tmp_path / "report.html"
-    file.write_text(page(report(classes, labels, [0] * len(labels), [MISTAKE] * 5)))
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser.CHROMIUM, args=browser.FLAGS)
-        tab = chromium.new_page(viewport={"width": 360, "height": 700}, offline=True)
+    file.write_text(page_of(classes, labels, [0] * len(labels), [MISTAKE] * 5))
+    with browser.chromium() as launch:
+        tab = launch().new_page(viewport={"width": 360, "height": 700}, offline=True)
         faults: list[str] = []
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.on("console", lambda message: faults.append(message.text))
         tab.goto(file.as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
         column = (
-            "[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[1].innerText)"
+            "[...document.querySelectorAll('.sortable tbody tr')].map(r => +r.cells[1].innerText)"
         )
-        tab.get_by_role("button", name="images").click()
-        numbers = list(map(int, tab.evaluate(column)))
-        assert numbers == sorted(numbers)
-        tab.get_by_role("button", name="images").click()
-        numbers = list(map(int, tab.evaluate(column)))
-        assert numbers == sorted(numbers, reverse=True)
-        head = tab.get_by_role("columnheader", name="images").first
-        assert tab.locator("th[aria-sort=descending]").inner_text().startswith("images"), head
+        for down in (False, True):
+            tab.get_by_role("button", name="images").click()
+            numbers = tab.evaluate(column)
+            assert numbers == sorted(numbers, reverse=down)
+        assert tab.locator("th[aria-sort=descending]").inner_text().startswith("images")
         assert faults == []
-        chromium.close()

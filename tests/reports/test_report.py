@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from small import build_tiny
 
-from keras_resnet18 import report
+from keras_resnet18 import open_source, report
 from keras_resnet18.errors import InputError
+from keras_resnet18.reports.report import activation_maps, images_at
 from keras_resnet18.run import Run
 
 
@@ -22,8 +24,7 @@ def copy(run, tmp_path) -> Run:
     copied.report_file.unlink()
     vars(copied)["model"] = run.model  # to open it takes seconds
     header, first, *rows = copied.predictions_file.read_text(encoding="utf-8").splitlines()
-    path = first.split(",")[0]
-    rows = [header, f"{path},ant,蝉,0.990000", *rows]
+    rows = [header, f"{first.split(',')[0]},ant,蝉,0.990000", *rows]
     copied.predictions_file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     metrics = copied.metrics
     metrics["test"]["accuracy"] = 11 / 12
@@ -31,42 +32,9 @@ def copy(run, tmp_path) -> Run:
     return copied
 
 
-def reverse(rows: list[str]) -> list[str]:
-    return rows[::-1]
-
-
-def mend(rows: list[str]) -> list[str]:
-    return [rows[0].replace("蝉", "ant"), *rows[1:]]
-
-
-def exaggerate(rows: list[str]) -> list[str]:
-    return [rows[0].replace("0.99", "7.5"), *rows[1:]]
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (reverse, "rows in another order than the images"),
-        (lambda rows: rows[:-1], "11 rows for 12 images"),
-        (mend, "12 of 12 right for an accuracy of 91.67%"),
-        (exaggerate, "probabilities that are none"),
-    ],
-)
-def test_edited_predictions_make_no_page(copy, change, fault):
-    header, *rows = copy.predictions_file.read_text(encoding="utf-8").splitlines()
-    changed = "\n".join([header, *change(rows)]) + "\n"
-    copy.predictions_file.write_text(changed, encoding="utf-8")
-    with pytest.raises(InputError, match=f"measures again. Received: .* with {fault}"):
-        report(copy)
-    assert not copy.report_file.exists()
-
-
-def test_the_command_that_makes_it_again_has_the_options_of_the_images(copy):
-    left_out = {"a.png": "a copy of b.png", "c.png": "it is cut"}
-    environment = copy.environment | {"split_seed": 3, "left_out": left_out}
-    copy.write_json(copy.environment_file, environment)
-    html = report(copy, data=copy.source).read_text(encoding="utf-8")
-    assert "--split-seed 3 --dedupe --on-bad-image skip --out again" in html
+def html_of(run, **options):
+    assert report(run, **options) == run.report_file
+    return run.report_file.read_text(encoding="utf-8")
 
 
 def test_train_ends_by_naming_the_page(trained):
@@ -78,65 +46,69 @@ def test_train_ends_by_naming_the_page(trained):
 
 
 def test_the_page_shows_the_mistake_with_its_image(copy):
-    assert report(copy) == copy.report_file
-    html = copy.report_file.read_text(encoding="utf-8")
+    html = html_of(copy)
     mistake = re.search(r"<li>.*?</li>", html, re.DOTALL)[0]
     assert "said with 99.0%" in mistake and "test/ant/0.png" in mistake
     assert 'alt="Image of ant, taken for 蝉"' in mistake
-    assert "keras-resnet18 train" in html and copy.source in html
+    assert f"keras-resnet18 train {copy.source} --recipe" in html
+
+
+def test_the_command_that_makes_it_again_has_the_options_of_the_images(copy):
+    left_out = {"a.png": "a copy of b.png", "c.png": "it is cut"}
+    environment = copy.environment | {"split_seed": 3, "left_out": left_out}
+    copy.write_json(copy.environment_file, environment)
+    html = html_of(copy, data=copy.source)
+    assert "--split-seed 3 --dedupe --on-bad-image skip --out again" in html
 
 
 def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
-    assert "No image is in two classes or two splits" in report(copy).read_text(encoding="utf-8")
+    assert "No image is in two classes or two splits" in html_of(copy)
     metrics = copy.metrics
     metrics["images"]["compared"] = False  # as for arrays, TFDS and the digits
     copy.write_json(copy.metrics_file, metrics)
-    html = report(copy).read_text(encoding="utf-8")
+    html = html_of(copy)
     assert "No image is in" not in html and "was not looked for" in html
 
 
-def test_the_card_has_metadata_that_the_hub_reads(copy):
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda rows: rows[::-1], "12 images in another order"),
+        (lambda rows: rows[:-1], "11 images in another order"),
+        (lambda rows: [rows[0].replace("蝉", "ant"), *rows[1:]], "100.00% right, for 12 .*91.67%"),
+        (lambda rows: [rows[0].replace("蝉", "fly"), *rows[1:]], "'fly'"),
+        (lambda rows: [], "not enough values"),
+    ],
+)
+def test_predictions_of_other_images_or_figures_make_no_page(copy, change, fault):
+    header, *rows = copy.predictions_file.read_text(encoding="utf-8").splitlines()
+    changed = "\n".join([header, *change(rows)]) + "\n"
+    copy.predictions_file.write_text(changed, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^predictions\.csv .* Received: .*{fault}"):
+        report(copy)
+    assert not copy.report_file.exists()
+
+
+def test_the_card_has_metadata_that_the_hub_reads_and_a_program_that_runs(copy, monkeypatch):
     report(copy)
     card = ModelCard.load(copy.card_file)
     assert card.data.pipeline_tag == "image-classification"
     (accuracy, _) = card.data.eval_results
     assert accuracy.metric_value == copy.metrics["test"]["accuracy"]
     assert str(Path(copy.source).parent) not in card.content  # a path of this machine
-    assert "`ant`, `bee`, `蝉`" in card.text
+    assert "`ant`, `bee`, `蝉`." in card.text
+    program = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
+    monkeypatch.chdir(copy.path)
+    names = {"pixels": np.zeros((2, 16, 16, 3), np.uint8)}
+    exec(program, names)
+    assert names["probabilities"].shape == (2, 3) and names["labels"] == ["ant", "bee", "蝉"]
 
 
-def test_somebodys_readme_is_not_replaced(copy):
+def test_a_card_of_somebodys_own_stays(copy):
+    report(copy)
     copy.card_file.write_text("mine")
     report(copy)
     assert copy.card_file.read_text() == "mine"
-
-
-def test_a_run_without_predictions_is_measured_again(run, copy):
-    copy.predictions_file.unlink()
-    report(copy)
-    assert copy.predictions_file.read_text() == run.predictions_file.read_text()
-
-
-def test_a_run_with_older_figures_is_measured_again(run, copy):
-    metrics = copy.metrics
-    for figures in (metrics["validation"], metrics["test"]):
-        for name in ("ece", "threshold", "coverage", "accuracy_answered"):
-            del figures[name]
-    del metrics["calibration"]
-    copy.write_json(copy.metrics_file, metrics)
-    html = report(copy).read_text(encoding="utf-8")
-    assert f"{run.metrics['test']['accuracy']:.1%} of 12 test images right" in html
-
-
-@pytest.mark.parametrize("key", ["test", "best_epoch", "calibration", "images"])
-@pytest.mark.parametrize("value", [None, 3, "x", {"threshold": None}])
-def test_damaged_metrics_are_one_line_or_do_not_matter(copy, key, value):
-    metrics = copy.metrics | {key: value}
-    copy.write_json(copy.metrics_file, metrics)
-    try:
-        report(copy)
-    except InputError as error:
-        assert "\n" not in str(error) and "metrics.json" in str(error)
 
 
 def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
@@ -150,34 +122,51 @@ def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
         image.rename(image.with_name(f"new-{image.name}"))
     with pytest.raises(InputError, match="12 images that the run was tested on"):
         report(copy, data=str(moved))
-    copy.write_json(copy.environment_file, copy.environment | {"images": {}})
-    with pytest.raises(InputError, match=r"the \? images that the run was tested on"):
-        report(copy, data=str(moved))
 
 
 def test_a_run_of_arrays_has_a_page_without_their_images(copy):
     copy.write_json(copy.environment_file, copy.environment | {"source": None})
-    html = report(copy).read_text(encoding="utf-8")
+    html = html_of(copy)
     assert "The run was trained on arrays" in html and "<li>" not in html
-    copy.predictions_file.unlink()
-    with pytest.raises(InputError, match=r"needs predictions\.csv or the images"):
-        report(copy)
-
-
-@pytest.mark.parametrize("text", ["", "path\n", "path,true class,predicted class,probability\n"])
-def test_damaged_predictions_are_one_line(copy, text):
-    copy.predictions_file.write_text(text)
-    with pytest.raises(InputError, match=r"predictions\.csv must be the table") as error:
-        report(copy)
-    assert "\n" not in str(error.value)
 
 
 def test_images_are_cropped_as_the_network_got_them(run, images):
-    from keras_resnet18.data.sources import open_source
-    from keras_resnet18.reports.report import images_at
-
     split = open_source(images).splits["test"]
     found = images_at(split, run.preprocess, [5, 0])
     for index, image in zip((5, 0), found, strict=True):
         expected = list(split.elements(None, 0).map(split.fetch))[index][0]
         np.testing.assert_array_equal(image, run.preprocess.resize_and_crop(expected))
+
+
+# Class activation maps
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network whose first map is the red of an image, and its second the blue."""
+    import keras
+
+    image = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(2, 1, use_bias=False)(image)
+    pooled = keras.layers.GlobalAveragePooling2D(name="head_pool")(maps)
+    answer = keras.layers.Dense(2, activation="softmax", name="predictions")(pooled)
+    model = keras.Model(image, answer)
+    model.layers[1].set_weights([np.array([[[[1, 0], [0, 0], [0, 1]]]], np.float32)])
+    model.get_layer("predictions").set_weights([np.eye(2) * 2 - 1, np.zeros(2)])
+    return model
+
+
+def test_the_map_of_a_class_is_its_weights_times_the_last_maps(network):
+    pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    pixels[:, 1, 2, 0] = 200  # red
+    pixels[:, 6, 5, 2] = 100  # blue
+    pixels[2] = 0
+    red, blue, empty = activation_maps(network, pixels, np.array([0, 1, 0]))
+    assert np.argwhere(red).tolist() == [[1, 2]] and red[1, 2] == 1
+    assert np.argwhere(blue).tolist() == [[6, 5]] and blue[6, 5] == 1
+    assert not empty.any()
+
+
+def test_another_head_has_no_map():
+    model = build_tiny(input_shape=(8, 8, 3), classes=3, stem="small", dropout=0)
+    assert activation_maps(model, np.zeros((1, 8, 8, 3), np.uint8), np.array([0])) is None

@@ -61,8 +61,3 @@ def test_both_sides_leave_rows_and_are_not_trained_twice(
     monkeypatch.delattr(against_keras, "run_side")
     against_keras.main(command)
     assert capsys.readouterr().out in printed
-
-
-def test_a_wrong_folder_is_a_line(tmp_path):
-    with pytest.raises(SystemExit, match="error: images must be a folder"):
-        against_keras.main([str(tmp_path / "none"), "--side=keras", f"--out={tmp_path}"])

@@ -34,8 +34,3 @@ def test_jpeg_and_png_are_the_same_pixels_in_the_same_splits(photos, tmp_path, m
         for a, b in zip(arrays(of_jpeg), arrays(of_png), strict=True):
             np.testing.assert_array_equal(a, b)
     assert all("image_size=16" in words for words in given)
-
-
-def test_other_files_are_refused_in_a_line(images):
-    with pytest.raises(SystemExit, match="error: the photos must be JPEG files"):
-        antialias.main([str(images)])

@@ -19,22 +19,16 @@ def split(digits):
     return from_arrays(images, labels, test=(images[:7], labels[:7])).splits["test"]
 
 
-def test_a_split_gives_its_images_and_labels_as_arrays(split, digits):
-    images, labels = arrays(split)
-    np.testing.assert_array_equal(images, digits[0][:7])
-    np.testing.assert_array_equal(labels, digits[1][:7])
-
-
-def test_answers_are_of_changed_and_then_prepared_images(split, digits):
-    seen, labels = answers(lambda pixels: pixels, split, AS_THEY_ARE, mirrored)
-    np.testing.assert_array_equal(seen, digits[0][:7, :, ::-1])
-    np.testing.assert_array_equal(labels, digits[1][:7])
-
-
-def test_a_few_images_are_drawn_from_all_and_keep_their_labels(split, digits):
+def test_images_come_as_arrays_and_answers_are_of_changed_ones(split, digits):
+    for images, labels in (
+        arrays(split),
+        answers(lambda pixels: pixels[:, :, ::-1], split, AS_THEY_ARE, mirrored),
+    ):
+        np.testing.assert_array_equal(images, digits[0][:7])
+        np.testing.assert_array_equal(labels, digits[1][:7])
     seen, labels = answers(lambda pixels: pixels, split, AS_THEY_ARE, limit=3)
     kept = [i for i in range(7) if any((digits[0][i] == image).all() for image in seen)]
-    assert len(seen) == 3
+    assert len(seen) == 3  # drawn from all
     np.testing.assert_array_equal(labels, digits[1][kept])
 
 

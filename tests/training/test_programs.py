@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import against_keras
+import antialias
 import degradation
 import kill_and_resume
 import pytest
+import rejection
 import robustness
 import transfer
 
@@ -25,14 +28,25 @@ def test_numbers_of_things_are_1_or_more(main, arguments, capsys):
     assert "must be 1 or more. Received: " in capsys.readouterr().err
 
 
-def test_a_folder_of_other_images_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="error: SOURCE must be tfds:cifar10"):
-        degradation.main([str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"error: .*Missing or empty: .*train/airplane"):
-        transfer.main([str(tmp_path)])
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_what_a_program_cannot_use_is_a_line(run, images, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="error: the folder cannot be made"):
-        kill_and_resume.main([str(tmp_path / "file/kills")])
+    for main, arguments, message in (
+        (degradation.main, [tmp_path], "SOURCE must be tfds:cifar10"),
+        (transfer.main, [tmp_path], ".*Missing or empty: .*train/airplane"),
+        (kill_and_resume.main, [tmp_path / "file" / "kills"], "the folder cannot be made"),
+        (
+            against_keras.main,
+            ["none", "--side=keras", f"--out={tmp_path}"],
+            "images must be",
+        ),
+        (antialias.main, [images], "the photos must be JPEG files"),
+        (robustness.main, [tmp_path], "a run is a folder"),
+        (rejection.main, ["--run", run.path, "--foreign=digits"], "--foreign takes NAME=SOURCE"),
+        (
+            rejection.main,
+            ["--run", run.path, "--foreign=x=/none", f"--rows={tmp_path / 'rows'}"],
+            "images must be a folder",
+        ),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: {message}[^\n]*$"):
+            main(list(map(str, arguments)))

@@ -69,12 +69,3 @@ def test_own_and_foreign_images_are_measured_once(run, tmp_path, capsys, monkeyp
     monkeypatch.delattr(rejection, "answers")
     rejection.main(command)
     assert capsys.readouterr().out in printed
-
-
-def test_bad_input_is_a_line(run, tmp_path):
-    with pytest.raises(SystemExit, match="error: --foreign takes NAME=SOURCE"):
-        rejection.main(["--run", str(run.path), "--foreign", "digits"])
-    with pytest.raises(SystemExit, match="error: images must be a folder"):
-        rejection.main(
-            ["--run", str(run.path), "--foreign", "x=/none", f"--rows={tmp_path / 'rows'}"]
-        )

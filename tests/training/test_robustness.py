@@ -72,8 +72,3 @@ def test_a_missing_file_is_exported_or_it_is_said_why_not(run, tmp_path, capsys,
     assert "without an int8 file: tflite-int8 needs 200 training images" in printed
     (row,) = read_rows(tmp_path / "rows")
     assert row["n"] == 5 and "int8_accuracy" not in row
-
-
-def test_what_is_not_a_run_is_a_line(tmp_path):
-    with pytest.raises(SystemExit, match="error: a run is a folder"):
-        robustness.main([str(tmp_path)])

@@ -74,21 +74,11 @@ def test_a_folder_keeps_to_one_recipe(images, done, tmp_path):
         seeds.main([*command(images, other), "--set=epochs=3"])
 
 
-def test_a_setting_that_was_refused_can_be_mended(images, tmp_path):
-    with pytest.raises(SystemExit, match="error: epochs must be 1 or more"):
-        seeds.main(command(images, tmp_path, "--set=epochs=0", "--seeds", "0"))
-    seeds.main(command(images, tmp_path, "--seeds", "0"))
-    assert len(read_rows(tmp_path / "rows.jsonl")) == 1
-
-
 def test_a_run_is_fine_tuned(images, done, tmp_path):
     options = ["--weights", str(done / "seed0"), "--set=epochs=0", "--set=finetune.head_epochs=2"]
     seeds.main([str(images), *options, "--seeds", "1", f"--out={tmp_path}"])
     (row,) = read_rows(tmp_path / "rows.jsonl")
     assert row["epochs"] == 2 and load_run(tmp_path / "seed1").recipe.finetune
-
-
-def test_the_folder_is_named_after_what_is_trained():
     assert str(seeds.default_out("/data/flowers/", None, "saved_models/insects")) == (
         "saved_models/seeds/flowers-from-insects"
     )

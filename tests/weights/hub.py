@@ -1,31 +1,24 @@
-"""A server on this machine that answers for one file as the Hugging Face hub does."""
+"""A server on this machine that answers for one file as the Hugging Face Hub does."""
 
 from __future__ import annotations
 
 import hashlib
 import http.server
 import threading
-from collections.abc import Mapping
 
 
 class Hub:
-    """Serves `content` under every path; the tests set what goes wrong.
+    """Serves `content` under every path.
 
     Attributes:
         content: The file.
-        status: What it answers instead of 200, as (status, the hub's own error code).
-        commit: Whether it says the file's commit, as the hub does and no other server.
-        cut: After how many bytes the next connection breaks.
-        size: What it says that the file's size is, if that is not true.
-        requests: The methods and paths that it was asked for.
+        status: Status and the Hub's own error code to answer with, instead of 200.
+        requests: Methods and paths of the requests so far.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.status: tuple[int, str] | None = None
-        self.commit = True
-        self.cut: int | None = None
-        self.size: int | None = None
         self.requests: list[str] = []
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -33,7 +26,7 @@ class Hub:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
-        """From here on its port refuses connections."""
+        """Stops the server: its port refuses connections."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -42,30 +35,19 @@ class Hub:
             protocol_version = "HTTP/1.1"
 
             def do_HEAD(self) -> None:
-                hub.requests.append(f"HEAD {self.path}")
-                size = hub.size or len(hub.content)
-                self._head(200, {"Content-Length": str(size)})
-
-            def do_GET(self) -> None:
-                hub.requests.append(f"GET {self.path}")
-                start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
-                body = hub.content[start:]
-                self._head(206 if start else 200, {"Content-Length": str(len(body))})
-                cut, hub.cut = hub.cut, None
-                self.wfile.write(body[:cut])
-                self.close_connection = cut is not None
-
-            def _head(self, status: int, headers: Mapping[str, str]) -> None:
-                if hub.status:
-                    status, code = hub.status
-                    headers = {"X-Error-Code": code, "Content-Length": "0"}
-                if hub.commit:
-                    headers = {"X-Repo-Commit": self.path.split("/")[-2], **headers}
+                hub.requests.append(f"{self.command} {self.path}")
+                status, code = hub.status or (200, None)
                 self.send_response(status)
                 self.send_header("ETag", f'"{hashlib.sha256(hub.content).hexdigest()}"')
-                for name, value in headers.items():
-                    self.send_header(name, value)
+                self.send_header("X-Repo-Commit", self.path.split("/")[-2])
+                self.send_header("Content-Length", "0" if code else str(len(hub.content)))
+                if code:
+                    self.send_header("X-Error-Code", code)
                 self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(b"" if hub.status else hub.content)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -117,7 +117,7 @@ def augmented(image: Any, seed: Any, *, spec: Any, flip: bool = True) -> Any:
     """A training image of ours."""
     from keras_resnet18.data.augment import augment
 
-    off = {"shift": 0, "erase": 0.0, "trivial_augment": False, "jitter": 0.0}
+    off = {"shift": 0, "erase": 0.0, "jitter": 0.0}
     return augment(image, seed, preprocess=spec, resized_crop=AREAS, flip=flip, **off)
 
 

@@ -1,0 +1,229 @@
+"""The float32 graph, from raw pixels to probabilities, that every format is made from."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.files import INPUT, OUTPUT
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.spec import ClassifierSpec
+
+
+def check_model(model: keras.Model) -> None:
+    """Raises InputError unless `model` is a trained image classifier."""
+    if keras.config.backend() != "tensorflow":
+        raise InputError(
+            "exports are made with Keras on TensorFlow: set KERAS_BACKEND=tensorflow and load the "
+            f"model's .keras file there. Received: KERAS_BACKEND={keras.config.backend()!r}"
+        )
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise InputError(
+            "an export needs a functional or Sequential keras.Model that knows its input shape. "
+            f"Received: {type(model).__name__}"
+        )
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or len(model.outputs) != 1:
+        raise InputError(
+            "an export needs a model with one input, (batch, height, width, channels), and one "
+            f"output. Received: input shape {model.input_shape}, output shape {model.output_shape}"
+        )
+    if len(model.output_shape) != 2:
+        raise InputError(
+            "an export needs a classifier, whose output is (batch, classes): build it with "
+            f"include_top=True. Received: output shape {model.output_shape}"
+        )
+    classes = model.output_shape[1]
+    if classes == 1:
+        raise InputError(
+            "an export needs an output for each class, two or more: build the model with classes=2 "
+            f"and softmax. Received: output shape {model.output_shape}, of one class"
+        )
+    for variable in model.weights:
+        if not np.isfinite(variable.numpy()).all():
+            raise InputError(
+                "an export needs weights that are finite numbers: take those of an earlier epoch, "
+                f"or train with a lower learning rate. Received: NaN or infinity in {variable.path}"
+            )
+
+
+def spec_of(
+    model: keras.Model, spec: ClassifierSpec | None, labels: Sequence[str] | None
+) -> ClassifierSpec:
+    """Returns the specification of a model to export.
+
+    Args:
+        model: A model that `check_model` accepts.
+        spec: The caller's specification, or None to make one.
+        labels: Class names for a new specification, by default the class numbers. Images are then
+            resized to cover the model's input size and center-cropped.
+
+    Raises:
+        InputError: If both `spec` and `labels` are given, or they do not fit the model.
+    """
+    *size, channels = model.input_shape[1:]
+    classes = model.output_shape[1]
+    if spec is None:
+        preprocess = None
+        if channels == 3 and None not in size:
+            preprocess = Preprocess(size=tuple(size), crop_ratio=1.0)
+        names: Any = tuple(map(str, range(classes))) if labels is None else labels
+        spec = ClassifierSpec(names, preprocess)
+    elif labels is not None:
+        raise InputError("labels are part of spec: give one of both. Received: labels and spec")
+    if not isinstance(spec, ClassifierSpec):
+        raise InputError(f"spec must be a ClassifierSpec. Received: {type(spec).__name__}")
+    spec.check_model(model.input_shape[1:], classes, "the arguments")
+    return spec
+
+
+def check_size(model: keras.Model, what: str) -> None:
+    """Raises InputError unless `model` takes images of one fixed size, which `what` needs."""
+    if None in model.input_shape[1:]:
+        raise InputError(
+            f"{what} takes images of one size: build the model with a fixed input_shape. "
+            f"Received: input shape {model.input_shape}"
+        )
+
+
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """Layers of a model and of the models nested in it, without those models."""
+    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+
+
+def float32_twin(model: keras.Model) -> keras.Model:
+    """Returns a copy of the model that computes in float32; `model` itself if it already does.
+
+    LiteRT has no kernels for mixed-precision graphs, and the weights are float32 anyway.
+
+    Raises:
+        InputError: If a layer cannot be created from its config.
+    """
+    if all(layer.compute_dtype == "float32" for layer in leaves(model)):
+        return model
+    twin = keras.models.clone_model(model, clone_function=_in_float32, recursive=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, keras.layers.Lambda):  # Keras does not load its function from a config
+        arguments = (layer.function, layer._output_shape, layer.mask, layer.arguments)
+        return keras.layers.Lambda(*arguments, name=layer.name, dtype="float32")
+    try:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    except Exception as error:  # a user's layer may raise anything
+        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
+        raise InputError(
+            "a model that is not float32 is exported from a float32 copy, so each layer needs "
+            f"get_config and from_config. Received: {type(layer).__name__} {layer.name!r} "
+            f"({reason}): define them, or build the model in float32"
+        ) from error
+
+
+def probabilities(model: keras.Model, pixels: Any) -> Any:
+    """Probabilities, float32 (batch, classes), for pixels of 0 to 255 of any dtype."""
+    scores = model(tf.cast(pixels, model.inputs[0].dtype), training=False)
+    return as_probabilities(scores, model)
+
+
+def as_probabilities(scores: Any, model: keras.Model) -> Any:
+    """Output of `model` as float32 probabilities: applies softmax if the output is logits."""
+    scores = tf.cast(scores, tf.float32)
+    return tf.nn.softmax(scores) if _is_linear(model.outputs[0]) else scores
+
+
+def _is_linear(output: keras.KerasTensor) -> bool:
+    """Whether a model outputs logits, as with `classifier_activation=None`."""
+    last, node, _ = output._keras_history
+    if isinstance(last, keras.Model):
+        return _is_linear(last.outputs[0])
+    linear = getattr(last, "activation", None) is keras.activations.linear
+    if linear and isinstance(last, keras.layers.Activation):
+        # Only a cast to float32, which Keras' mixed precision guide puts after a softmax
+        return _is_linear(last._inbound_nodes[node].input_tensors[0])
+    return linear
+
+
+def write_saved_model(
+    model: keras.Model, path: Path, *, batch_size: int | None = None, dtype: str = "uint8"
+) -> None:
+    """Writes a float32 model as a SavedModel for a converter.
+
+    The signature `serving_default` takes `image`, (batch_size, height, width, channels) of `dtype`
+    with values of 0 to 255, and returns `probabilities`, float32 (batch_size, classes).
+    """
+    # No archive.track(model): endpoints track their variables, which would be saved twice
+    archive = keras.export.ExportArchive()
+    shape = (batch_size, *model.input_shape[1:])
+    archive.add_endpoint(
+        "serving_default",
+        lambda image: {OUTPUT: probabilities(model, image)},
+        input_signature=[tf.TensorSpec(shape, dtype, name=INPUT)],
+    )
+    archive.write_out(str(path), verbose=False)
+
+
+# Lists of unsupported operators in the output of TensorFlow's converter and tf2onnx
+_UNSUPPORTED = re.compile(r"(?:^Custom|^TF Select|Unsupported) ops: (?:Counter)?(.+)$", re.M)
+
+# Lines that libraries log about other things, lines with an error, and the prefix of such a line
+_LOGGED = re.compile(r"[IW]\d{4} |WARNING: All log messages|.* - (INFO|WARNING) - ")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b|[EF]\d{4} |.*\berror: ")
+_PREFIX = re.compile(r"^[EF]\d{4} [^]]*\] ")
+
+
+def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
+    """Runs a converter, a Python program, in a process of its own, on the CPU.
+
+    TensorFlow's converter leaks memory with every call.
+
+    Args:
+        name: Name of the converter, for error messages.
+        arguments: Arguments of Python: a script, or `-m` and a module, followed by its arguments.
+        output: The file that the converter writes.
+
+    Raises:
+        ExportError: If the converter fails or does not support an operator; the message has the
+            reason.
+    """
+    # -P keeps this folder's onnx.py from being imported in place of the package onnx
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if unsupported := _UNSUPPORTED.findall(done.stderr):
+        names = sorted(set(re.findall(r"[A-Za-z]\w*", " ".join(unsupported))))
+        raise ExportError(
+            f"{name} cannot convert {', '.join(names)}: build the model without; "
+            "nothing was written"
+        )
+    if done.returncode or not output.is_file():
+        reason = _reason(done.returncode, done.stderr)
+        raise ExportError(f"{name} failed: {reason}; nothing was written")
+
+
+def _reason(status: int, stderr: str) -> str:
+    """Reason for a failed process, in one line: its signal or status, and the error it printed."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)]
+    errors = [line for line in lines if _ERROR.match(line)] or lines
+    error = textwrap.shorten(_PREFIX.sub("", errors[-1]), 300) if errors else "no message"
+    if status >= 0:
+        return f"{error} (status {status})"
+    memory = ", as where memory runs out" if -status == signal.SIGKILL else ""
+    return f"it was ended by {signal.Signals(-status).name}{memory}: {error}"

@@ -1,0 +1,298 @@
+"""What a .tflite file says of itself can be read, and what is put into it changes nothing else."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import shutil
+import subprocess
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_resnet18 import export_tflite, info
+from keras_resnet18 import tflite_file as metadata
+from keras_resnet18.classify.exported import TFLiteFile
+from keras_resnet18.errors import InputError
+from keras_resnet18.files import TFLITE
+from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.tflite_file import (
+    Tensor,
+    add_metadata,
+    append_files,
+    contents,
+    keep_softmax_float,
+    quantization,
+)
+
+FULL = {
+    "name": "insects",
+    "description": "Ameisen, Bienen und 蝉",
+    "version": "2.1",
+    "subgraph_metadata": [
+        {
+            "name": "main",
+            "description": "all of it",
+            "input_tensor_metadata": [
+                {
+                    "name": "image",
+                    "description": "a photo",
+                    "content": {
+                        "content_properties_type": 2,
+                        "content_properties": {"color_space": 1},
+                    },
+                    "process_units": [
+                        {"options_type": 1, "options": {"mean": [0.5, 1.0, -2.0], "std": [0.25]}}
+                    ],
+                    "associated_files": [],
+                }
+            ],
+            "output_tensor_metadata": [
+                {
+                    "name": "scores",
+                    "associated_files": [
+                        {"name": "notes.txt", "description": "for people", "type": 1},
+                        {"name": "labels_en.txt", "type": 2},
+                    ],
+                }
+            ],
+        }
+    ],
+    "author": "A. Lee",
+    "license": "CC-BY-4.0",
+    "associated_files": [{"name": "readme.md"}],
+    "min_parser_version": "1.0.0",
+}
+
+
+def described(model: keras.Model, threshold: float | None = None) -> dict:
+    return metadata.describe_model(model, ClassifierSpec(("a", "b", "c"), None, threshold), {})
+
+
+class TestMetadata:
+    def test_is_read_as_it_was_written(self):
+        assert metadata.unpack(metadata.pack(FULL)) == FULL
+        assert metadata.unpack(metadata.pack({})) == {}
+        assert metadata.labels_file(FULL) == "labels_en.txt"
+        assert metadata.normalization(FULL) == ([0.5, 1.0, -2.0], [0.25])
+        assert metadata.labels_file({}) is None and metadata.normalization({}) is None
+
+    def test_of_other_choices_of_a_union_is_left_unread(self):
+        unit = {"options_type": 4}  # a tokenizer
+        tensors = {"input_tensor_metadata": [{"process_units": [unit]}]}
+        said = metadata.unpack(metadata.pack({"subgraph_metadata": [tensors]}))
+        assert said == {"subgraph_metadata": [tensors]}
+        assert metadata.normalization(said) is None
+
+    def test_that_is_broken_anywhere_is_told_or_read(self):
+        whole = metadata.pack(FULL)
+        random = np.random.default_rng(0)
+        broken = [whole[:length] for length in range(8, len(whole))]
+        for _ in range(500):
+            damaged = bytearray(whole)
+            damaged[random.integers(8, len(whole))] = random.integers(256)
+            broken.append(bytes(damaged))
+        told = 0
+        for buffer in broken:
+            try:
+                metadata.unpack(buffer)
+            except InputError as error:
+                told += 1
+                assert str(error).endswith(f"Received: {len(buffer)} broken bytes")
+        assert told > len(broken) / 4
+
+    @pytest.mark.parametrize("buffer", [b"", b"\0" * 20, b"\x10\0\0\0TFL3"])
+    def test_that_is_something_else_is_told(self, buffer):
+        with pytest.raises(InputError, match=r"identifier b'M001'\. Received: b'"):
+            metadata.unpack(buffer)
+
+    @pytest.mark.parametrize("threshold", [0.0, 0.4123, 1.0])
+    def test_has_the_score_threshold_of_the_specification(self, tiny, threshold):
+        read = metadata.unpack(metadata.pack(described(tiny, threshold)))
+        assert metadata.score_threshold(read) == threshold
+        assert metadata.normalization(read) == ([0.0], [1.0])
+        assert metadata.score_threshold(FULL) is None
+
+    @pytest.mark.parametrize(("channels", "space"), [(1, 2), (3, 1), (4, 0)])
+    def test_says_which_colours_the_model_takes(self, channels, space):
+        model = keras.Sequential([keras.Input((8, 8, channels)), keras.layers.Flatten()])
+        said = metadata.unpack(metadata.pack(described(model)))
+        (image,) = said["subgraph_metadata"][0]["input_tensor_metadata"]
+        assert image["content"]["content_properties"].get("color_space", 0) == space
+
+    def test_says_what_a_file_takes_and_gives(self, any_file):
+        said = contents(any_file.path).metadata
+        assert said["description"] == "Image classifier of 10 classes, made with keras-resnet18."
+        assert said["min_parser_version"] == "1.0.0"
+        assert metadata.normalization(said) == ([0.0], [1.0])
+        assert metadata.labels_file(said) == "labels.txt"
+        (graph,) = said["subgraph_metadata"]
+        (image,), (output,) = graph["input_tensor_metadata"], graph["output_tensor_metadata"]
+        assert (image["name"], output["name"]) == ("image", "probabilities")
+        assert "32×32" in image["description"]
+        assert not {"author", "license"} & said.keys()  # unless it is told
+
+    def test_has_the_version_of_the_weights(self, float32_file, int8_file, build_tiny):
+        version = contents(float32_file.path).metadata["version"]
+        assert contents(int8_file.path).metadata["version"] == version and len(version) == 12
+        model = build_tiny()
+        one = described(model)
+        model.set_weights([weights + 1 for weights in model.get_weights()])
+        assert one["version"] != described(model)["version"]
+
+    def test_says_what_it_is_told(self, tiny, tmp_path):
+        about = {"author": "A. Lee", "license": "CC-BY-4.0", "name": "three of a kind"}
+        export_tflite(tiny, tmp_path / "told.tflite", about=about)
+        assert about.items() <= contents(tmp_path / "told.tflite").metadata.items()
+
+
+@pytest.fixture
+def as_converted(int8_file, tmp_path):
+    """A copy of the int8 file that the converter gave, with its softmax in int8."""
+    return shutil.copy(int8_file.converted, tmp_path / "converted.tflite")
+
+
+def append_labels(path, labels):
+    append_files(path, {"labels.txt": "".join(f"{label}\n" for label in labels)})
+
+
+def test_a_softmax_kept_in_float_gives_the_same_to_a_256th(as_converted, held_out):
+    images = held_out[0][:30]
+    coarse = TFLiteFile(as_converted)(images)
+    keep_softmax_float(as_converted)
+    fine = TFLiteFile(as_converted)(images)
+    np.testing.assert_array_equal(coarse * 256, np.rint(coarse * 256))  # the fault that is mended
+    assert len(np.unique(fine)) > len(np.unique(coarse))
+    np.testing.assert_allclose(fine, coarse, atol=1.5 / 256)
+    np.testing.assert_allclose(fine.sum(1), 1, atol=1e-5)
+
+
+def test_a_softmax_that_is_float_already_is_left_alone(float32_file, tmp_path):
+    path = shutil.copy(float32_file.converted, tmp_path / "float32.tflite")
+    before = path.read_bytes()
+    keep_softmax_float(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "labels", [["a"], ["crane", "crane", "maillot"], ["chat, félin", " two words ", "猫"]]
+)
+def test_labels_and_metadata_are_read_back_and_change_nothing_of_the_model(
+    as_converted, held_out, labels
+):
+    before = TFLiteFile(as_converted)(held_out[0][:1])
+    assert (contents(as_converted).labels, contents(as_converted).metadata) == (None, {})
+    add_metadata(as_converted, metadata.pack({"name": "digits"}))
+    append_labels(as_converted, labels)
+    assert contents(as_converted).labels == labels
+    assert contents(as_converted).metadata == {"name": "digits"}
+    np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:1]), before)
+
+
+def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
+    append_labels(as_converted, ["a", "b"])
+    with zipfile.ZipFile(as_converted) as archive:
+        assert archive.namelist() == ["labels.txt"]
+    if shutil.which("unzip"):
+        subprocess.run(["unzip", "-q", as_converted, "-d", tmp_path], check=False)
+        assert (tmp_path / "labels.txt").read_text() == "a\nb\n"
+
+
+def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
+    file = {"name": "labels_en.txt", "type": 2}
+    outputs = [{"name": "scores", "associated_files": [file]}]
+    buffer = metadata.pack({"subgraph_metadata": [{"output_tensor_metadata": outputs}]})
+    add_metadata(as_converted, buffer)
+    with zipfile.ZipFile(as_converted, "a") as archive:
+        archive.writestr("labels.txt", "of something else")
+    assert contents(as_converted).labels is None
+    with zipfile.ZipFile(as_converted, "a") as archive:
+        archive.writestr("labels_en.txt", "cat\r\nsea lion")
+    assert contents(as_converted).labels == ["cat", "sea lion"]
+
+
+def test_labels_that_cannot_be_unpacked_are_told(as_converted):
+    append_labels(as_converted, ["first", "second"])
+    content = as_converted.read_bytes()
+    as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
+    with pytest.raises(InputError, match=r"labels\.txt that cannot be unpacked"):
+        contents(as_converted)
+
+
+@pytest.mark.parametrize("buffer", [b"no metadata at all", b"\xff\xff\xff\x7fM001"])
+def test_of_broken_metadata_it_is_said_and_the_rest_is_read(as_converted, labels, buffer):
+    before = contents(as_converted)
+    add_metadata(as_converted, buffer)
+    append_labels(as_converted, labels)
+    assert contents(as_converted) == dataclasses.replace(before, metadata=None, labels=labels)
+    assert re.search("^metadata +cannot be read$", info(as_converted), re.MULTILINE)
+
+
+def test_contents_are_those_of_the_file(int8_file, labels):
+    found = contents(int8_file.path)
+    assert found.inputs == (Tensor("image", "uint8", (1, 32, 32, 3), (1.0,), (0,)),)
+    assert found.outputs == (Tensor("probabilities", "float32", (1, 10), (), ()),)
+    assert found.operators["CONV_2D"] == 20 and list(found.operators) == sorted(found.operators)
+    assert found.labels == labels
+
+
+def test_the_kind_of_quantization_is_told_by_the_tensors(any_file):
+    assert TFLITE[quantization(any_file.path)] == any_file.report.format
+
+
+def test_names_are_those_of_the_signature_of_the_same_graph(as_converted):
+    before = contents(as_converted)
+    model = flatbuffer_utils.read_model(str(as_converted))
+    other = copy.deepcopy(model.signatureDefs[0])
+    other.subgraphIndex, other.inputs[0].name = 1, b"of another graph"
+    model.subgraphs.append(copy.deepcopy(model.subgraphs[0]))
+    model.signatureDefs.insert(0, other)
+    flatbuffer_utils.write_model(model, str(as_converted))
+    assert contents(as_converted).inputs == before.inputs
+
+
+def test_contents_of_a_file_that_cannot_be_run_here_are_read(as_converted):
+    model = flatbuffer_utils.read_model(str(as_converted))
+    model.signatureDefs = None
+    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image.name, image.shapeSignature = b"input:0", [-1, 32, 32, 3]
+    model.operatorCodes[0].builtinCode = 9999  # from the future
+    flatbuffer_utils.write_model(model, str(as_converted))
+    with pytest.raises(InputError, match="cannot be run"):
+        TFLiteFile(as_converted)
+    found = contents(as_converted)
+    assert found.inputs[0].name == "input:0" and found.inputs[0].shape == (-1, 32, 32, 3)
+    assert found.operators["operator 9999"] >= 1
+    assert (found.metadata, found.labels) == ({}, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"TFL", b"no flatbuffer at all"])
+def test_contents_of_something_else_are_none(tmp_path, content):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"the mark TFL3. Received: {path}, without"):
+        contents(path)
+
+
+def test_contents_of_a_damaged_file_are_read_or_refused_in_one_line(int8_file, tmp_path):
+    path, whole = tmp_path / "damaged.tflite", int8_file.path.read_bytes()
+    random, refused = np.random.default_rng(0), 0
+    heads = [whole[:length] for length in (8, 100, 10_000, len(whole) // 2, len(whole) - 100)]
+    for _ in range(20):
+        damaged = bytearray(whole)
+        for place in random.integers(8, 3000, 5):
+            damaged[place] = random.integers(256)
+        heads.append(bytes(damaged))
+    for content in heads:
+        path.write_bytes(content)
+        try:
+            contents(path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    assert refused > 5
