@@ -139,12 +139,16 @@ def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) ->
         return Calibration(1.0, None, n, before, before)
     temperature = fit_temperature(logits, labels)
     highest = softmax(logits / temperature, 1).max(1)
-    threshold = _threshold(highest)
+    threshold = score_threshold(highest)
     return Calibration(temperature, threshold, n, before, reliability(highest, right))
 
 
-def _threshold(highest: npt.NDArray[np.float64]) -> float:
-    """The 5th percentile, or a little less: at most 5 % of the images are below it."""
+def score_threshold(highest: npt.NDArray[Any]) -> float:
+    """Score threshold that at most 5 % of the images are below: the 5th percentile, or less.
+
+    Args:
+        highest: Highest probability of each of 100 or more images, (n,), 0 to 1.
+    """
     percentile = float(np.percentile(highest, _REFUSED_PERCENT, method="lower"))
     # Four digits, rounded down: rounded up, images that are all alike would all be below. The
     # network's softmax, in float32, may differ in the seventh digit.

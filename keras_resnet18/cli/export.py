@@ -75,7 +75,12 @@ def verify(
     ],
     run: RunArgument,
     data: DataOption = None,
-    split: Annotated[SplitName, typer.Option(help="Split of the images.")] = "test",
+    split: Annotated[
+        SplitName | None,
+        typer.Option(
+            help="Split of the images. [default: test and validation]", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Compare an exported file with the run that it was made from.
 

@@ -13,9 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.stats import binom
 
 from keras_resnet18.classify.accuracy import in_words, interval
-from keras_resnet18.classify.exported import Predict, latency_ms
+from keras_resnet18.classify.exported import ExportedFile, Predict, latency_ms
 from keras_resnet18.classify.table import counts_text, facts_table, size_bytes
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters.graph import float32_twin, probabilities
@@ -25,8 +26,16 @@ from keras_resnet18.machine import cpu_count, environment
 # Pixels, uint8 (n, height, width, channels), and class numbers (n,) if the caller gave labels
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 
-# Default fraction of images on which export and model must give the same class
+# Default fraction of images on which export and model must give the same class. A file is refused
+# where the interval of that fraction lies below it, and below the floor on any number of images.
 MIN_AGREEMENT = 0.98
+_FLOOR = 0.95
+
+# Largest difference of the fractions of images that file and model answer at their thresholds
+_COVERAGE_TOLERANCE = 0.02
+
+_CHANCE = 0.05  # a file is worse than its model where chance explains it less often
+_FEW = 50  # images, of which agreement shows little
 
 _BATCH_SIZE = 32
 _NOISE_IMAGES = 16
@@ -136,6 +145,11 @@ class Comparison:
         model_accuracy: Top-1 accuracy of the model, 0 to 1; None if the images have no labels.
         mass_error: Largest difference between the sum of an image's probabilities and 1.
         model_classes: Number of different classes that the model predicts.
+        lost: Number of images that the model alone gets right; 0 if the images have no labels.
+        won: Number of images that the export alone gets right.
+        coverage: Fraction of images that the export answers at its score threshold, 0 to 1; None
+            without one.
+        model_coverage: Fraction of images that the model answers at its own; None without one.
     """
 
     n: int
@@ -146,6 +160,10 @@ class Comparison:
     model_accuracy: float | None
     mass_error: float
     model_classes: int
+    lost: int = 0
+    won: int = 0
+    coverage: float | None = None
+    model_coverage: float | None = None
 
     def interval(self, fraction: float) -> tuple[float, float]:
         """95 % confidence interval of a fraction of the images, such as `accuracy`."""
@@ -153,12 +171,20 @@ class Comparison:
 
     @property
     def warning(self) -> str | None:
-        """Warning if agreement is uninformative (one class for every image), else None."""
+        """Warning if agreement is uninformative, or lower than it should be, else None."""
         if self.n > 1 and self.model_classes == 1:
             return (
                 f"the model gives all {self.n:,} images the same class, so agreement and accuracy "
                 "show little: compare on images of all classes"
             )
+        low, high = self.interval(self.agreement)
+        if self.agreement < MIN_AGREEMENT:
+            return (
+                f"same class for {self.agreement:.2%} of {self.n:,} images, 95 % interval "
+                f"{low:.1%} to {high:.1%}, below {MIN_AGREEMENT:.0%}"
+            )
+        if self.accuracy is not None and self.n < _FEW:
+            return f"{self.n} images show little: up to {1 - low:.0%} of answers may differ"
         return None
 
     def fault(
@@ -166,9 +192,14 @@ class Comparison:
     ) -> str | None:
         """One-line description of the first limit that is exceeded, or None.
 
+        Agreement and accuracy are judged by evidence: a file is refused where the 95 % interval of
+        the agreement lies below `min_agreement`, where fewer than 95 % agree, or where it is less
+        accurate than the model beyond chance (McNemar's exact test, one-sided, 5 %).
+
         Args:
             max_difference: Largest allowed difference of a probability; None for any.
-            min_agreement: Smallest allowed agreement, 0 to 1.
+            min_agreement: Smallest allowed agreement, 0 to 1; 0 judges neither agreement nor
+                accuracy nor coverage.
         """
         where = f"on {self.n:,} images"
         if not self.mass_error < 0.01:
@@ -176,11 +207,25 @@ class Comparison:
                 f"the export's outputs do not sum to 1 {where}, so they are not probabilities: "
                 "the model must end in a softmax, or give logits"
             )
-        if self.agreement < min_agreement:
+        _, high = self.interval(self.agreement)
+        if high < min_agreement or self.agreement < min(_FLOOR, min_agreement):
             return (
                 f"the export gives the model's class for {self.agreement:.2%} {where}, below "
                 f"min_agreement={min_agreement:.2%}"
             )
+        differing = self.lost + self.won
+        if min_agreement and binom.sf(self.lost - 1, differing, 0.5) < _CHANCE and differing:
+            return (
+                f"the export is less accurate than the model beyond chance: {self.accuracy:.2%} "
+                f"and {self.model_accuracy:.2%} {where}"
+            )
+        if min_agreement and self.coverage is not None and self.model_coverage is not None:
+            difference = abs(self.coverage - self.model_coverage)
+            if difference > max(_COVERAGE_TOLERANCE, 1 / self.n):
+                return (
+                    f"the export answers {self.coverage:.2%} {where} at its score threshold, the "
+                    f"model {self.model_coverage:.2%}"
+                )
         if max_difference is not None and self.max_difference > max_difference:
             return (
                 "the export's probabilities differ from the model's by up to "
@@ -193,12 +238,17 @@ class Comparison:
         figures: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             figures[name] = None if value is None or not np.isfinite(value) else value
-            if name in ("agreement", "accuracy", "model_accuracy"):
+            if name in ("agreement", "accuracy", "model_accuracy", "coverage", "model_coverage"):
                 figures[f"{name}_interval"] = value if value is None else list(self.interval(value))
         return figures
 
 
-def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> Comparison:
+def compare(
+    exported: Predict,
+    model: keras.Model,
+    batches: Iterable[Batch],
+    thresholds: tuple[float | None, float | None] = (None, None),
+) -> Comparison:
     """Runs an export and its model on the same pixels.
 
     Args:
@@ -208,6 +258,7 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
             probabilities with those of its float32 twin, because the export is not to blame for
             the rounding of mixed precision.
         batches: Images, all with labels or all without.
+        thresholds: Score thresholds of the export and of the model.
     """
     twin = float32_twin(model)
     predict_twin = _predictor(twin)
@@ -218,20 +269,31 @@ def compare(exported: Predict, model: keras.Model, batches: Iterable[Batch]) -> 
             got, exact = exported(pixels), predict_twin(pixels)
         model_top = (exact if twin is model else predict_model(pixels)).argmax(1)
         error, mass_error = abs(got - exact), abs(got.sum(1) - 1)
-        rows.append((got.argmax(1), model_top, error.max(1), error.mean(1), mass_error, labels))
+        highest = (got.max(1), exact.max(1))
+        row = (got.argmax(1), model_top, error.max(1), error.mean(1), mass_error, *highest, labels)
+        rows.append(row)
     *columns, numbers = zip(*rows, strict=True)
-    top, model_top, largest, mean, mass_error = map(np.concatenate, columns)
+    top, model_top, largest, mean, mass_error, *both = map(np.concatenate, columns)
     true = None if numbers[0] is None else np.concatenate(numbers)
+    right, model_right = (x == true if true is not None else x != x for x in (top, model_top))
+    coverages = (
+        None if threshold is None else float((highest >= threshold).mean())
+        for highest, threshold in zip(both, thresholds, strict=True)
+    )
     return Comparison(
         n=len(top),
         agreement=float((top == model_top).mean()),
         # NaN counts as an infinite error
         max_difference=float(np.nan_to_num(largest, nan=np.inf).max()),
         mean_difference=float(mean.mean()),
-        accuracy=None if true is None else float((top == true).mean()),
-        model_accuracy=None if true is None else float((model_top == true).mean()),
+        accuracy=None if true is None else float(right.mean()),
+        model_accuracy=None if true is None else float(model_right.mean()),
         mass_error=float(np.nan_to_num(mass_error, nan=np.inf).max()),
         model_classes=len(np.unique(model_top)),
+        lost=int((model_right & ~right).sum()),
+        won=int((right & ~model_right).sum()),
+        coverage=next(coverages),
+        model_coverage=next(coverages),
     )
 
 
@@ -264,6 +326,7 @@ class ExportReport:
         latency_ms: Median time of one image at batch size 1, on one thread per CPU.
         operators: Number of operators of a .tflite or .onnx file by name.
         fault: Why the file failed, in one line; None if it passed.
+        threshold: Score threshold of the file; that of a quantized file may be its own.
         threads: Number of threads that the latency was measured on.
     """
 
@@ -274,6 +337,7 @@ class ExportReport:
     latency_ms: float
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
+    threshold: float | None = None
     threads: int = dataclasses.field(default_factory=cpu_count)
 
     def __str__(self) -> str:
@@ -298,6 +362,11 @@ class ExportReport:
             "top-1": self._fraction(found.accuracy),
             "model's top-1": self._fraction(found.model_accuracy),
             "same class": self._fraction(found.agreement),
+            **(
+                {}
+                if found.coverage is None or found.model_coverage is None
+                else {"answered": f"{found.coverage:.2%} (model {found.model_coverage:.2%})"}
+            ),
             "difference": f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on "
             "average, of a probability",
             "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
@@ -327,6 +396,7 @@ class ExportReport:
             "size_bytes": self.size_bytes,
             **self.comparison.to_dict(),
             "operators": self.operators,
+            "threshold": self.threshold,
             "latency_ms": self.latency_ms,
             "threads": self.threads,
         }
@@ -359,10 +429,11 @@ def export_verified(
     format_: str,
     path: Path,
     model: keras.Model,
-    write: Callable[[keras.Model, Path], tuple[Predict, dict[str, int]]],
+    write: Callable[[keras.Model, Path], tuple[ExportedFile, dict[str, int]]],
     *,
     shape: tuple[int, ...],
     batches: Iterator[Batch] | None,
+    threshold: float | None,
     min_agreement: float = MIN_AGREEMENT,
 ) -> ExportReport:
     """Writes an exported file and its report if the file gives the model's answers.
@@ -375,6 +446,7 @@ def export_verified(
             and returns it with the number of its operators by name.
         shape: (height, width, channels) of the images that the file takes.
         batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
+        threshold: Score threshold of the model.
         min_agreement: Smallest allowed agreement with the model, 0 to 1.
 
     Raises:
@@ -386,14 +458,16 @@ def export_verified(
     else:
         check_destination(path, Path.is_file, "a file")
     check_report_file(path)
-    twin = float32_twin(model)
+    twin, on_noise = float32_twin(model), batches is None
     if batches is None:
         batches, model, min_agreement = noise(shape), twin, 0.0
     # Read the first batch now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with staged(report_file(path)) as figures, staged(path) as new:
         exported, operators = write(twin, new)
-        comparison = compare(exported, model, batches)
+        own = exported.spec.threshold if exported.spec is not None else None
+        thresholds = (None, None) if on_noise else (own, threshold)
+        comparison = compare(exported, model, batches, thresholds)
         if fault := comparison.fault(EXPORTS[format_].max_difference, min_agreement):
             raise ExportError(f"{fault}; nothing was written")
         report = ExportReport(
@@ -403,6 +477,7 @@ def export_verified(
             comparison=comparison,
             latency_ms=latency_ms(exported, shape),
             operators=operators,
+            threshold=own,
         )
         write_figures(figures, report.to_dict())
     return report

@@ -23,6 +23,7 @@ from keras_resnet18.exporters.tflite import (
     export_tflite,
 )
 from keras_resnet18.files import EXPORTS, check_parent
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
@@ -45,7 +46,7 @@ def export(
     about: Mapping[str, str] | None = None,
     note: Callable[[str], None] = print,
 ) -> list[ExportReport]:
-    """Exports a run's model and compares each file with it on test images.
+    """Exports a run's model and compares each file with it on test and validation images.
 
     int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
     files. If the run's images cannot be opened, `"all"` exports the formats that need none and
@@ -56,7 +57,9 @@ def export(
         formats: One or more names of `files.EXPORTS`, or `"all"` for all that can be made here.
         out: Destination folder, by default `export` in the run.
         data: Source of the images, by default the one that the run was trained on.
-        check_images: Maximum number of test images to compare on.
+        check_images: Maximum number of images to compare on: test images first, then validation
+            images. Accuracy is of these, for file and model alike; that of the test images alone
+            is in `metrics.json`.
         about: Metadata fields of the .tflite files, as for `export_tflite`. The name is by default
             that of the run's folder.
         note: Function that receives a line for each reason that `"all"` leaves out formats, and a
@@ -157,6 +160,16 @@ def _check_folder(folder: Path) -> None:
         ) from None
 
 
+def held_out(source: Source, preprocess: Preprocess, limit: int | None = None) -> tf.data.Dataset:
+    """Batches of test and then validation images: more images tell more of agreement."""
+    test, validation = source.splits["test"], source.splits["validation"]
+    batches = sample_batches(test, preprocess.resize_and_crop, limit=limit)
+    rest = None if limit is None else limit - min(limit, test.size)
+    if rest == 0:
+        return batches
+    return batches.concatenate(sample_batches(validation, preprocess.resize_and_crop, limit=rest))
+
+
 def _export(
     run: Run,
     name: str,
@@ -170,7 +183,9 @@ def _export(
             return None
         return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
 
-    path, check = out / EXPORTS[name].file, sample("test", check_images)
+    path = out / EXPORTS[name].file
+    check = None if source is None else held_out(source, run.preprocess, check_images)
+    validation = sample("validation", check_images)
     with broken_images_named():
         if name == "saved_model":
             report = export_saved_model(run.model, path, spec=run.spec, check=check)
@@ -184,6 +199,7 @@ def _export(
                 quantize=name.partition("-")[2] or None,
                 calibration=sample("train", CALIBRATION_IMAGES),
                 check=check,
+                validation=validation,
                 about=about,
             )
     run.write_text(out / SPEC_FILE, run.spec.to_json())

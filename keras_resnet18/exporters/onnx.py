@@ -12,7 +12,6 @@ import keras
 from keras_resnet18.classify.exported import (
     SPEC_IN_ONNX,
     OnnxFile,
-    Predict,
     check_onnx_extra,
     onnx_op_histogram,
 )
@@ -66,13 +65,15 @@ def export_onnx(
     spec = graph.spec_of(model, spec, labels)
     shape = model.input_shape[1:]
 
-    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[OnnxFile, dict[str, int]]:
         _convert(twin, new)
         _tidy(new, {SPEC_IN_ONNX: spec.to_json()})
         return OnnxFile(new), onnx_op_histogram(new)
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
-    return export_verified("onnx", Path(path), model, write, shape=shape, batches=batches)
+    return export_verified(
+        "onnx", Path(path), model, write, shape=shape, batches=batches, threshold=spec.threshold
+    )
 
 
 def _convert(model: keras.Model, path: Path) -> None:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18.classify.exported import SPEC_IN_SAVED_MODEL, Predict, SavedModelFolder
+from keras_resnet18.classify.exported import SPEC_IN_SAVED_MODEL, SavedModelFolder
 from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import graph
 from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
@@ -97,7 +97,7 @@ def export_saved_model(
     if check is None:
         shape = tuple(side or _ANY_SIDE for side in shape)
 
-    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[SavedModelFolder, dict[str, int]]:
         _write_endpoints(twin, new, spec)
         file = new / SPEC_IN_SAVED_MODEL
         file.parent.mkdir(exist_ok=True)
@@ -107,7 +107,15 @@ def export_saved_model(
         return served, {}
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
-    return export_verified("saved_model", Path(path), model, write, shape=shape, batches=batches)
+    return export_verified(
+        "saved_model",
+        Path(path),
+        model,
+        write,
+        shape=shape,
+        batches=batches,
+        threshold=spec.threshold,
+    )
 
 
 def _write_endpoints(model: keras.Model, path: Path, spec: ClassifierSpec) -> None:

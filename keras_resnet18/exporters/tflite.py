@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet18 import tflite_file as metadata
+from keras_resnet18.classify.calibration import MIN_IMAGES, score_threshold
 from keras_resnet18.classify.exported import Predict, TFLiteFile
 from keras_resnet18.errors import ExportError, InputError, within
 from keras_resnet18.exporters import convert, graph
 from keras_resnet18.exporters.compare import (
     MIN_AGREEMENT,
+    Batch,
     ExportReport,
     export_verified,
     pixel_batches,
@@ -43,6 +46,7 @@ def export_tflite(
     quantize: str | None = None,
     calibration: Any = None,
     check: Any = None,
+    validation: Any = None,
     min_agreement: float = MIN_AGREEMENT,
     about: Mapping[str, str] | None = None,
 ) -> ExportReport:
@@ -68,8 +72,11 @@ def export_tflite(
         calibration: Training images for `"int8"`, 200 or more: a `tf.data.Dataset` or arrays, of
             images or (image, label), batched or not. The first 300 are used.
         check: Held-out images to compare on, in the same forms. With labels, top-1 accuracy is
-            measured too. By default the calibration images, or without those noise, on which
-            accuracy is not measured.
+            measured too. By default the calibration images without their labels, since accuracy
+            on training images is no accuracy, or without those noise.
+        validation: Images that the score threshold was chosen by, in the same forms, 100 or more.
+            Quantization changes probabilities, so a `"dynamic"` or `"int8"` file gets a threshold
+            of its own from them, at the same percentile; by default it keeps that of `spec`.
         min_agreement: Fraction of the images on which file and model must give the same class, 0
             to 1.
         about: Metadata fields: `name`, `description`, `version`, `author`, `license`. The first
@@ -88,23 +95,28 @@ def export_tflite(
     _check_arguments(quantize, calibration, check, min_agreement)
     metadata.check_about(about := about or {})
     shape = model.input_shape[1:]
-    if check is None and calibration is None:
-        batches = None
-    elif check is None:
-        batches = pixel_batches(
-            calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES
-        )
-    else:
+    batches: Iterator[Batch] | None = None
+    if check is not None:
         batches = pixel_batches(check, shape, argument="check")
+    elif calibration is not None:
+        seen = pixel_batches(calibration, shape, argument="calibration", limit=CALIBRATION_IMAGES)
+        batches = ((pixels, None) for pixels, _ in seen)
     images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    def write(twin: keras.Model, new: Path) -> tuple[Predict, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> tuple[TFLiteFile, dict[str, int]]:
         packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
         _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
-        add_metadata(new, metadata.pack(metadata.describe_model(twin, spec, about)))
-        append_files(new, {LABELS_FILE: spec.labels_txt(), SPEC_FILE: spec.to_json()})
+        own = spec
+        if (
+            quantize in ("dynamic", "int8")
+            and validation is not None
+            and spec.threshold is not None
+        ):
+            own = _with_own_threshold(spec, TFLiteFile(new), validation, shape)
+        add_metadata(new, metadata.pack(metadata.describe_model(twin, own, about)))
+        append_files(new, {LABELS_FILE: own.labels_txt(), SPEC_FILE: own.to_json()})
         return open_checked(new, twin)
 
     return export_verified(
@@ -114,8 +126,20 @@ def export_tflite(
         write,
         shape=shape,
         batches=batches,
+        threshold=spec.threshold,
         min_agreement=min_agreement,
     )
+
+
+def _with_own_threshold(
+    spec: ClassifierSpec, file: Predict, validation: Any, shape: tuple[int, ...]
+) -> ClassifierSpec:
+    """The specification with the threshold at which `file` answers 95 % of the images."""
+    batches = pixel_batches(validation, shape, argument="validation")
+    highest = np.concatenate([file(pixels).max(1) for pixels, _ in batches])
+    if len(highest) < MIN_IMAGES:
+        return spec
+    return dataclasses.replace(spec, threshold=score_threshold(highest))
 
 
 def _check_arguments(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -25,11 +27,12 @@ from keras_resnet18.exporters.compare import (
     report_file,
     write_figures,
 )
+from keras_resnet18.exporters.export import held_out
 from keras_resnet18.exporters.tflite import open_checked
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.spec import ClassifierSpec, check_threshold
 from keras_resnet18.tflite_file import quantization
 
 
@@ -38,7 +41,7 @@ def verify(
     run: Run | str | os.PathLike[str],
     *,
     data: str | None = None,
-    split: SplitName = "test",
+    split: SplitName | None = None,
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
@@ -49,7 +52,8 @@ def verify(
         file: A .tflite file, an .onnx file or a SavedModel folder.
         run: A finished run, or its folder.
         data: Source of the images, by default the one that the run was trained on.
-        split: `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`; by default test and validation images, as
+            `export` compares on.
 
     Returns:
         Report; its attribute `fault` describes what is wrong, None if the file passes.
@@ -59,7 +63,8 @@ def verify(
         ExportError: If the file cannot be run; this is written to the report too.
     """
     path = Path(file)
-    one_of("split", split, SPLITS)
+    if split is not None:
+        one_of("split", split, SPLITS)
     if Run(path).recipe_file.exists():
         raise InputError(
             "an exported file is verified against its run, the file first, as in verify FILE RUN. "
@@ -67,8 +72,9 @@ def verify(
         )
     run = run if isinstance(run, Run) else load_run(run)
     check_report_file(path)
+    recorded = _recorded_threshold(path, run)
     try:
-        report = _report(path, run, data, split)
+        report = _report(path, dataclasses.replace(run.spec, threshold=recorded), run, data, split)
     except ExportError as error:
         with staged(report_file(path)) as figures:
             write_figures(figures, {"file": path.name, "passed": False, "fault": str(error)})
@@ -78,7 +84,19 @@ def verify(
     return report
 
 
-def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportReport:
+def _recorded_threshold(path: Path, run: Run) -> float | None:
+    """Score threshold that the export recorded in the report beside a file, else the run's."""
+    try:
+        recorded = json.loads(report_file(path).read_text(encoding="utf-8"))["threshold"]
+        check_threshold(recorded)
+    except (OSError, ValueError, KeyError, TypeError):
+        return run.spec.threshold
+    return None if recorded is None else float(recorded)
+
+
+def _report(
+    path: Path, spec: ClassifierSpec, run: Run, data: str | None, split: SplitName | None
+) -> ExportReport:
     kind: str = check_format(path, *EXPORTED)
     file: TFLiteFile | SavedModelFolder | OnnxFile
     if kind == "tflite":
@@ -91,11 +109,17 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
         run.spec.check_model(file.image_shape, file.classes, run.spec_file)
     except InputError as error:
         raise InputError(f"{path} is not a file of this run: {error}") from None
-    images = open_images(run.spec, run, data, (split,)).splits[split]
-    batches = sample_batches(images, run.preprocess.resize_and_crop)
+    wanted: tuple[SplitName, ...] = ("test", "validation") if split is None else (split,)
+    source = open_images(run.spec, run, data, wanted)
+    if split is None:
+        batches = held_out(source, run.preprocess)
+    else:
+        batches = sample_batches(source.splits[split], run.preprocess.resize_and_crop)
     with broken_images_named():
-        comparison = compare(file, run.model, batches.as_numpy_iterator())
-    faults = [_spec_fault(file.spec, run.spec), comparison.fault(EXPORTS[kind].max_difference)]
+        own = None if file.spec is None else file.spec.threshold
+        thresholds = (own, run.spec.threshold)
+        comparison = compare(file, run.model, batches.as_numpy_iterator(), thresholds)
+    faults = [_spec_fault(file.spec, spec), comparison.fault(EXPORTS[kind].max_difference)]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
@@ -105,11 +129,12 @@ def _report(path: Path, run: Run, data: str | None, split: SplitName) -> ExportR
         latency_ms=latency_ms(file, size),
         operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
+        threshold=spec.threshold,
     )
 
 
 def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str | None:
-    """Difference between the specifications of a file and its run, in one line, or None."""
+    """Difference between a file's specification and the expected one, in one line, or None."""
     if found is None:
         return (
             "it has no specification (labels, preprocessing, threshold), as the run has: it was "

@@ -100,6 +100,39 @@ class TestCompare:
         assert seen == [False] and enabled() is before is True
 
 
+class TestEvidence:
+    @pytest.mark.parametrize(
+        "found",
+        [
+            {"agreement": 0.974, "n": 308},  # the interval reaches 98.7 %
+            {"lost": 4},  # 1 in 16 by chance
+            {"lost": 9, "won": 4},
+            {"coverage": 0.95, "model_coverage": 0.96},
+            {"coverage": 0.8, "model_coverage": None},
+        ],
+    )
+    def test_within_chance_passes(self, found):
+        assert dataclasses.replace(PERFECT, **found).fault(None) is None
+
+    def test_less_agreement_than_asked_for_is_a_warning_and_few_images_too(self):
+        low = dataclasses.replace(PERFECT, agreement=0.974, n=308)
+        assert re.search("97.40% of 308 images, 95 % interval 95.0% to 98.7%, below", low.warning)
+        few = dataclasses.replace(PERFECT, n=10)
+        assert "10 images show little: up to 28% of answers may differ" in few.warning
+        assert PERFECT.warning is None
+
+    def test_coverage_is_of_each_ones_own_threshold(self, tiny, tiny_images):
+        exact = tiny.predict(tiny_images, verbose=0)
+        highest = np.sort(exact.max(1))
+        thresholds = (float(highest[4]), float(highest[10]))
+        found = compare(lambda x: exact, tiny, [(tiny_images, None)], thresholds)
+        assert (found.coverage, found.model_coverage) == (36 / 40, 30 / 40)
+        right = exact.argmax(1)
+        wrong = np.where(np.arange(40) < 3, (right + 1) % 3, right)
+        found = compare(lambda x: np.eye(3)[wrong], tiny, [(tiny_images, right)])
+        assert (found.lost, found.won, found.coverage) == (3, 0, None)
+
+
 class TestLimits:
     def test_let_pass_what_is_equal(self):
         assert PERFECT.fault(max_difference=0.0, min_agreement=1.0) is None
@@ -110,7 +143,11 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("fault", "message"),
         [
-            ({"agreement": 0.97}, r"97\.00% on 100 images, below min_agreement=98\.00%"),
+            ({"agreement": 0.94}, r"94\.00% on 100 images, below min_agreement=98\.00%"),
+            ({"agreement": 0.96, "n": 1000}, r"96\.00% on 1,000 images, below min_agreement"),
+            ({"lost": 5}, "less accurate than the model beyond chance: 90.00% and 92.00%"),
+            ({"lost": 9, "won": 2}, "less accurate than the model beyond chance"),
+            ({"coverage": 0.811, "model_coverage": 0.974}, "answers 81.10%.*the model 97.40%"),
             ({"max_difference": 0.0011}, r"by up to 0\.0011 on 100 images, more than 0\.001"),
             ({"max_difference": np.inf}, "by up to inf"),
             ({"mass_error": 0.02}, "do not sum to 1 on 100 images"),

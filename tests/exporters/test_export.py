@@ -77,15 +77,20 @@ def test_a_format_that_fails_does_not_stop_the_others(run, given, tmp_path):
         assert error.value is given[name]["failure"]
 
 
-def test_int8_is_calibrated_on_training_images_and_checked_on_test_images(
+def test_int8_is_calibrated_on_training_images_and_checked_on_held_out_ones(
     run, images, given, tmp_path
 ):
     export(run, "tflite-int8", tmp_path)
-    for argument, split, n in (("calibration", "train", 49), ("check", "test", 12)):
+    for argument, splits, n in (
+        ("calibration", ["train"], 49),
+        ("check", ["test", "val"], 21),
+        ("validation", ["val"], 9),
+    ):
         batches = given["tflite-int8"][argument].as_numpy_iterator()
         found = np.concatenate([batch for batch, _ in batches])
         assert len(found) == n
-        expected = {read_image(path).tobytes() for path in (images / split).rglob("*.png")}
+        files = [path for split in splits for path in (images / split).rglob("*.png")]
+        expected = {read_image(path).tobytes() for path in files}
         assert {image.tobytes() for image in found} == expected
 
 

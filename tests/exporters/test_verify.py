@@ -78,7 +78,7 @@ def test_an_export_has_its_proof_beside_it(two_exports):
     found = figures(path)
     assert (found["file"], found["format"], found["passed"]) == (path.name, "tflite-int8", True)
     assert found["size_bytes"] == path.stat().st_size
-    assert found["n"] == 100 and found["agreement"] >= 0.98
+    assert found["n"] == 150 and found["agreement"] >= 0.98
     assert found["agreement_interval"][0] < found["agreement"]
     assert found["accuracy"] >= 0.97 and found["model_accuracy"] == 1
     assert 0 < found["mean_difference"] < found["max_difference"] < 0.5
@@ -266,7 +266,7 @@ def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, comm
     assert lines[-1].split() == ["verdict", "passed"]
     for words in ("top-1", "model's top-1", "same class", "difference", "latency", "operators"):
         assert any(line.startswith(words) for line in lines)
-    assert "95 % interval" in out and "n = 100" in out and "CONV_2D 2" in out
+    assert "95 % interval" in out and "n = 150" in out and "CONV_2D 2" in out
 
 
 def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
