@@ -211,7 +211,9 @@ def _open(
 
 
 def _is_evaluation(path: Path) -> bool:
+    """Whether `evaluate` wrote a metrics.json: other programs' may have some of its keys."""
     try:
-        return "model" in json.loads(path.read_text(encoding="utf-8"))
+        found = set(json.loads(path.read_text(encoding="utf-8")))
+        return found >= {"model", "data", "split", "trained_on", "accuracy", "per_class"}
     except (OSError, ValueError, TypeError):
         return False

@@ -13,7 +13,7 @@ from keras_resnet18.classify.classifier import open_images
 from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.splits import Source
-from keras_resnet18.errors import ExportError, InputError, one_of, within
+from keras_resnet18.errors import ExportError, InputError, listed, one_of, within
 from keras_resnet18.exporters.compare import ExportReport
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
@@ -144,19 +144,20 @@ def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises InputError if `folder` holds another program's classifier.json or labels.txt."""
+    """Raises InputError if `folder` holds files of another program that would be replaced."""
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"exports need a folder. Received: {folder}, which is a file")
-    spec, labels = folder / SPEC_FILE, folder / LABELS_FILE
-    if not spec.exists() and not labels.exists():
+    files = [SPEC_FILE, LABELS_FILE, *(export.file for export in EXPORTS.values())]
+    there = [name for name in files if (folder / name).exists()]
+    if not there:
         return
     try:
-        ClassifierSpec.read(spec)
+        ClassifierSpec.read(folder / SPEC_FILE)
     except InputError:
         raise InputError(
-            f"{folder} holds a {SPEC_FILE} or {LABELS_FILE} that no export left, so nothing "
-            "is written there: give another folder"
+            f"{folder} holds {listed(there)} that no export left, so nothing is written there: "
+            "give another folder"
         ) from None
 
 

@@ -58,6 +58,34 @@ def check_model(model: keras.Model) -> None:
             )
 
 
+def with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> keras.Model:
+    """Returns the model that takes pixels of 0 to 255.
+
+    That is `model` itself, unless it is a network of ours built with `include_preprocessing=False`:
+    it agrees with itself on any pixels, so a file of it would be wrong unnoticed. It is put behind
+    the normalization of `spec.preprocess`.
+
+    Raises:
+        InputError: If such a network comes without a specification.
+    """
+    names = {layer.name for layer in model.layers}
+    if not {"stem_conv", "stage1_block1_conv1"} <= names or "normalization" in names:
+        return model
+    if spec is None or spec.preprocess is None:
+        raise InputError(
+            "an exported file takes pixels of 0 to 255, and this network normalized ones: build it "
+            "with include_preprocessing=True and copy the weights, or pass spec=ClassifierSpec("
+            "labels, preprocess) with the mean and std that it was trained with. "
+            "Received: a model built with include_preprocessing=False, and no spec.preprocess"
+        )
+    scale, offset = spec.preprocess.scale_and_offset(model.input_shape[-1])
+    pixels = keras.Input(model.input_shape[1:], name=INPUT)
+    normalize = keras.layers.Rescaling(
+        list(scale), list(offset), dtype="float32", name="normalization"
+    )
+    return keras.Model(pixels, model(normalize(pixels)), name=model.name)
+
+
 def spec_of(
     model: keras.Model, spec: ClassifierSpec | None, labels: Sequence[str] | None
 ) -> ClassifierSpec:

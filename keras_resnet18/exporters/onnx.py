@@ -61,6 +61,7 @@ def export_onnx(
     """
     check_onnx_extra()
     graph.check_model(model)
+    model = graph.with_normalization(model, spec)
     graph.check_size(model, "an .onnx file")
     spec = graph.spec_of(model, spec, labels)
     shape = model.input_shape[1:]

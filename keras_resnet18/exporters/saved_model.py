@@ -91,6 +91,7 @@ def export_saved_model(
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
     graph.check_model(model)
+    model = graph.with_normalization(model, spec)
     spec = graph.spec_of(model, spec, labels)
     preprocess = spec.preprocess
     shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)

@@ -90,6 +90,7 @@ def export_tflite(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     graph.check_model(model)
+    model = graph.with_normalization(model, spec)
     graph.check_size(model, "a .tflite file")
     spec = graph.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)

@@ -16,7 +16,7 @@ from keras_resnet18 import (
     export_saved_model,
     export_tflite,
 )
-from keras_resnet18.classify.exported import onnx_op_histogram, open_exported
+from keras_resnet18.classify.exported import TFLiteFile, onnx_op_histogram, open_exported
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import graph, saved_model
 from keras_resnet18.spec import ClassifierSpec
@@ -194,3 +194,29 @@ def test_a_missing_extra_is_named(tiny, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             call(path)
     assert path.read_bytes() == b""
+
+
+class TestNetworkWithoutItsNormalization:
+    @pytest.fixture(scope="class")
+    def network(self):
+        keras.utils.set_random_seed(0)
+        options = {"input_shape": (16, 16, 3), "classes": 3, "stem": "small_stride2"}
+        return build_resnet18(include_preprocessing=False, **options)
+
+    @pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
+    def test_is_refused_with_the_two_ways_out(self, network, export, tmp_path):
+        for options in ({}, {"labels": ["a", "b", "c"]}):
+            with pytest.raises(InputError, match="include_preprocessing=True.*or pass spec="):
+                export(network, tmp_path / "model.x", **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_is_exported_behind_the_normalization_of_a_specification(self, network, tmp_path):
+        preprocess = Preprocess(size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
+        spec = ClassifierSpec(("a", "b", "c"), preprocess)
+        export_tflite(network, tmp_path / "a.tflite", spec=spec)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+        expected = network.predict((pixels / 255 - 0.5) / 0.25, verbose=0)
+        np.testing.assert_allclose(TFLiteFile(tmp_path / "a.tflite")(pixels), expected, atol=1e-4)
+
+    def test_models_of_others_are_taken_as_given(self, tiny, tmp_path):
+        assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1
