@@ -223,7 +223,7 @@ def test_a_split_that_changed_is_not_verified_on(run, exported, tmp_path):
     copy.write_json(copy.environment_file, {**run.environment, "images": other})
     file = shutil.copy(exported / "model.tflite", tmp_path)
     assert verify(file, copy, split="test").fault is None
-    with pytest.raises(InputError, match=r"the validation images of .* have changed"):
+    with pytest.raises(InputError, match=r"test and validation images of .* have changed"):
         verify(file, copy)
 
 

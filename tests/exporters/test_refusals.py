@@ -206,7 +206,7 @@ class TestNetworkWithoutItsNormalization:
     @pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
     def test_is_refused_with_the_two_ways_out(self, network, export, tmp_path):
         for options in ({}, {"labels": ["a", "b", "c"]}):
-            with pytest.raises(InputError, match="include_preprocessing=True.*or pass spec="):
+            with pytest.raises(InputError, match=r"include_preprocessing=True.*or pass spec="):
                 export(network, tmp_path / "model.x", **options)
         assert not list(tmp_path.iterdir())
 
