@@ -425,6 +425,19 @@ def _is_report(path: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _full_disk_told(path: Path) -> Iterator[None]:
+    """Raises InputError where TensorFlow or a converter finds the disk full."""
+    try:
+        yield
+    except (tf.errors.OpError, ExportError) as error:
+        if "No space left on device" not in str(error):
+            raise
+        raise InputError(
+            f"{path} cannot be written: no space left on device. Free some, or give another path"
+        ) from None
+
+
 def export_verified(
     format_: str,
     path: Path,
@@ -463,7 +476,7 @@ def export_verified(
         batches, model, min_agreement = noise(shape), twin, 0.0
     # Read the first batch now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
-    with staged(report_file(path)) as figures, staged(path) as new:
+    with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
         exported, operators = write(twin, new)
         own = exported.spec.threshold if exported.spec is not None else None
         thresholds = (None, None) if on_noise else (own, threshold)

@@ -7,6 +7,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_resnet18 import (
@@ -17,7 +18,7 @@ from keras_resnet18 import (
     export_tflite,
 )
 from keras_resnet18.classify.exported import TFLiteFile, onnx_op_histogram, open_exported
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import graph, saved_model
 from keras_resnet18.spec import ClassifierSpec
 
@@ -220,3 +221,20 @@ class TestNetworkWithoutItsNormalization:
 
     def test_models_of_others_are_taken_as_given(self, tiny, tmp_path):
         assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1
+
+
+@pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
+@pytest.mark.parametrize("by", ["TensorFlow", "the converter"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path, monkeypatch, export, by):
+    message = "/a/b.tempstate; No space left on device"
+
+    def full(*arguments, **options):
+        if by == "TensorFlow":
+            raise tf.errors.ResourceExhaustedError(None, None, message)
+        raise ExportError(f"tf2onnx failed: {message}")
+
+    monkeypatch.setattr(graph, "write_saved_model", full)
+    monkeypatch.setattr(saved_model, "_write_endpoints", full)
+    with pytest.raises(InputError, match="model.x cannot be written: no space left") as error:
+        export(tiny, tmp_path / "model.x")
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
