@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_resnet18 import distributed
 from keras_resnet18.data.augment import augment, mix
 from keras_resnet18.data.pipeline import (
     eval_batches,
@@ -19,7 +20,6 @@ from keras_resnet18.data.pipeline import (
 )
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Split, array_split
-from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit.phases import Batches, Pair
 from keras_resnet18.fit.task import Task
@@ -30,28 +30,25 @@ from keras_resnet18.preprocess import Preprocess
 _FEATURES_BATCH = 64
 
 
-def make_batches(task: Task, console: Console, processes: Processes = ALONE) -> Batches:
+def make_batches(task: Task, console: Console) -> Batches:
     """Training and validation batches of every phase, each a function of its number.
 
     Args:
         task: What the training is given.
         console: Where progress is shown.
-        processes: Those that share every batch.
     """
     recipe, preprocess = task.recipe, task.preprocess
     training, validation = task.source.splits["train"], task.source.splits["validation"]
     size = batch_size_of(task)
-    shuffled = functools.partial(
-        train_batches, batch_size=size, seed=recipe.seed, processes=processes
-    )
+    shuffled = functools.partial(train_batches, batch_size=size, seed=recipe.seed)
     if device_count() == 1:
         in_order = functools.partial(eval_batches, batch_size=size)
     else:
-        in_order = functools.partial(whole_eval_batches, batch_size=size, processes=processes)
+        in_order = functools.partial(whole_eval_batches, batch_size=size)
     variation = dataclasses.asdict(recipe.augment)
     mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
     vary = functools.partial(augment, preprocess=preprocess, **variation)
-    mixed = functools.partial(mix, classes=len(task.source.classes), processes=processes, **mixing)
+    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
 
     def images(first_step: int) -> Pair:
         mix_or_not = mixed if any(mixing.values()) else None
@@ -60,8 +57,8 @@ def make_batches(task: Task, console: Console, processes: Processes = ALONE) -> 
 
     def features(body: keras.Model, first_step: int) -> Pair:
         body = alone(body)
-        known = _features(body, training, preprocess, console, processes)
-        held_out = _features(body, validation, preprocess, console, processes)
+        known = _features(body, training, preprocess, console)
+        held_out = _features(body, validation, preprocess, console)
         batches = shuffled(known, lambda features, seed: features.whole(), first_step=first_step)
         return batches, in_order(held_out, lambda features: features)
 
@@ -98,12 +95,9 @@ def _features(
     split: Split,
     preprocess: Preprocess,
     console: Console,
-    processes: Processes,
 ) -> Split:
     """What the network makes of each image, computed once, by one of the processes."""
-    batches = eval_batches(
-        split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH, processes=processes
-    )
+    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH)
     body.compile(jit_compile=fastest_jit())
     # one of no image, for a process that has none
     features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
@@ -114,6 +108,6 @@ def _features(
             labels.append(targets.numpy())
             advance(len(targets))
     return array_split(
-        processes.gather(np.concatenate(features), split.size),
-        processes.gather(np.concatenate(labels), split.size),
+        distributed.gather(np.concatenate(features), split.size),
+        distributed.gather(np.concatenate(labels), split.size),
     )

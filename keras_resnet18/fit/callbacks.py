@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.files import staged
 from keras_resnet18.fit.twin import on_one_device, replica
 from keras_resnet18.recipe import Recipe
@@ -129,7 +129,6 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         network: The network to keep; what is fitted may be a part of it.
         history: Comes before this callback in the list.
         path: The file to write.
-        processes: Those that train; the first one writes.
     """
 
     def __init__(
@@ -137,14 +136,12 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         network: keras.Model,
         history: History,
         path: Path,
-        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.weights: Arrays = []
         self._network = network
         self._history = history
         self._path = path
-        self._writes = processes.is_first
         self._copy: keras.Model | None = None
         self._write_from = -math.inf
         self._is_written = True
@@ -166,7 +163,7 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
 
     def write(self) -> None:
         """Writes the file, unless it has the best weights; the network keeps its own."""
-        if self._is_written or not self._writes:
+        if self._is_written or not distributed.is_first():
             return
         started = time.monotonic()
         with self._best_network() as network, staged(self._path) as new:
@@ -209,7 +206,6 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         recipe: The whole training's.
         history: Comes before this callback in the list.
         steps_per_epoch: Steps of a whole epoch.
-        processes: Those that must end at the same step.
     """
 
     def __init__(
@@ -217,7 +213,6 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         recipe: Recipe,
         history: History,
         steps_per_epoch: int,
-        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.waits = False
@@ -225,7 +220,6 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         self._recipe = recipe
         self._history = history
         self._steps_per_epoch = steps_per_epoch
-        self._processes = processes
         self._before = 0.0
         self._started = time.monotonic()
 
@@ -240,7 +234,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
     def is_out_of_time(self) -> bool:
         """Whether `max_minutes` are over, for one of the processes; all of them must ask."""
         limit = self._recipe.max_minutes
-        return limit is not None and bool(self._processes.highest(self.seconds() >= 60 * limit))
+        return limit is not None and bool(distributed.highest(self.seconds() >= 60 * limit))
 
     def is_out_of_patience(self) -> bool:
         """Whether no epoch was the best one for `patience` epochs."""

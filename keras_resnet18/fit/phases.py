@@ -11,7 +11,7 @@ import keras
 from keras import ops
 from rich.console import Console
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit.callbacks import BestModel, EarlyEnd, History, ProgressLine, Row
 from keras_resnet18.fit.network import frozen_batch_norm, head_recipe, split_head
@@ -226,7 +226,6 @@ def train_network(
     start: Checkpoint | None,
     stop: Stop,
     console: Console,
-    processes: Processes = ALONE,
 ) -> list[Row]:
     """Trains a network, and gives it the weights of its best epoch.
 
@@ -239,7 +238,6 @@ def train_network(
         start: A checkpoint of this training to begin at; None for its first step.
         stop: A request to end, obeyed between steps.
         console: Where progress is printed.
-        processes: Those that train; the first one alone writes.
 
     Returns:
         The history, a row for each epoch.
@@ -248,9 +246,9 @@ def train_network(
         InputError: If the training diverges, or the run cannot be written.
     """
     phases = list(phases_of(network, recipe, batches))
-    history = History(batches.size, run.write_history if processes.is_first else _nowhere)
-    best = BestModel(network, history, run.model_file, processes)
-    ending = EarlyEnd(recipe, history, batches.steps_per_epoch, processes)
+    history = History(batches.size, run.write_history if distributed.is_first() else _nowhere)
+    best = BestModel(network, history, run.model_file)
+    ending = EarlyEnd(recipe, history, batches.steps_per_epoch)
     epochs = sum(phase.recipe.epochs for phase in phases)
     progress = ProgressLine(console, history, epochs=epochs)
     checkpoints = Checkpoints(
@@ -262,10 +260,9 @@ def train_network(
         settings=settings,
         stop=stop,
         start=start,
-        processes=processes,
     )
     callbacks = [history, progress, best, ending, checkpoints]
-    if processes.is_first:
+    if distributed.is_first():
         board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
         callbacks.insert(-2, board)
     if start is not None:

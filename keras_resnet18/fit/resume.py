@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.errors import DivergedError
 from keras_resnet18.fit.callbacks import Arrays, BestModel, EarlyEnd, History
 from keras_resnet18.fit.signals import Stop
@@ -168,7 +168,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         settings: What the training was given, for the checkpoints.
         stop: Looked at after each step.
         start: The checkpoint to begin at, or None.
-        processes: Those that train; the first one saves.
     """
 
     def __init__(
@@ -182,7 +181,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         settings: dict[str, Any],
         stop: Stop,
         start: Checkpoint | None = None,
-        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.phase = 0
@@ -194,7 +192,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._settings = settings
         self._stop = stop
         self._start = start
-        self._writes = processes.is_first
         self._epoch = self._step = 0
         self._saved_at = self._cost = 0.0
         self._trained_metrics: Arrays = []  # of the epoch's training, while validation uses them
@@ -265,7 +262,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._stop.obey()
 
     def _save(self, metrics: Arrays) -> None:
-        if not self._writes:
+        if not distributed.is_first():
             return
         started = time.monotonic()
         values = self._values(self._variables(self.model)) + metrics

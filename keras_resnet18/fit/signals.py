@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
@@ -19,21 +19,17 @@ class Stop:
     Attributes:
         signal: Number of the signal, or None. Of several processes each has the same one, which
             `agree` finds out.
-
-    Args:
-        processes: Those that must end at the same step.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self) -> None:
         self.signal: int | None = None
-        self._processes = processes
         self._received: int | None = None
         self._held = False
 
     def agree(self) -> None:
         """Hears of the signals of other processes; all of them must call it between two steps."""
-        if self._processes.count > 1:
-            self.signal = self._processes.highest(self._received or 0) or None
+        if distributed.count() > 1:
+            self.signal = distributed.highest(self._received or 0) or None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -53,20 +49,20 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self._received = self._received is None, number
-        if self._processes.count == 1 or not (first and self._held):
+        if distributed.count() == 1 or not (first and self._held):
             self.signal = number
         if not (first and self._held):
             self.obey()
 
 
 @contextlib.contextmanager
-def stop_signals(processes: Processes = ALONE) -> Iterator[Stop]:
+def stop_signals() -> Iterator[Stop]:
     """Receives SIGINT, SIGTERM and SIGHUP inside, and restores their handlers.
 
     A signal that the process ignores stays ignored (`nohup`). Outside of the main thread, where
     Python allows no handlers, nothing is received.
     """
-    stop = Stop(processes)
+    stop = Stop()
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in _NAMES:

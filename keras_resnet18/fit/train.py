@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from rich.console import Console
 
+from keras_resnet18 import distributed
 from keras_resnet18.checking.images import AnySource, in_words, look
 from keras_resnet18.classify.accuracy import (
     Evaluation,
@@ -23,7 +24,7 @@ from keras_resnet18.classify.calibration import Calibration
 from keras_resnet18.classify.table import print_classes
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
-from keras_resnet18.distributed import Cluster, Processes, check_batch, sharing_in_words, together
+from keras_resnet18.distributed import Cluster, check_batch, sharing_in_words, together
 from keras_resnet18.errors import DivergedError, InputError, path_of, within
 from keras_resnet18.files import staged
 from keras_resnet18.fit.batches import batch_size_of, class_weights, make_batches
@@ -76,7 +77,7 @@ def train(
     dedupe: bool = False,
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
-    distributed: Cluster | None = None,
+    cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Run:
     """Trains a classifier and leaves a run.
@@ -88,8 +89,8 @@ def train(
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt or
     SystemExit.
 
-    With Keras on JAX all devices share every batch: those of this machine, and with `distributed`
-    those of several. The recipe's batch is the one that they share.
+    With Keras on JAX all devices share every batch: those of this machine, and with `cluster` those
+    of several. The recipe's batch is the one that they share.
 
     Args:
         source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
@@ -109,7 +110,7 @@ def train(
         dedupe: Whether to leave out validation and test images that are copies of others.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
-        distributed: Where the processes of a training on several machines meet; each of them calls
+        cluster: Where the processes of a training on several machines meet; each of them calls
             `train` with the same arguments, and the first one writes.
         console: Where progress is printed; standard output by default,
             `rich.console.Console(quiet=True)` for silence.
@@ -130,15 +131,15 @@ def train(
                 "they have moved, and nothing else"
             )
         path = Path(resume)
-        with together(distributed) as processes:
-            quiet = _quiet(console, processes)
-            if not _is_unfinished(Run(path), processes):
+        with together(cluster):
+            quiet = _quiet(console)
+            if not _is_unfinished(Run(path)):
                 run = load_run(path)  # or the error that says what else it is
                 page = "" if run.report_file.is_file() else f"; {run.report_command} makes its page"
                 quiet.print(f"{path} is finished: there is nothing to go on with{page}")
                 return run
-            results = _resume(Run(path), source, quiet, processes)
-        return _finished(path, results, console, processes)
+            results, first = _resume(Run(path), source, quiet), distributed.is_first()
+        return _finished(path, results, console) if first else Run(path)
     settings = [settings] if isinstance(settings, str) else settings
     whole = isinstance(split_seed, int) and split_seed >= 0
     within("split_seed", split_seed, whole, "a whole number, 0 or more")
@@ -149,28 +150,29 @@ def train(
     path = default_out(source) if out is None else path_of(out, "a folder to write as out")
     check_outside(path, source)
     check_out(path, overwrite=overwrite)
-    with together(distributed) as processes:
-        quiet = _quiet(console, processes)
+    with together(cluster):
+        quiet = _quiet(console)
         open_images = functools.partial(
             look, console=quiet, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
         )
 
         def given() -> Given:
             task = new_task(source, recipe, weights, settings, open_images)
-            check_batch(batch_size_of(task), processes, mixes=task.recipe.augment.mixes)
+            check_batch(batch_size_of(task), mixes=task.recipe.augment.mixes)
             return Given(task, task.settings(), None)
 
-        new = processes.alike("task", given, Given.facts)
-        model = _start(new.task, processes, quiet)
-        if processes.is_first:
+        new = distributed.alike("task", given, Given.facts)
+        model = _start(new.task, quiet)
+        if distributed.is_first():
             writing = new_training(path, overwrite=overwrite)
         else:
             writing = training_of_another(Run(path))
         with writing as training:
-            if processes.is_first:
+            if distributed.is_first():
                 new.task.write(training, new.settings)
-            results = _train(new, model, Run(path), training, processes, quiet)
-    return _finished(path, results, console, processes)
+            results = _train(new, model, Run(path), training, quiet)
+        first = distributed.is_first()
+    return _finished(path, results, console) if first else Run(path)
 
 
 class Given(NamedTuple):
@@ -209,28 +211,28 @@ class Results(NamedTuple):
     model: keras.Model
 
 
-def _quiet(console: Console, processes: Processes) -> Console:
+def _quiet(console: Console) -> Console:
     """The console of the first process, and none for the others."""
-    return console if processes.is_first else Console(quiet=True)
+    return console if distributed.is_first() else Console(quiet=True)
 
 
-def _is_unfinished(run: Run, processes: Processes) -> bool:
+def _is_unfinished(run: Run) -> bool:
     """Whether there is something to go on with, which all processes must see."""
     what = f"an unfinished training in {run.path}"
-    return processes.alike("run", lambda: unfinished(run) is not None, lambda found: {what: found})
+    return distributed.alike(
+        "run", lambda: unfinished(run) is not None, lambda found: {what: found}
+    )
 
 
-def _resume(
-    run: Run, source: AnySource | None, console: Console, processes: Processes
-) -> Results | None:
+def _resume(run: Run, source: AnySource | None, console: Console) -> Results | None:
     """Goes on with an unfinished training."""
-    with old_training(run) if processes.is_first else training_of_another(run) as training:
+    with old_training(run) if distributed.is_first() else training_of_another(run) as training:
         if training.metrics_file.is_file():  # its process was killed as it cleared up
             return None
 
         def given() -> Given:
             task = old_task(training, source, console)
-            check_batch(batch_size_of(task), processes, mixes=task.recipe.augment.mixes)
+            check_batch(batch_size_of(task), mixes=task.recipe.augment.mixes)
             start = load_checkpoint(training.checkpoints_folder, console.print)
             before = start.settings if start is not None else settings_of(training)
             settings = task.settings()
@@ -238,21 +240,21 @@ def _resume(
                 console.print(line)
             return Given(task, settings, start)
 
-        old = processes.alike("task", given, Given.facts)
-        if processes.is_first:
+        old = distributed.alike("task", given, Given.facts)
+        if distributed.is_first():
             kept = ("source", "images", "findings")  # that may be others than when it began
             now = {key: old.settings["environment"][key] for key in kept}
             environment = {**training.environment, **now}
             training.write_json(training.environment_file, environment)
-        model = _start(old.task, processes, console)
+        model = _start(old.task, console)
         console.print(f"going on at {old.start or 'the first step'}")
-        return _train(old, model, run, training, processes, console)
+        return _train(old, model, run, training, console)
 
 
-def _start(task: Task, processes: Processes, console: Console) -> keras.Model:
+def _start(task: Task, console: Console) -> keras.Model:
     """Says what is trained on what, and builds the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
-    for line in (missing_gpu(), sharing_in_words(processes, batch_size_of(task))):
+    for line in (missing_gpu(), sharing_in_words(batch_size_of(task))):
         if line is not None:
             console.print(line)
     for line in (*task.source.notes, *in_words(task.images, task.preprocess)):
@@ -269,7 +271,6 @@ def _train(
     model: keras.Model,
     run: Run,
     training: Run,
-    processes: Processes,
     console: Console,
 ) -> Results | None:
     """Fit, evaluate, write: what took longest is on the disk before what may fail is tried.
@@ -279,40 +280,36 @@ def _train(
         model: The network.
         run: The run as its user calls it.
         training: The run that is written, which may be the replacement of `run`.
-        processes: Those that train; the first one alone gets results.
         console: Where progress is printed.
     """
     task = given.task
-    if processes.count > 1:
+    if distributed.count() > 1:
         console.print(
             f"if a process ends, all do: go on with {run.resume_command} --distributed, on each"
         )
     try:
-        with stop_signals(processes) as stop, broken_images_named():
+        with stop_signals() as stop, broken_images_named():
             with broken_images_named(_OF_TRAINING):
                 rows = train_network(
                     model,
                     task.recipe,
-                    make_batches(task, console, processes),
+                    make_batches(task, console),
                     training,
                     settings=given.settings,
                     start=given.start,
                     stop=stop,
                     console=console,
-                    processes=processes,
                 )
             model = alone(model)
             splits = task.source.splits
-            calibration = calibrate_network(
-                model, splits["validation"], task.preprocess, training, processes
-            )
+            calibration = calibrate_network(model, splits["validation"], task.preprocess, training)
             spec = task.spec(calibration.threshold)
             evaluations = {
-                name: measure(model.predict_on_batch, splits[name], spec, processes)
+                name: measure(model.predict_on_batch, splits[name], spec)
                 for name in ("validation", "test")
             }
-            processes.part()
-            if not processes.is_first:
+            distributed.part()
+            if not distributed.is_first():
                 return None
             training.write_text(training.spec_file, spec.to_json())
             with staged(training.predictions_file) as new:
@@ -351,9 +348,7 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
         console.print(f"a plot could not be drawn ({type(error).__name__}: {error})")
 
 
-def _finished(path: Path, results: Results | None, console: Console, processes: Processes) -> Run:
-    if not processes.is_first:
-        return Run(path)
+def _finished(path: Path, results: Results | None, console: Console) -> Run:
     run = load_run(path)
     if results is not None:
         console.print(best_in_words(results.rows))

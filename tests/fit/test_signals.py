@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from keras_resnet18.distributed import Processes
+from keras_resnet18 import distributed
 from keras_resnet18.fit.signals import stop_signals
 
 
@@ -67,18 +67,17 @@ def test_another_thread_than_the_main_one_gets_no_handlers():
     assert seen == [before]
 
 
-class Others(Processes):
-    """Two processes, of which the other one received a signal or none."""
+@pytest.fixture
+def other(as_process, monkeypatch):
+    """Makes this one of two processes; `other[0]` is the signal that the other one received."""
+    as_process(0, 2)
+    received = [0]
+    monkeypatch.setattr(distributed, "highest", lambda value: max(value, received[0]))
+    return received
 
-    other = 0
 
-    def highest(self, value: int) -> int:
-        return max(value, self.other)
-
-
-def test_several_processes_end_at_the_step_at_which_all_know_of_it():
-    others = Others(0, 2)
-    with pytest.raises(SystemExit) as end, stop_signals(others) as stop, stop.held():
+def test_several_processes_end_at_the_step_at_which_all_know_of_it(other):
+    with pytest.raises(SystemExit) as end, stop_signals() as stop, stop.held():
         send(signal.SIGTERM)
         stop.obey()  # the other process does not know of it yet
         assert stop.signal is None
@@ -88,11 +87,10 @@ def test_several_processes_end_at_the_step_at_which_all_know_of_it():
     assert end.value.code == 143
 
 
-def test_a_signal_of_another_process_ends_this_one_too():
-    others = Others(0, 2)
-    with pytest.raises(KeyboardInterrupt), stop_signals(others) as stop, stop.held():
+def test_a_signal_of_another_process_ends_this_one_too(other):
+    with pytest.raises(KeyboardInterrupt), stop_signals() as stop, stop.held():
         stop.agree()
         stop.obey()  # no signal
-        object.__setattr__(others, "other", signal.SIGINT)
+        other[0] = signal.SIGINT
         stop.agree()
         stop.obey()

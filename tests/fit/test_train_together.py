@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -20,9 +21,8 @@ import numpy as np
 import pytest
 from small import build_tiny
 
-from keras_resnet18 import distributed as together
-from keras_resnet18 import export, load_run, save_weights
-from keras_resnet18.distributed import ALONE, Cluster, Processes, check_batch
+from keras_resnet18 import distributed, export, load_run, save_weights
+from keras_resnet18.distributed import Cluster, check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import export as export_run
 from keras_resnet18.fit.resume import load_checkpoint
@@ -44,12 +44,12 @@ start_keras = machine.start_keras
 def start():
     start_keras()
     import pytest
-    from keras_resnet18 import distributed as together
+    from keras_resnet18 import distributed
     from keras_resnet18.fit import resume
     from small import train_quickly
 
     train_quickly(pytest.MonkeyPatch())
-    together._PATIENCE = int(os.environ.get("PATIENCE", "60"))
+    distributed._GATHERING = int(os.environ.get("GATHERING", "60"))
     resume.EVERY = resume.AT_AN_EPOCH = resume.TIMES_ITS_COST = 0
     end, steps = resume.Checkpoints.on_train_batch_end, []
 
@@ -328,7 +328,7 @@ def test_other_numbers_of_processes_are_named_on_both(images, tmp_path):
 
 
 def test_a_process_that_nobody_joins_ends_with_a_line(images, tmp_path):
-    started = Started(tmp_path / "0", images, *flags(address(), 0), PATIENCE="2")
+    started = Started(tmp_path / "0", images, *flags(address(), 0), GATHERING="2")
     status, _, errors = started.end()
     assert status == 1
     assert "not all processes came within 2 s" in errors, errors
@@ -336,16 +336,16 @@ def test_a_process_that_nobody_joins_ends_with_a_line(images, tmp_path):
 
 
 def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr(together, "_PATIENCE", 0.5)
+    monkeypatch.setattr(distributed, "_GATHERING", 0.5)
     where = address()
     with pytest.raises(InputError, match=f"the coordinator does not answer.*{where}"):
-        together._wait_for(where)
+        distributed._wait_for(where)
 
 
 def test_distributed_needs_jax():
     with (
         pytest.raises(InputError, match=r"KERAS_BACKEND=jax.*tf\.distribute.*KERAS_BACKEND=tensor"),
-        together.together(Cluster("localhost:1", 2, 0)),
+        distributed.together(Cluster("localhost:1", 2, 0)),
     ):
         pass
 
@@ -375,13 +375,10 @@ def test_a_wrong_address_or_number_is_refused_at_once(given, message):
     ],
 )
 def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(
-    monkeypatch, devices, count, mixup, batch, message
+    monkeypatch, as_process, devices, count, mixup, batch, message
 ):
-    monkeypatch.setattr(together, "device_count", lambda: devices)
-    recipe = Recipe(augment=Augment(mixup=mixup))
-    processes = Processes(0, count) if count > 1 else ALONE
-    if message is None:
-        check_batch(batch, processes, mixes=recipe.augment.mixes)
-    else:
-        with pytest.raises(InputError, match=message):
-            check_batch(batch, processes, mixes=recipe.augment.mixes)
+    monkeypatch.setattr(distributed, "device_count", lambda: devices)
+    as_process(0, count)
+    refused = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        check_batch(batch, mixes=Augment(mixup=mixup).mixes)
