@@ -197,18 +197,15 @@ def _wait_for_others(name: str) -> None:
         time.sleep(_HEAD_START)
 
 
-def _short(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested facts as one table of short texts."""
-    table: dict[str, str] = {}
-    for key, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            table |= _short(value, f"{prefix}{key}.")
-            continue
-        text = json.dumps(value)
-        if len(text) > _LONGEST:
-            text = f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        table[f"{prefix}{key}"] = text
-    return table
+def _short(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Facts as short texts."""
+    texts = {key: json.dumps(value) for key, value in facts.items()}
+    return {
+        key: text
+        if len(text) <= _LONGEST
+        else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        for key, text in texts.items()
+    }
 
 
 # Connecting the processes, and sharing every batch among the devices of all of them.
@@ -376,7 +373,7 @@ def _versions() -> Mapping[str, Any]:
 
     return {
         "processes": _place.count,
-        "packages": environment()["packages"],
+        **environment()["packages"],
         "jax": jax.__version__,
         "jaxlib": metadata.version("jaxlib"),
         "python": platform.python_version(),

@@ -42,7 +42,7 @@ def broken():
 
 whole = np.zeros(7, [("label", np.int64), ("loss", np.float64), ("right", np.bool_)])
 whole["label"], whole["loss"] = np.arange(7) + 2**40, np.arange(7) / 3
-shared = {"images": {"train": "a" * 300, "test": "b"}}
+shared = {"images.train": "a" * 300, "images.test": "b"}
 result = {
     "gathered": bool((distributed.gather(whole[index::2], 7) == whole).all()),
     "maps": bool((distributed.gather(np.eye(5)[index::2], 5) == np.eye(5)).all()),
@@ -50,7 +50,7 @@ result = {
     "same": refused(lambda: None, lambda _: shared),
     "error": refused(broken, lambda _: {}),
     "different": refused(
-        lambda: None, lambda _: {"images": {"train": "ab"[index] * 300, "test": "b"}}
+        lambda: None, lambda _: {"images.train": "ab"[index] * 300, "images.test": "b"}
     ),
     "missing": refused(lambda: None, lambda _: {"a": 1} if index else {}),
 }

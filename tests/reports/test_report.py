@@ -39,7 +39,7 @@ def html_of(run, **options):
 
 def test_train_ends_by_naming_the_page(trained):
     run, printed = trained
-    assert f"a page to look at: {run.report_file}" in printed
+    assert f"report: {run.report_file}" in printed
     assert f"{run.metrics['test']['accuracy']:.1%} of 12 test images right" in (
         run.report_file.read_text(encoding="utf-8")
     )
