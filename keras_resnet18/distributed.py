@@ -229,8 +229,8 @@ class Cluster:
         given = (self.coordinator, self.processes, self.process)
         if None in given and given != (None, None, None):
             raise InputError(
-                "--coordinator, --processes and --process go together; without all three, SLURM or "
-                f"Open MPI says them. Received: {self}"
+                "coordinator, processes and process go together; without all three, SLURM or Open "
+                f"MPI says them. Received: {self}"
             )
         if self.coordinator is None or self.processes is None or self.process is None:
             return
@@ -268,7 +268,7 @@ def together(cluster: Cluster | None) -> Iterator[None]:
     backend = keras.config.backend()
     if cluster is not None and backend != "jax":
         raise InputError(
-            "--distributed needs Keras on JAX: set KERAS_BACKEND=jax, with pip install "
+            "several processes need Keras on JAX: set KERAS_BACKEND=jax, with pip install "
             "'keras-resnet18[jax-cuda]'; tf.distribute does not work under Keras 3. Received: "
             f"KERAS_BACKEND={backend}"
         )
@@ -289,7 +289,7 @@ def together(cluster: Cluster | None) -> Iterator[None]:
     except Exception as error:
         if (reason := _why_lost(error)) is not None:
             raise InputError(
-                f"{reason}. Start all of them again, with --resume if the first epoch began"
+                f"{reason}. Start all of them again, and resume the run if its first epoch began"
             ) from error
         raise
     finally:
@@ -341,12 +341,12 @@ def _connect(cluster: Cluster) -> _Place:
     if thread.is_alive():
         raise InputError(
             f"not all processes came within {_GATHERING} s: start every one with the same "
-            f"--coordinator and --processes. Received: {cluster}"
+            f"coordinator and number of processes. Received: {cluster}"
         )
     if failures:
         raise InputError(
-            "JAX cannot connect the processes: outside of SLURM and Open MPI give --coordinator, "
-            f"--processes and --process. Received: {cluster} ({failures[0]})"
+            "JAX cannot connect the processes: outside of SLURM and Open MPI give coordinator, "
+            f"processes and process. Received: {cluster} ({failures[0]})"
         )
     return _Place(distributed.global_state.process_id, distributed.global_state.num_processes)
 
@@ -363,7 +363,7 @@ def _wait_for(coordinator: str) -> None:
             if time.monotonic() > end or isinstance(error, socket.gaierror):
                 raise InputError(
                     f"the coordinator does not answer: start process 0 there, with the same "
-                    f"--coordinator, and open the port. Received: {coordinator} ({error})"
+                    f"coordinator, and open the port. Received: {coordinator} ({error})"
                 ) from None
         time.sleep(0.2)
 
@@ -397,8 +397,8 @@ def check_batch(batch_size: int, *, mixes: bool) -> None:
     fits = [str(size) for size in (below, below + unit) if size]
     mixing = f" and {_place.count} processes that mix images in pairs" if pairs > 1 else ""
     raise InputError(
-        f"a batch must be a multiple of {unit}, for {devices} devices{mixing}: --set "
-        f"batch_size={' or '.join(fits)}. Received: a batch of {batch_size} images"
+        f"a batch must be a multiple of {unit}, for {devices} devices{mixing}: set "
+        f"batch_size to {' or '.join(fits)}. Received: a batch of {batch_size} images"
     )
 
 

@@ -40,6 +40,7 @@ SplitSeedOption = Annotated[
 # Python's arguments that messages name, with the options of the same meaning
 _OPTIONS = {
     "data": "--data",
+    "dedupe": "--dedupe",
     "on_bad_image": "--on-bad-image",
     "overwrite": "--overwrite",
     "resume": "--resume",

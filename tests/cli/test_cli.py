@@ -100,7 +100,7 @@ def test_train_leaves_a_run_and_says_where(
     answer = command(*words, "--epochs", 1, *options)
     assert "validation: val/ (9 images); test: test/ (12 images)" in answer.out
     assert re.search(r"epoch 1/1  loss \d", answer.out)
-    assert answer.out.endswith("everything lies in my/run\n")
+    assert answer.out.endswith("run: my/run\n")
     run = load_run(tmp_path / "my" / "run")
     assert (run.recipe.epochs, run.recipe.optimizer.learning_rate) == (1, 0.03)
     assert run.source == str(images)

@@ -336,10 +336,10 @@ def test_a_wrong_address_or_number_is_refused_at_once(given, message):
 @pytest.mark.parametrize(
     ("devices", "count", "mixup", "batch", "message"),
     [
-        (4, 1, 0.0, 50, "multiple of 4.*batch_size=48 or 52.*50 images"),
+        (4, 1, 0.0, 50, "multiple of 4.*batch_size to 48 or 52.*50 images"),
         (4, 1, 0.2, 52, None),
-        (4, 4, 0.2, 52, "multiple of 8.*mix images in pairs.*batch_size=48 or 56"),
-        (8, 1, 0.0, 5, "batch_size=8"),
+        (4, 4, 0.2, 52, "multiple of 8.*mix images in pairs.*batch_size to 48 or 56"),
+        (8, 1, 0.0, 5, "batch_size to 8"),
         (1, 1, 0.2, 7, None),
     ],
 )

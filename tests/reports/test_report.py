@@ -115,7 +115,7 @@ def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     environment = copy.environment | {"source": str(tmp_path / "gone")}
     copy.write_json(copy.environment_file, environment)
-    with pytest.raises(InputError, match=r"have moved: give their place with --data"):
+    with pytest.raises(InputError, match=r"have moved: give their place as data="):
         report(copy)
     assert report(copy, data=str(moved)).is_file()
     for image in (moved / "test" / "ant").iterdir():
