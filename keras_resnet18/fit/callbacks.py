@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,32 +152,17 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
             self._network.set_weights(self.weights)
 
     def write(self) -> None:
-        """Write the file, unless it has the best weights; the network keeps its own."""
+        """Write the file, unless it has the best weights, from a copy of the network."""
         if self._is_written or not distributed.is_first():
             return
         started = time.monotonic()
-        with self._best_network() as network, staged(self._path) as new:
-            save_model(network, new)
+        with on_one_device(), staged(self._path) as new:
+            self._copy = self._copy or replica(self._network)
+            self._copy.set_weights(self.weights)
+            save_model(self._copy, new)
         now = time.monotonic()
         self._is_written = True
         self._write_from = now + max(_EVERY, _TIMES_ITS_COST * (now - started))
-
-    @contextlib.contextmanager
-    def _best_network(self) -> Iterator[keras.Model]:
-        """A network with the best weights."""
-        if keras.distribution.distribution() is not None:
-            # all processes set the network's weights, or none: this one writes alone
-            with on_one_device():
-                self._copy = self._copy or replica(self._network)
-                self._copy.set_weights(self.weights)
-                yield self._copy
-            return
-        now = self._network.get_weights()
-        self._network.set_weights(self.weights)
-        try:
-            yield self._network
-        finally:
-            self._network.set_weights(now)
 
 
 class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
