@@ -266,7 +266,7 @@ def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, comm
     assert lines[-1].split() == ["verdict", "passed"]
     for words in ("top-1", "model's top-1", "same class", "difference", "latency", "operators"):
         assert any(line.startswith(words) for line in lines)
-    assert "95 % interval" in out and "n = 100" in out and "CONV_2D 2" in out
+    assert "95 % interval" in out and "n = 100" in out and "CONV_2D×2" in out
 
 
 def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(

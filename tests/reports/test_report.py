@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras_resnet18 import open_source, report
 from keras_resnet18.errors import InputError
 from keras_resnet18.reports.report import activation_maps, images_at
 from keras_resnet18.run import Run
+from keras_resnet18.spec import ClassifierSpec
 
 
 @pytest.fixture
@@ -68,6 +70,19 @@ def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
     copy.write_json(copy.metrics_file, metrics)
     html = html_of(copy)
     assert "No image is in" not in html and "was not looked for" in html
+
+
+def test_page_and_card_say_what_the_score_threshold_does(copy):
+    spec = dataclasses.replace(ClassifierSpec.read(copy.spec_file), threshold=0.625)
+    copy.spec_file.write_text(spec.to_json(), encoding="utf-8")
+    metrics = copy.metrics
+    metrics["test"] |= {"threshold": 0.625, "coverage": 0.75, "accuracy_answered": None}
+    copy.write_json(copy.metrics_file, metrics)
+    html = html_of(copy)
+    assert "the answer is “not sure”" in html
+    assert "<dt>score threshold</dt><dd>62.5%</dd>" in html
+    assert "<dt>test images answered at it</dt><dd>75.0%</dd>" in html
+    assert "Where the highest is below 62.5%" in copy.card_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
