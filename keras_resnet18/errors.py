@@ -1,6 +1,9 @@
 """Exceptions: InputError for a caller's mistake, and two kinds of it for trainings and exports.
 
 And the checks that raise the first one, so that every refusal of a value reads alike.
+
+Messages name Python's arguments: `overwrite=True`, `data=FOLDER`, `train(resume='my run')`. The
+command line prints them as its options (`in_options` of `cli/options.py`).
 """
 
 from __future__ import annotations

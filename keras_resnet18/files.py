@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -152,8 +153,9 @@ def is_leftover(path: Path) -> bool:
 def staged(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what is there at the end is moved to `path`.
 
-    When the body raises, nothing is left of it, and what was at `path` before stays. When the
-    process is killed, the next writer in the folder clears what it left.
+    It is flushed to the disk before it is moved, so that it outlives a power cut. When the body
+    raises, nothing is left of it, and what was at `path` before stays. When the process is killed,
+    the next writer in the folder clears what it left.
 
     Raises:
         InputError: If the disk is full, or the folder cannot be written.
@@ -187,6 +189,8 @@ def _staged(path: Path) -> Iterator[Path]:
     ):
         new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
         yield new
+        for written in (new, *new.rglob("*")):
+            _flush(written)
         try:
             if path.is_dir():  # cannot be replaced in one step: the old one moves away first
                 path.replace(old)
@@ -195,6 +199,18 @@ def _staged(path: Path) -> Iterator[Path]:
             if old.exists():
                 old.replace(path)
             raise
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Flushes a file or a folder's list of files to the disk."""
+    folder = path.is_dir()  # Windows and some network drives have no such call for folders
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _clear_leftovers(folder: Path) -> None:

@@ -1,16 +1,17 @@
-"""This machine: what its CPU can do, and what TensorFlow must be told before it is imported."""
+"""This machine: its CPU, its devices, and a quiet and fast start of TensorFlow and Keras."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_resnet18.errors import InputError
 
@@ -33,7 +34,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may run on: a container or `taskset` may leave it fewer."""
+    """Number of CPUs that this process may use, which a container or `taskset` may limit."""
     # From Python 3.13 on there is os.process_cpu_count for this.
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
@@ -41,7 +42,7 @@ def cpu_count() -> int:
 
 
 def prepare_tensorflow() -> None:
-    """Sets the environment for a fast and quiet TensorFlow; what the user has set stays.
+    """Set the environment for a fast and quiet TensorFlow; the user's own settings stay.
 
     Call it before TensorFlow is imported. TensorFlow leaves oneDNN off on x86 CPUs without VNNI,
     where it makes a training step 1.1 to 1.3 times faster.
@@ -52,10 +53,7 @@ def prepare_tensorflow() -> None:
 
 
 def start_tensorflow() -> None:
-    """Imports what takes seconds and greets its user, fast and quiet, before a program's work.
-
-    See `prepare_tensorflow`, which does not import it.
-    """
+    """Import TensorFlow and LiteRT quietly, with `prepare_tensorflow`'s settings."""
     prepare_tensorflow()
     with native_stderr_hidden():
         import ai_edge_litert.interpreter  # noqa: F401
@@ -92,10 +90,10 @@ def start_keras() -> None:
 
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
-    """Hides what C++ code writes to standard error; Python's own messages still come through.
+    """Hide what C++ code writes to standard error; Python's own messages still come through.
 
-    TensorFlow and LiteRT greet their user there before any log level is read. Keep it around no
-    more than an import or a start: it hides errors too, and other threads wait for its end.
+    TensorFlow and LiteRT write there before any log level is read. Use it around an import or a
+    start alone: it hides errors too, and other threads wait for its end.
     """
     with _standard_error, contextlib.ExitStack() as stack:
         stderr, visible = sys.stderr, os.dup(2)
@@ -135,22 +133,20 @@ def _version(package: str) -> str:
 
 def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     try:
-        lines = cpuinfo.read_text().splitlines()
+        found = re.search(rf"^{key}\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
         return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None
+    return found[1].strip() if found else None
 
 
-# Which dtype policy trains fastest on this machine without losing accuracy.
+# What Keras computes on, and how that is fast.
 
 # Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
 _FIRST_TENSOR_CORES = (7, 0)
 # From Ampere on they multiply bfloat16 too, on an H200 under JAX at 0.87 of float16's speed.
 _FIRST_BFLOAT16 = (8, 0)
+# CPU flags as Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 # Where Linux, and Windows' Linux, show the driver of an NVIDIA GPU.
 _NVIDIA_SIGNS = ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/dxg")
@@ -161,9 +157,6 @@ _WITH_CUDA = {
     "jax": "keras-resnet18[jax-cuda]",
     "torch": "torch",
 }
-
-# As Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
-_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 class Recommendation(str):
@@ -191,21 +184,19 @@ def recommended_policy() -> Recommendation:
         `"mixed_bfloat16"` on a TPU or on a CPU with AVX512_BF16 or AMX, else `"float32"`. It is a
         string whose `reason` says why.
     """
-    kind, capability = _accelerator(_backend())
-    if kind == "tpu":
+    device = _device()
+    if device.kind == "tpu":
         return Recommendation("mixed_bfloat16", "a TPU multiplies bfloat16")
-    if kind == "gpu":
-        version = ".".join(map(str, capability)) if capability else "unknown"
-        if capability and capability >= _FIRST_TENSOR_CORES:
-            bfloat16 = "; mixed_bfloat16 does too, without loss scaling"
-            return Recommendation(
-                "mixed_float16",
-                f"the GPU has tensor cores (compute capability {version})"
-                + (bfloat16 if capability >= _FIRST_BFLOAT16 else ""),
-            )
-        return Recommendation(
-            "float32", f"the GPU has no tensor cores (compute capability {version})"
-        )
+    if device.kind == "gpu":
+        capability = device.capability or (0, 0)
+        version = ".".join(map(str, capability)) if device.capability else "unknown"
+        if capability < _FIRST_TENSOR_CORES:
+            reason = f"the GPU has no tensor cores (compute capability {version})"
+            return Recommendation("float32", reason)
+        reason = f"the GPU has tensor cores (compute capability {version})"
+        if capability >= _FIRST_BFLOAT16:
+            reason += "; mixed_bfloat16 does too, without loss scaling"
+        return Recommendation("mixed_float16", reason)
     flags = cpu_flags()
     if flags is None:
         return Recommendation("float32", f"the CPU's features are not known on {sys.platform}")
@@ -215,45 +206,57 @@ def recommended_policy() -> Recommendation:
     return Recommendation("float32", "the CPU has neither AVX512_BF16 nor AMX, and there is no GPU")
 
 
+class _Device(NamedTuple):
+    """What the Keras backend computes on: kind, compute capability, and the maker's name."""
+
+    kind: str
+    capability: tuple[int, int] | None = None
+    name: str = ""
+
+
+def _device() -> _Device:
+    backend = _backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_logical_devices("TPU"):
+            return _Device("tpu")
+        if gpus := tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpus[0])
+            name = details.get("device_name", "")
+            return _Device("gpu", details.get("compute_capability"), name)
+        return _Device("cpu")
+    if backend == "jax":
+        import jax
+
+        device = jax.local_devices()[0]
+        if device.platform not in ("gpu", "cuda", "rocm"):
+            return _Device(device.platform, None, device.device_kind)
+        version = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
+        capability = (int(version[1]), int(version[2])) if version else None
+        return _Device("gpu", capability, device.device_kind)
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return _Device(
+                "gpu", torch.cuda.get_device_capability(0), torch.cuda.get_device_name(0)
+            )
+        return _Device("cpu")
+    raise InputError(
+        f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"
+    )
+
+
 def _backend() -> str:
     import keras  # not at the top: --help does not wait for it
 
     return str(keras.config.backend())
 
 
-def _accelerator(backend: str) -> tuple[str, tuple[int, int] | None]:
-    """The kind of device that the Keras backend computes on, and a GPU's compute capability."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        if tf.config.list_logical_devices("TPU"):
-            return "tpu", None
-        if gpus := tf.config.list_physical_devices("GPU"):
-            details = tf.config.experimental.get_device_details(gpus[0])
-            return "gpu", details.get("compute_capability")
-        return "cpu", None
-    if backend == "jax":
-        import jax
-
-        device = jax.local_devices()[0]
-        if device.platform in ("gpu", "cuda", "rocm"):
-            major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
-            return "gpu", (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
-        return device.platform, None
-    if backend == "torch":
-        import torch
-
-        if torch.cuda.is_available():
-            return "gpu", torch.cuda.get_device_capability(0)
-        return "cpu", None
-    raise InputError(
-        f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"
-    )
-
-
 @contextlib.contextmanager
 def dtype_policy(policy: str) -> Iterator[None]:
-    """Sets Keras' global dtype policy for the models built inside, and restores it."""
+    """Set Keras' global dtype policy for the models built inside, and restore it."""
     import keras
 
     before = keras.config.dtype_policy()
@@ -264,15 +267,40 @@ def dtype_policy(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def fastest_jit() -> bool | str:
+    """The fastest value for `Model.compile(jit_compile=)` on this machine.
+
+    XLA helps on a GPU or TPU, where Keras decides. On a CPU it makes ResNet-18 slower: TensorFlow's
+    own kernels call oneDNN, XLA's do not. Only JAX, which is nothing without XLA, keeps it there.
+    """
+    return False if _backend() == "tensorflow" and _device().kind == "cpu" else "auto"
+
+
+def device_count() -> int:
+    """Number of devices that share every batch: all that JAX sees, in all processes."""
+    if _backend() != "jax":
+        return 1
+    import jax
+
+    return int(jax.device_count())
+
+
+def device_name() -> str:
+    """What Keras computes on, for a person: `"CPU, 2 threads"`, `"4 × GPU, NVIDIA L4"`."""
+    device, count = _device(), device_count()
+    detail = f"{cpu_count()} threads" if device.kind == "cpu" else device.name
+    name = ", ".join(filter(None, (device.kind.upper(), detail)))
+    return name if count == 1 else f"{count} × {name}"
+
+
 def missing_gpu() -> str | None:
-    """Why there is no GPU where one was to be expected, in one line; None without a sign of one.
+    """Why there is no GPU although one was expected, in one line; None if none was expected.
 
     TensorFlow says so only among its greetings, which the command line hides.
     """
-    backend = _backend()
-    if _accelerator(backend)[0] != "cpu":
+    if _device().kind != "cpu":
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    backend, visible = _backend(), os.environ.get("CUDA_VISIBLE_DEVICES")
     signs = [path for path in _NVIDIA_SIGNS if Path(path).exists()]
     if visible is not None and (signs or visible not in ("", "-1")):
         return f"no GPU: CUDA_VISIBLE_DEVICES={visible!r} leaves none that {backend} can use"
@@ -282,50 +310,3 @@ def missing_gpu() -> str | None:
         f"no GPU, though {signs[0]} is there: {backend} was installed without CUDA or does not "
         f"fit the driver; pip install '{_WITH_CUDA[backend]}'"
     )
-
-
-def device_name() -> str:
-    """What Keras computes on, for a person: `"CPU, 2 threads"`, `"4 × GPU, NVIDIA L4"`."""
-    backend = _backend()
-    kind, _ = _accelerator(backend)
-    name = f"CPU, {cpu_count()} threads" if kind == "cpu" else kind.upper()
-    if kind != "cpu" and (card := _card(backend)):
-        name = f"{name}, {card}"
-    count = device_count()
-    return name if count == 1 else f"{count} × {name}"
-
-
-def device_count() -> int:
-    """How many devices share every batch of a training: all that JAX sees, in all processes."""
-    if _backend() != "jax":
-        return 1
-    import jax
-
-    return int(jax.device_count())
-
-
-def _card(backend: str) -> str:
-    """The accelerator's name by its maker; empty where it is not known."""
-    if backend == "jax":
-        import jax
-
-        return str(jax.local_devices()[0].device_kind)
-    if backend == "torch":
-        import torch
-
-        return str(torch.cuda.get_device_name(0))
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-    return str(details.get("device_name", ""))
-
-
-def fastest_jit() -> bool | str:
-    """What to give `Model.compile(jit_compile=)` on this machine.
-
-    XLA helps on a GPU or TPU, where Keras decides. On a CPU it makes ResNet-18 slower: TensorFlow's
-    own kernels call oneDNN, XLA's do not. Only JAX, which is nothing without XLA, keeps it there.
-    """
-    backend = _backend()
-    return False if backend == "tensorflow" and _accelerator(backend)[0] == "cpu" else "auto"

@@ -1,4 +1,4 @@
-"""The folder that a training leaves; its names and paths live here alone."""
+"""Run: the folder that a training leaves, with the names of its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import json
 import os
-import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -27,6 +26,22 @@ CARD_MARK = (  # in a README.md that is not somebody's own
 )
 
 
+class Entry:
+    """A file or folder of a run, which the attribute of a `Run` gives the path of.
+
+    Attributes:
+        name: Its name in the run's folder.
+        holds: What it holds, for a list of a run's files.
+    """
+
+    def __init__(self, name: str, holds: str) -> None:
+        self.name = name
+        self.holds = holds
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.path / self.name
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A trained classifier with all that is known of it.
@@ -37,79 +52,27 @@ class Run:
 
     path: Path
 
-    # In the order in which they are written. The model and its metrics come last: a run that has
-    # both is finished.
-    @property
-    def recipe_file(self) -> Path:
-        """What was done, as TOML."""
-        return self.path / "recipe.toml"
+    # A run with a recipe, a model and metrics is finished; metrics are written last.
+    recipe_file = Entry("recipe.toml", "how it was trained, as TOML")
+    spec_file = Entry(SPEC_FILE, "class names, preprocessing and score threshold, as JSON")
+    environment_file = Entry("environment.json", "images, versions, device, precision, as JSON")
+    history_file = Entry("history.csv", "a row for each epoch")
+    model_file = Entry("model.keras", "the network of the best epoch, for Keras 3.4 and later")
+    curves_file = Entry("curves.png", "loss and accuracy over the epochs")
+    confusion_file = Entry("confusion_matrix.png", "which classes are taken for which")
+    predictions_file = Entry("predictions.csv", "true and predicted class of each test image")
+    report_file = Entry("report.html", "what it learned and how well, a page for a browser")
+    metrics_file = Entry("metrics.json", "figures of validation and test images, as JSON")
+    _written = (  # by a training, in an order in which a replacement can take its place
+        *(recipe_file, spec_file, environment_file, history_file, model_file),
+        *(curves_file, confusion_file, predictions_file, report_file, metrics_file),
+    )
 
-    @property
-    def spec_file(self) -> Path:
-        """Class names, preprocessing and score threshold, as JSON."""
-        return self.path / SPEC_FILE
-
-    @property
-    def environment_file(self) -> Path:
-        """Source, versions, device and precision, as JSON."""
-        return self.path / "environment.json"
-
-    @property
-    def history_file(self) -> Path:
-        """A row for each epoch, as CSV."""
-        return self.path / "history.csv"
-
-    @property
-    def tensorboard_folder(self) -> Path:
-        """Events for TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def curves_file(self) -> Path:
-        """Loss and accuracy over the epochs, an image."""
-        return self.path / "curves.png"
-
-    @property
-    def confusion_file(self) -> Path:
-        """Which classes are taken for which, an image."""
-        return self.path / "confusion_matrix.png"
-
-    @property
-    def model_file(self) -> Path:
-        """The network of the best epoch, uncompiled, for Keras 3.4 and later."""
-        return self.path / "model.keras"
-
-    @property
-    def predictions_file(self) -> Path:
-        """A row for each test image with its class and the predicted one, as CSV."""
-        return self.path / "predictions.csv"
-
-    @property
-    def report_file(self) -> Path:
-        """What it learned and how well, a page for a browser."""
-        return self.path / "report.html"
-
-    @property
-    def card_file(self) -> Path:
-        """A model card with Hugging Face's metadata."""
-        return self.path / "README.md"
-
-    @property
-    def has_own_card(self) -> bool:
-        """Whether its README.md is the card that `report` wrote, and not somebody's own."""
-        with contextlib.suppress(OSError):
-            return CARD_MARK in self.card_file.read_text(encoding="utf-8", errors="replace")
-        return False
-
-    @property
-    def metrics_file(self) -> Path:
-        """Figures on the validation and the test images, over all and of each class, as JSON."""
-        return self.path / "metrics.json"
-
-    @property
-    def checkpoints_folder(self) -> Path:
-        """States of an unfinished training; a finished run has none."""
-        return self.path / "checkpoints"
+    card_file = Entry("README.md", "a model card with Hugging Face's metadata")
+    tensorboard_folder = Entry("tensorboard", "events for TensorBoard")
+    checkpoints_folder = Entry("checkpoints", "states of an unfinished training")
+    export_folder = Entry("export", "exported files")
+    lock_file = Entry(".lock", "nothing; the process that trains in the folder locks it")
 
     @property
     def replacement(self) -> Run:
@@ -117,24 +80,16 @@ class Run:
         return Run(self.path / ".replacement")
 
     @property
-    def lock_file(self) -> Path:
-        """Locked by the process that trains in the folder."""
-        return self.path / ".lock"
+    def files(self) -> tuple[Path, ...]:
+        """All files that a training may write, `metrics.json` last."""
+        return tuple(self.path / entry.name for entry in self._written)
 
     @property
-    def resume_command(self) -> str:
-        """The command that goes on with an unfinished training in this folder."""
-        return f"keras-resnet18 train --resume {shlex.quote(str(self.path))}"
-
-    @property
-    def report_command(self) -> str:
-        """The command that makes the page of a finished run."""
-        return f"keras-resnet18 report {shlex.quote(str(self.path))}"
-
-    @property
-    def export_folder(self) -> Path:
-        """Where exports go by default."""
-        return self.path / "export"
+    def has_own_card(self) -> bool:
+        """Whether its README.md is the card that `report` wrote, and not somebody's own."""
+        with contextlib.suppress(OSError):
+            return CARD_MARK in self.card_file.read_text(encoding="utf-8", errors="replace")
+        return False
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -170,10 +125,7 @@ class Run:
         try:
             return [{key: float(value) for key, value in row.items()} for row in rows]
         except (TypeError, ValueError):
-            raise InputError(
-                "history.csv must be the table that `train` wrote: copy it from a backup, or train "
-                f"again. Received: {self.history_file}, which is damaged"
-            ) from None
+            raise _damaged(self.history_file) from None
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -200,22 +152,6 @@ class Run:
         model = open_model(self.model_file)
         self.spec.check_model(model.input_shape[1:], model.output_shape[-1], self.spec_file)
         return model
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files that a training may write, `metrics.json` last; the folders come besides."""
-        return (
-            self.recipe_file,
-            self.spec_file,
-            self.environment_file,
-            self.history_file,
-            self.model_file,
-            self.curves_file,
-            self.confusion_file,
-            self.predictions_file,
-            self.report_file,
-            self.metrics_file,
-        )
 
     @property
     def lacks_metrics(self) -> bool:
@@ -250,33 +186,17 @@ class Run:
             raise _damaged(path)
         return values
 
-    def unfinished_in_words(self, training: Run | None = None) -> str:
-        """Says how to go on, and where the best model lies: the run's, or its replacement's."""
-        training = training or self
-        model = training.model_file
-        so_far = f"; its best model so far is {model}" if model.is_file() else ""
-        what = f"{self.path} is an unfinished run"
-        if training.path != self.path:
-            what = f"{self.path} stays as it was: the training that is to replace it is unfinished"
-        return f"{what}: go on with {self.resume_command}{so_far}"
-
-    def diverged_in_words(self, training: Run) -> str:
-        """Says what is left of a training that diverged, and how to begin anew in its folder."""
-        model = training.model_file
-        kept = f"its best model so far is {model}; " if model.is_file() else ""
-        return f"{self.path}: {kept}with --overwrite a new training takes its place"
-
     def write_text(self, path: Path, text: str) -> None:
-        """Writes one of the files, whole or not at all."""
+        """Write one of the files, whole or not at all."""
         with staged(path) as new:
             new.write_text(text, encoding="utf-8")
 
     def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
-        """Writes one of the JSON files, whole or not at all."""
+        """Write one of the JSON files, whole or not at all."""
         self.write_text(path, to_json(values))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `history.csv`, a row for each epoch so far."""
+        """Write `history.csv`, a row for each epoch so far."""
         with staged(self.history_file) as new, new.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -285,7 +205,7 @@ class Run:
 
 def _damaged(path: Path) -> InputError:
     return InputError(
-        f"{path.name} must be the JSON that `train` wrote: copy it from a backup, or train again. "
+        f"{path.name} must be as `train` wrote it: copy it from a backup, or train again. "
         f"Received: {path}, which is damaged"
     )
 
@@ -322,7 +242,7 @@ _SINCE_KERAS_3_4: dict[str, dict[str, Any]] = {
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Writes a network, uncompiled, as a .keras file that Keras 3.4 and later open.
+    """Write a network, uncompiled, as a .keras file that Keras 3.4 and later open.
 
     The optimizer's state would double the file. Tried with Keras 3.4.1, 3.5.0, 3.6.0, 3.8.0,
     3.12.0, 3.14.1 and 3.15.1.
@@ -354,39 +274,39 @@ def _without_defaults(config: Any) -> Any:
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Opens the folder of a finished training.
+    """Open the folder of a finished training.
 
     Raises:
         InputError: If there is none, it is unfinished, or its model is gone.
     """
     exports = "export_tflite, export_onnx and export_saved_model"
     run = Run(path_of(path, f"a run or its folder; a model of your own is exported by {exports}"))
-    if not run.path.exists():
-        raise InputError(
-            f"a run is a folder that `train` left. Received: {path}, which is not there"
-        )
     if not run.recipe_file.is_file():
+        found = "without" if run.path.exists() else "which is not there"
         raise InputError(
             f"a run is a folder that `train` left, with {run.recipe_file.name} in it. "
-            f"Received: {path}"
+            f"Received: {path}, {found}"
         )
+    lacking = run.metrics_file if run.lacks_metrics else None
     if run.metrics_file.is_file() and not run.model_file.is_file():
+        lacking = run.model_file
+    if lacking is not None:
         raise InputError(
-            f"a run needs its {run.model_file.name}: copy it from a backup, or train again with "
-            f"--overwrite. Received: {path} without"
-        )
-    if run.lacks_metrics:
-        raise InputError(
-            f"a run needs its {run.metrics_file.name}: copy it from a backup, or train again with "
-            f"--overwrite. Received: {path} without"
+            f"a run needs its {lacking.name}: copy it from a backup, or train again with "
+            f"overwrite=True. Received: {path} without"
         )
     if not run.finished:
-        raise InputError(run.unfinished_in_words())
+        raise InputError(f"{path} is an unfinished run: go on with {resume_call(run.path)}")
     if run.replacement.metrics_file.is_file():  # its process was killed as it put it in place
         raise InputError(
-            f"{path} is being replaced by a finished training: end it with {run.resume_command}"
+            f"{path} is being replaced by a finished training: end it with {resume_call(run.path)}"
         )
     return run
+
+
+def resume_call(path: Path) -> str:
+    """The call that goes on with the unfinished training in a folder, for a message."""
+    return f"train(resume={str(path)!r})"
 
 
 def run_of(file: Path) -> Run | None:

@@ -212,6 +212,17 @@ def exported(export_reports: list[Any]) -> Path:
 
 
 @pytest.fixture
+def as_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """`as_process(index, count)` makes this process one of several, which are not there."""
+    from keras_resnet18 import distributed
+
+    def pretend(index: int, count: int) -> None:
+        monkeypatch.setattr(distributed, "_place", distributed._Place(index, count))
+
+    return pretend
+
+
+@pytest.fixture
 def set_dtype_policy() -> Iterator[Callable[[str], None]]:
     """`keras.config.set_dtype_policy`, undone when the test is over."""
     import keras

@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 
 # Each line that it prints is what one process got.
 PROGRAM = """
 import json, sys
 import jax
 import numpy as np
+from keras_resnet18 import distributed
 from keras_resnet18.errors import InputError
-from keras_resnet18.distributed import Processes
 
 address, index = sys.argv[1], int(sys.argv[2])
 jax.distributed.initialize(address, 2, index, cluster_detection_method="deactivate")
-processes = Processes(index, 2)
+distributed._place = distributed._Place(index, 2)
 
 def refused(make, facts):
     try:
-        processes.alike(f"name {refused.calls}", make, facts)
+        distributed.alike(f"name {refused.calls}", make, facts)
     except InputError as error:
         return str(error)
     finally:
@@ -42,19 +42,19 @@ def broken():
 
 whole = np.zeros(7, [("label", np.int64), ("loss", np.float64), ("right", np.bool_)])
 whole["label"], whole["loss"] = np.arange(7) + 2**40, np.arange(7) / 3
-shared = {"images": {"train": "a" * 300, "test": "b"}}
+shared = {"images.train": "a" * 300, "images.test": "b"}
 result = {
-    "gathered": bool((processes.gather(whole[index::2], 7) == whole).all()),
-    "maps": bool((processes.gather(np.eye(5)[index::2], 5) == np.eye(5)).all()),
-    "highest": processes.highest(15 if index else 0),
+    "gathered": bool((distributed.gather(whole[index::2], 7) == whole).all()),
+    "maps": bool((distributed.gather(np.eye(5)[index::2], 5) == np.eye(5)).all()),
+    "highest": distributed.highest(15 if index else 0),
     "same": refused(lambda: None, lambda _: shared),
     "error": refused(broken, lambda _: {}),
     "different": refused(
-        lambda: None, lambda _: {"images": {"train": "ab"[index] * 300, "test": "b"}}
+        lambda: None, lambda _: {"images.train": "ab"[index] * 300, "images.test": "b"}
     ),
     "missing": refused(lambda: None, lambda _: {"a": 1} if index else {}),
 }
-processes.part()
+distributed.part()
 print(json.dumps(result))
 """
 
@@ -105,10 +105,11 @@ def test_what_differs_is_named_on_every_process(results):
 
 def test_a_process_alone_asks_nobody():
     values = np.arange(3)
-    assert ALONE.highest(5) == 5
-    assert ALONE.gather(values, 3) is values
-    assert ALONE.alike("name", lambda: values, lambda _: {}) is values
-    ALONE.part()
+    assert (distributed.is_first(), distributed.count()) == (True, 1)
+    assert distributed.highest(5) == 5
+    assert distributed.gather(values, 3) is values
+    assert distributed.alike("name", lambda: values, lambda _: {}) is values
+    distributed.part()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,26 @@ def test_a_process_alone_asks_nobody():
         (ValueError("the batch is empty"), False),
     ],
 )
-def test_an_error_of_the_connection_is_told_from_others(error, lost):
-    assert (Processes(0, 2).why_lost(error) is not None) == lost
-    assert ALONE.why_lost(error) is None
+def test_an_error_of_the_connection_is_told_from_others(as_process, error, lost):
+    assert distributed._why_lost(error) is None
+    as_process(0, 2)
+    assert (distributed._why_lost(error) is not None) == lost
+
+
+def test_a_process_is_alone_again_after_an_error(as_process):
+    with pytest.raises(KeyError), distributed.together(None):
+        as_process(1, 2)
+        raise KeyError
+    assert (distributed.index(), distributed.count()) == (0, 1)
+
+
+ALONE = """
+import sys
+from keras_resnet18 import distributed
+distributed.rows(8), distributed.highest(1), distributed.part()
+print({"jax", "keras"} & sys.modules.keys())
+"""
+
+
+def test_a_process_alone_imports_neither_keras_nor_jax(run_python):
+    assert run_python(ALONE) == "set()\n"

@@ -105,3 +105,13 @@ def test_a_path_below_a_file_is_one_line(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line():
     with pytest.raises(InputError, match="cannot be written"), staged(Path("/proc/new/file")):
         pass
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "saved"
+    for name in ("old", "new"):
+        with staged(folder) as writing:
+            writing.mkdir()
+            (writing / name).touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]

@@ -70,14 +70,15 @@ def check(
         source: What `train` takes.
         split_seed: Seed of the hash split.
         json_file: A file for all of it, every image by name.
-        console: Where progress is shown; nowhere by default.
+        console: Where progress is shown; None for standard output,
+            `rich.console.Console(quiet=True)` for silence.
 
     Raises:
         InputError: If there is no such source, or the file cannot be written.
     """
     if json_file is not None:
         check_destination(json_file, Path.is_file, "a file")
-    found = _check(source, split_seed, console or Console(quiet=True))
+    found = _check(source, split_seed, console or Console())
     if json_file is not None:
         with staged(json_file) as new:
             new.write_text(to_json(dataclasses.asdict(found)), encoding="utf-8")

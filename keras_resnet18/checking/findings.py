@@ -248,7 +248,7 @@ def on_classes(source: Source) -> Iterator[Finding]:
         (most, high), (least, low) = counts.most_common()[0], counts.most_common()[-1]
         text = (
             f"uneven classes: {most!r} has {high:,} images, {least!r} has {low:,}; "
-            "--set optimizer.class_weights=balanced weighs them alike"
+            "settings='optimizer.class_weights=balanced' weighs them alike"
         )
         yield Finding("uneven classes", False, text)
     alike = defaultdict(list)

@@ -110,7 +110,7 @@ def look(
         try:
             found = opened(source, split_seed, left_out, console)
         except InputError as error:
-            raise InputError(f"{error} --dedupe left out {len(copies):,} images.") from None
+            raise InputError(f"{error} dedupe=True left out {len(copies):,} images.") from None
         groups = [[place for place in group if place.name not in copies] for group in groups]
     findings = tuple(on_copies(group for group in groups if len(group) > 1))
     sizes = tuple(fact.size for fact in facts if fact.error is None)
@@ -138,8 +138,8 @@ def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
         raise InputError(
             f"validation and test images must be whole {FORMATS_IN_WORDS} files: replace "
-            "or delete them, or train with --on-bad-image skip; `keras-resnet18 check` lists them "
-            f"all. Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
+            "or delete them, or train with on_bad_image='skip'; `check` lists them all. "
+            f"Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
         )
     return facts
 
@@ -156,12 +156,12 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:
         height, width = (round(statistics.mean(s)) for s in zip(*images.sizes, strict=True))
         also = f", crop_ratio={ratio:g}" if ratio < 1 else ""
-        too = " with --set crop_ratio=1" if ratio < 1 else ""
+        too = " with crop_ratio=1" if ratio < 1 else ""
         yield (
             f"evaluation and prediction never see {unseen:.0%} of an image, on average: images are "
             f"{height}×{width}, and the network's input {'×'.join(map(str, preprocess.size))} by "
-            f"fit={preprocess.fit!r}{also}. --set fit=pad or fit=squash{too} shows all, and so "
-            f"does an image_size=[HEIGHT,WIDTH] of the same proportions{too}"
+            f"fit={preprocess.fit!r}{also}. settings='fit=pad' or fit=squash{too} shows all, and "
+            f"so does an image_size=[HEIGHT,WIDTH] of the same proportions{too}"
         )
 
 

@@ -16,14 +16,13 @@ import numpy.typing as npt
 import tensorflow as tf
 from sklearn.metrics import precision_recall_fscore_support
 
+from keras_resnet18 import distributed
 from keras_resnet18.classify.calibration import reliability
 from keras_resnet18.classify.exported import Predict
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.splits import Split
-from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import broken_image
-from keras_resnet18.machine import cpu_count
 from keras_resnet18.spec import ClassifierSpec
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -239,7 +238,7 @@ class Evaluation:
                 "fewer may be right"
             )
         if self.latency_ms is not None:
-            lines.append(f"{self.latency_ms:.2f} ms an image (median), {cpu_count()} threads")
+            lines.append(f"{self.latency_ms:.2f} ms an image (median, batch 1)")
         return lines
 
 
@@ -276,7 +275,6 @@ def measure(
     predict: Predict,
     split: Split,
     spec: ClassifierSpec,
-    processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of a split, each once.
 
@@ -284,12 +282,11 @@ def measure(
         predict: The classifier.
         split: The images.
         spec: The classifier's specification.
-        processes: Those that share the images; each gets the whole result.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
-    return measure_splits(predict, (split,), range(len(spec.labels)), spec, processes)
+    return measure_splits(predict, (split,), range(len(spec.labels)), spec)
 
 
 def measure_splits(
@@ -297,7 +294,6 @@ def measure_splits(
     splits: Sequence[Split],
     numbers: Sequence[int],
     spec: ClassifierSpec,
-    processes: Processes = ALONE,
 ) -> Evaluation:
     """Runs a classifier over all images of several splits, each once.
 
@@ -306,16 +302,13 @@ def measure_splits(
         splits: The images.
         numbers: The classifier's number of each class of the splits' labels.
         spec: The classifier's specification.
-        processes: Those that share the images; each gets the whole result.
 
     Raises:
         InputError: If an image is broken; the message has its name.
     """
     number = np.asarray(numbers, np.int64)
     with broken_images_named():
-        answers = np.concatenate(
-            [_answers(predict, split, number, spec, processes) for split in splits]
-        )
+        answers = np.concatenate([_answers(predict, split, number, spec) for split in splits])
     truth, predicted = answers["label"], answers["prediction"]
     hits, n = int((truth == predicted).sum()), len(truth)
     names = [name for split in splits for name in split.names or ()]
@@ -350,23 +343,19 @@ def _answers(
     split: Split,
     number: npt.NDArray[np.int64],
     spec: ClassifierSpec,
-    processes: Processes,
 ) -> npt.NDArray[Any]:
     """The answers to all images of a split, in its order."""
-    size = split.size // processes.count + (processes.index < split.size % processes.count)
-    answers, done = np.zeros(size, _ANSWER), 0
-    for images, targets in eval_batches(
-        split, spec.prepare, batch_size=_BATCH_SIZE, processes=processes
-    ):
+    answers = [np.zeros(0, _ANSWER)]  # one of several processes may have no image
+    for images, targets in eval_batches(split, spec.prepare, batch_size=_BATCH_SIZE):
         probabilities, truth = predict(images.numpy()), number[targets.numpy()]
         right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
         best = (-probabilities).argsort(1, kind="stable")[:, :5]
-        part = answers[done : done + len(truth)]
+        part = np.zeros(len(truth), _ANSWER)
         part["label"], part["prediction"] = truth, best[:, 0]
         part["probability"], part["loss"] = probabilities.max(1), -np.log(right)
         part["among_five"] = (best == truth[:, np.newaxis]).any(1)
-        done += len(truth)
-    return processes.gather(answers, split.size)
+        answers.append(part)
+    return distributed.gather(np.concatenate(answers), split.size)
 
 
 # predictions.csv: a row for each image, with its class and the predicted one.

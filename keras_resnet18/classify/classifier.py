@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,20 +115,19 @@ def open_images(
     name = data or (None if run is None else run.source)
     if name is None:
         raise InputError(
-            "it is not known which images the classifier was trained on: name some with --data. "
-            "Received: no --data"
+            "it is not known which images the classifier was trained on: give some as data=SOURCE"
         )
     if data is None and Path(name).is_absolute() and not Path(name).exists():
         raise InputError(
-            "the images that the classifier was trained on have moved: give their place with "
-            f"--data. Received: no --data, and nothing at {name}"
+            "the images that the classifier was trained on have moved: give their place as "
+            f"data=SOURCE. Received: nothing at {name}"
         )
     source = open_source(name) if run is None else _open_as_trained(run, name)
     if data is None and run is not None and not of_training(run, source, splits):
         raise InputError(
             f"the {' and '.join(splits)} images of {run.path} have changed since its training, and "
-            "training images may be among them: restore them, or measure others with --data, such "
-            f"as --data {shlex.quote(name)}"
+            "training images may be among them: restore them, or measure others with data=SOURCE, "
+            f"such as data={name!r}"
         )
     if source.classes != spec.labels:
         raise InputError(

@@ -61,7 +61,8 @@ def predict(
         images: Image files, and folders for all images in them; one or several.
         top: How many classes to name for each; all of them, if there are fewer.
         threshold: Score threshold in place of the model's own; 0 answers every image.
-        console: Where progress is shown; nowhere by default.
+        console: Where progress is shown; None for standard output,
+            `rich.console.Console(quiet=True)` for silence.
 
     Returns:
         A `Prediction` for each file, in the order given. A file that cannot be read has an `error`.
@@ -75,7 +76,7 @@ def predict(
     classifier = open_classifier(model)
     if threshold is not None:
         classifier = classifier.with_threshold(threshold)
-    return _predictions(classifier, image_files(several), top, console or Console(quiet=True))
+    return _predictions(classifier, image_files(several), top, console or Console())
 
 
 def _predictions(

@@ -16,6 +16,7 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli import about, check, evaluate, export, predict, train
+from keras_resnet18.cli.options import in_options
 from keras_resnet18.errors import InputError
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def main() -> None:
                 _fail("interrupted", _INTERRUPTED)
             system_says = getattr(error, "errno", None) in (errno.ENOSPC, errno.ENAMETOOLONG)
             if isinstance(error, InputError) or system_says:
-                _fail(str(error))
+                _fail(in_options(str(error)))
             raise
 
 

@@ -1,9 +1,12 @@
-"""Arguments, options and the console that several verbs share."""
+"""Arguments, options and the console that several verbs share, and messages in their words."""
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,6 +37,42 @@ SplitSeedOption = Annotated[
 ]
 
 
+# Python's arguments that messages name, with the options of the same meaning
+_OPTIONS = {
+    "data": "--data",
+    "dedupe": "--dedupe",
+    "on_bad_image": "--on-bad-image",
+    "overwrite": "--overwrite",
+    "resume": "--resume",
+    "settings": "--set",
+}
+_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+
+
+def in_options(message: str) -> str:
+    """A message of the library in the command line's words.
+
+    `overwrite=True` becomes `--overwrite`, `train(resume='my run')` becomes
+    `keras-resnet18 train --resume 'my run'`, `data=FOLDER` becomes `--data FOLDER`.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = _OPTIONS[found[1]], found[2]
+        if value[0] in "'\"":
+            value = shlex.quote(ast.literal_eval(value))
+        return name if value == "True" else f"{name} {value}"
+
+    message = re.sub(
+        rf"\b(train|report|check)\(((?:\w+=)?(?:{_TEXT}))\)", r"keras-resnet18 \1 \2", message
+    )
+    return re.sub(rf"\b({'|'.join(_OPTIONS)})=(True\b|[A-Z]+\b|{_TEXT})", option, message)
+
+
+class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(in_options(x) if isinstance(x, str) else x for x in objects), **options)
+
+
 def console() -> Console:
     """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)

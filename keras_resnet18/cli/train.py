@@ -135,7 +135,7 @@ def train(
             dedupe=dedupe,
             overwrite=overwrite,
             resume=resume,
-            distributed=Cluster(*cluster) if distributed else None,
+            cluster=Cluster(*cluster) if distributed else None,
             console=console(),
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_resnet18 import distributed
 from keras_resnet18.data.stored import StoredImage
-from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.preprocess import IMAGENET_MEAN, Preprocess
 
 _CROP_TRIES = 10
@@ -199,12 +199,12 @@ def mix(
     classes: int,
     mixup: float,
     cutmix: float,
-    processes: Processes = ALONE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes each image of a batch with another one of it.
 
     The other image is the one at the mirrored place, as in timm. Each pair has a fraction of its
-    own. With both kinds on, each batch is of one kind, drawn evenly.
+    own. With both kinds on, each batch is of one kind, drawn evenly. Each of several processes
+    mixes its `distributed.rows` of a batch, an even number, as they are mixed in the whole batch.
 
     Args:
         images: uint8, shape (batch, height, width, 3).
@@ -214,8 +214,6 @@ def mix(
         mixup: Alpha of the Beta distribution of the fraction in mixup (Zhang et al. 2018), such as
             0.2; 0 is off.
         cutmix: The same in CutMix (Yun et al. 2019), such as 1.0; 0 is off.
-        processes: Those that share the batch: the images are this one's rows of it, an even number,
-            and are mixed as in the whole batch.
 
     Returns:
         Images as they came in, rounded to whole levels, and distributions over the classes,
@@ -224,10 +222,10 @@ def mix(
     seeds = tf.unstack(tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 3))
 
     def mixed() -> tuple[tf.Tensor, tf.Tensor]:
-        return _mixup(images, seeds[0], mixup, processes)
+        return _mixup(images, seeds[0], mixup)
 
     def pasted() -> tuple[tf.Tensor, tf.Tensor]:
-        return _cutmix(images, seeds[1], cutmix, processes)
+        return _cutmix(images, seeds[1], cutmix)
 
     if mixup and cutmix:
         is_mixup = tf.random.stateless_uniform((), seeds[2]) < 0.5
@@ -240,25 +238,21 @@ def mix(
     return tf.ensure_shape(result, images.shape), targets
 
 
-def _mixup(
-    images: tf.Tensor, seed: tf.Tensor, alpha: float, processes: Processes
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _mixup(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Weighted means of two images, and the weight of the first."""
-    batch = images.shape[0] * processes.count
-    fraction = tf.gather(_beta(batch, seed, alpha), processes.rows(batch))
+    batch = images.shape[0] * distributed.count()
+    fraction = tf.gather(_beta(batch, seed, alpha), distributed.rows(batch))
     weight = fraction[:, tf.newaxis, tf.newaxis, tf.newaxis]
     first = tf.cast(images, tf.float32)
     mean = weight * first + (1 - weight) * first[::-1]
     return tf.saturate_cast(tf.round(mean), images.dtype), fraction
 
 
-def _cutmix(
-    images: tf.Tensor, seed: tf.Tensor, alpha: float, processes: Processes
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _cutmix(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Images with a rectangle of another one, and the fraction of the area that is their own."""
     height, width = tf.unstack(tf.shape(images)[1:3])
-    batch = images.shape[0] * processes.count
-    rows = processes.rows(batch)
+    batch = images.shape[0] * distributed.count()
+    rows = distributed.rows(batch)
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     side = tf.gather(tf.sqrt(1 - _beta(batch, seeds[0], alpha)), rows)
     centre = tf.gather(tf.random.stateless_uniform((2, batch), seeds[1]), rows, axis=1)

@@ -243,8 +243,7 @@ def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]
         raise InputError(
             f"image files must hold {FORMATS_IN_WORDS}. "
             f"Received: {len(broken):,} of {len(headers):,} that do not: {listed(broken)}. "
-            "Replace or delete them, or train with --on-bad-image skip; `keras-resnet18 check` "
-            "lists them all."
+            "Replace or delete them, or train with on_bad_image='skip'; `check` lists them all."
         )
     return {path for path, header in headers.items() if header is Header.PLAIN_JPEG}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_resnet18 import distributed
 from keras_resnet18.data.splits import Order, Split
 from keras_resnet18.data.stored import StoredImage
-from keras_resnet18.distributed import ALONE, Processes
 from keras_resnet18.machine import cpu_count
 
 _PREFETCHED_BATCHES = 2
@@ -36,12 +36,11 @@ def train_batches(
     seed: int,
     first_step: int = 0,
     mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
-    processes: Processes = ALONE,
 ) -> tf.data.Dataset:
     """Endless dataset in which batch g is a pure function of (seed, g).
 
     Batches are counted over the whole training; `steps_per_epoch` of them are an epoch, in which
-    no image comes twice.
+    no image comes twice. Each of several processes makes `distributed.rows` of every batch.
 
     Args:
         split: The images.
@@ -53,8 +52,6 @@ def train_batches(
             it are not read.
         mix: From (images, labels, seed) of a batch to those that are trained on; the seed is an
             int64 tensor of shape (2,), different for every batch.
-        processes: Those that share each batch: this one makes `Processes.rows` of it, and all of
-            them together the batch that one process would make.
 
     Returns:
         Endless dataset of (images, labels), uint8 of shape (rows, height, width, 3) and int64 of
@@ -75,7 +72,7 @@ def train_batches(
         return transform(image, tf.stack([tf.constant(seed, tf.int64), position])), label
 
     examples = tf.data.Dataset.range(first_epoch, 2**40).flat_map(one_epoch)
-    examples, rows = _share(examples, batch_size, processes)
+    examples, rows = _share(examples, batch_size)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     batches = _batches(examples, example, rows, drop_remainder=True)
     if mix is not None:
@@ -91,9 +88,11 @@ def eval_batches(
     batch_size: int,
     order: Order | None = None,
     limit: int | None = None,
-    processes: Processes = ALONE,
 ) -> tf.data.Dataset:
     """Finite dataset of each image once, in the split's own order.
+
+    Each of several processes takes every `distributed.count()`-th image, which
+    `distributed.gather` joins again.
 
     Args:
         split: The images.
@@ -102,8 +101,6 @@ def eval_batches(
         batch_size: Images in a batch; the last one has what is left.
         order: A shuffle, for a sample of all classes; None for the split's own order.
         limit: The highest number of images to take; None for all.
-        processes: Those that share the images: with this process's number the first image begins,
-            and each takes every `count`-th.
 
     Returns:
         Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape
@@ -117,7 +114,7 @@ def eval_batches(
     elements = split.elements(order, 0)
     if limit is not None:
         elements = elements.take(limit)
-    elements = elements.shard(processes.count, processes.index)
+    elements = elements.shard(distributed.count(), distributed.index())
     batches = _batches(elements, example, batch_size, drop_remainder=False)
     return batches.prefetch(_PREFETCHED_BATCHES)
 
@@ -127,17 +124,16 @@ def whole_eval_batches(
     transform: Callable[[tf.Tensor], tf.Tensor],
     *,
     batch_size: int,
-    processes: Processes = ALONE,
 ) -> tf.data.Dataset:
     """`eval_batches` whose last batch is as large as the others, for devices that share them.
 
-    It is filled up with images that have been there, whose weight is 0.
+    It is filled up with images that have been there, whose weight is 0. Each of several processes
+    makes `distributed.rows` of every batch.
 
     Args:
         split: The images.
         transform: From an image to an image of one size for all.
         batch_size: Images in a batch.
-        processes: Those that share each batch, as in `train_batches`.
 
     Returns:
         Dataset of (images, labels, weights), the weights float32 of shape (rows,), 1 or 0.
@@ -149,7 +145,7 @@ def whole_eval_batches(
 
     count = -(-split.size // batch_size)
     elements = split.elements(None, 0).repeat().enumerate().take(count * batch_size)
-    elements, rows = _share(elements, batch_size, processes)
+    elements, rows = _share(elements, batch_size)
     batches = _batches(elements, example, rows, drop_remainder=True)
     counted = tf.data.experimental.assert_cardinality(count)
     return batches.prefetch(_PREFETCHED_BATCHES).apply(counted)
@@ -167,13 +163,11 @@ def sample_batches(
     return eval_batches(split, transform, batch_size=batch_size, order=order, limit=limit)
 
 
-def _share(
-    elements: tf.data.Dataset, batch_size: int, processes: Processes
-) -> tuple[tf.data.Dataset, int]:
+def _share(elements: tf.data.Dataset, batch_size: int) -> tuple[tf.data.Dataset, int]:
     """This process's elements of each batch, and how many they are."""
-    if processes.count == 1:
+    if distributed.count() == 1:
         return elements, batch_size
-    rows = processes.rows(batch_size)
+    rows = distributed.rows(batch_size)
 
     def mine(*batch: Any) -> Any:
         return tf.nest.map_structure(lambda values: tf.gather(values, rows), batch)

@@ -1,119 +1,66 @@
-"""Batches of a training: augmented images, or features for the linear probe."""
+"""Batches of a training: augmented images, or features for the linear probe.
+
+Each training batch is a function of its number, counted over the phase.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
 
 from keras_resnet18.data.augment import augment, mix
 from keras_resnet18.data.pipeline import (
     eval_batches,
-    steps_per_epoch,
     train_batches,
     whole_eval_batches,
 )
-from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Split, array_split
-from keras_resnet18.distributed import ALONE, Processes
-from keras_resnet18.errors import InputError
-from keras_resnet18.fit.phases import Batches, Pair
+from keras_resnet18.fit.network import features_of
 from keras_resnet18.fit.task import Task
 from keras_resnet18.fit.twin import alone
-from keras_resnet18.machine import device_count, fastest_jit
-from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.machine import device_count
 
-_FEATURES_BATCH = 64
+Pair = tuple[Any, Any]  # endless training batches from a step on, and finite validation batches
 
 
-def make_batches(task: Task, console: Console, processes: Processes = ALONE) -> Batches:
-    """Training and validation batches of every phase, each a function of its number.
-
-    Args:
-        task: What the training is given.
-        console: Where progress is shown.
-        processes: Those that share every batch.
-    """
-    recipe, preprocess = task.recipe, task.preprocess
-    training, validation = task.source.splits["train"], task.source.splits["validation"]
-    size = batch_size_of(task)
-    shuffled = functools.partial(
-        train_batches, batch_size=size, seed=recipe.seed, processes=processes
-    )
-    if device_count() == 1:
-        in_order = functools.partial(eval_batches, batch_size=size)
-    else:
-        in_order = functools.partial(whole_eval_batches, batch_size=size, processes=processes)
-    variation = dataclasses.asdict(recipe.augment)
+def image_batches(task: Task, first_step: int) -> Pair:
+    """Batches of augmented training images and of plain validation images, with class numbers."""
+    variation = dataclasses.asdict(task.recipe.augment)
     mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
-    vary = functools.partial(augment, preprocess=preprocess, **variation)
-    mixed = functools.partial(mix, classes=len(task.source.classes), processes=processes, **mixing)
-
-    def images(first_step: int) -> Pair:
-        mix_or_not = mixed if any(mixing.values()) else None
-        batches = shuffled(training, vary, first_step=first_step, mix=mix_or_not)
-        return batches, in_order(validation, preprocess.resize_and_crop)
-
-    def features(body: keras.Model, first_step: int) -> Pair:
-        body = alone(body)
-        known = _features(body, training, preprocess, console, processes)
-        held_out = _features(body, validation, preprocess, console, processes)
-        batches = shuffled(known, lambda features, seed: features.whole(), first_step=first_step)
-        return batches, in_order(held_out, lambda features: features)
-
-    steps = steps_per_epoch(training.size, size)
-    return Batches(size, steps, class_weights(task), images, features)
-
-
-def batch_size_of(task: Task) -> int:
-    """Images per step: the recipe's, or all of a smaller training set."""
-    return min(task.recipe.batch_size, task.source.splits["train"].size)
-
-
-def class_weights(task: Task) -> Sequence[float] | None:
-    """Inverse of each class's number of training images, 1 on average, where the recipe asks.
-
-    Raises:
-        InputError: If it does, and the labels are not known before the images are read.
-    """
-    if task.recipe.optimizer.class_weights is None:
-        return None
-    labels = task.source.splits["train"].labels
-    if labels is None:
-        raise InputError(
-            "class_weights='balanced' needs a source whose labels are known before its images are "
-            f"read: export it as a folder, or leave it out. Received: {task.source.name}"
-        )
-    counts = np.bincount(labels, minlength=len(task.source.classes))
-    weights: list[float] = (len(labels) / len(counts) / counts).tolist()
-    return weights
-
-
-def _features(
-    body: keras.Model,
-    split: Split,
-    preprocess: Preprocess,
-    console: Console,
-    processes: Processes,
-) -> Split:
-    """What the network makes of each image, computed once, by one of the processes."""
-    batches = eval_batches(
-        split, preprocess.resize_and_crop, batch_size=_FEATURES_BATCH, processes=processes
+    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
+    batches = train_batches(
+        task.source.splits["train"],
+        functools.partial(augment, preprocess=task.preprocess, **variation),
+        batch_size=task.batch_size,
+        seed=task.recipe.seed,
+        first_step=first_step,
+        mix=mixed if any(mixing.values()) else None,
     )
-    body.compile(jit_compile=fastest_jit())
-    # one of no image, for a process that has none
-    features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
-    labels = [np.empty(0, np.int64)]
-    with watched(console, "features", split.size) as advance:
-        for images, targets in batches:
-            features.append(body.predict_on_batch(images.numpy()))
-            labels.append(targets.numpy())
-            advance(len(targets))
-    return array_split(
-        processes.gather(np.concatenate(features), split.size),
-        processes.gather(np.concatenate(labels), split.size),
+    validation = task.source.splits["validation"]
+    return batches, _in_order(task, validation, task.preprocess.resize_and_crop)
+
+
+def feature_batches(task: Task, body: keras.Model, console: Console, first_step: int) -> Pair:
+    """The same of a model's outputs for the images, which are computed once."""
+    body = alone(body)
+    known, held_out = (
+        array_split(*features_of(body, task.source.splits[kind], task.preprocess, console))
+        for kind in ("train", "validation")
     )
+    batches = train_batches(
+        known,
+        lambda features, seed: features.whole(),
+        batch_size=task.batch_size,
+        seed=task.recipe.seed,
+        first_step=first_step,
+    )
+    return batches, _in_order(task, held_out, lambda features: features)
+
+
+def _in_order(task: Task, split: Split, transform: Any) -> Any:
+    batches = eval_batches if device_count() == 1 else whole_eval_batches
+    return batches(split, transform, batch_size=task.batch_size)

@@ -1,11 +1,10 @@
-"""History of a training: a row for each epoch."""
+"""Keras callbacks of a training: its history, its best epoch, its early end and its progress."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.files import staged
 from keras_resnet18.fit.twin import on_one_device, replica
 from keras_resnet18.recipe import Recipe
@@ -50,7 +49,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         self._steps = 0
 
     def resume(self, rows: list[Row], first_step: int, seconds: float) -> None:
-        """Goes on with the rows of an earlier process, and with its unfinished epoch."""
+        """Go on with the rows of an earlier process, and with its unfinished epoch."""
         self.rows, self.first_step, self._before = list(rows), first_step, seconds
 
     def seconds(self) -> float:
@@ -84,21 +83,13 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         self._write(self.rows)
 
 
-# Which epoch of a training is kept, and its weights on the disk.
-
-# Seconds between two models written, and as a multiple of the time that one takes, so that on a
-# slow disk too it is one percent of the training at most. ResNet-18's takes half a second to two.
-_EVERY = 60.0
-_TIMES_ITS_COST = 100
-
-
 def best_row(rows: Sequence[Row]) -> Row:
     """The row of the highest validation accuracy; of several, the one of the lowest loss."""
     return max(rows, key=lambda row: (row["validation_accuracy"], -_finite(row["validation_loss"])))
 
 
 def best_in_words(rows: Sequence[Row]) -> str:
-    """Which epoch is kept, why, and which one the validation loss alone would have kept."""
+    """Say which epoch is kept, and which one the validation loss alone would have kept."""
     kept = best_row(rows)
     lowest = min(rows, key=lambda row: _finite(row["validation_loss"]))
     text = (
@@ -117,6 +108,12 @@ def _finite(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
+# Seconds between two models written, and as a multiple of the time that one takes, so that on a
+# slow disk too it is one percent of the training at most. ResNet-18's takes half a second to two.
+_EVERY = 60.0
+_TIMES_ITS_COST = 100
+
+
 class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Keeps the weights of the best epoch, and writes them as `model.keras`.
 
@@ -129,28 +126,18 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         network: The network to keep; what is fitted may be a part of it.
         history: Comes before this callback in the list.
         path: The file to write.
-        processes: Those that train; the first one writes.
     """
 
-    def __init__(
-        self,
-        network: keras.Model,
-        history: History,
-        path: Path,
-        processes: Processes = ALONE,
-    ) -> None:
+    def __init__(self, network: keras.Model, history: History, path: Path) -> None:
         super().__init__()
         self.weights: Arrays = []
-        self._network = network
-        self._history = history
-        self._path = path
-        self._writes = processes.is_first
+        self._network, self._history, self._path = network, history, path
         self._copy: keras.Model | None = None
         self._write_from = -math.inf
         self._is_written = True
 
     def resume(self, weights: Arrays) -> None:
-        """Goes on with the best weights of an earlier process, which are written again."""
+        """Go on with the best weights of an earlier process, which are written again."""
         self.weights, self._is_written = weights, not weights
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -160,46 +147,28 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
             self.write()
 
     def put_in(self) -> None:
-        """Gives the network the best weights, at the end of a phase."""
+        """Give the network the best weights, at the end of a phase."""
         if self.weights:
             self._network.set_weights(self.weights)
 
     def write(self) -> None:
-        """Writes the file, unless it has the best weights; the network keeps its own."""
-        if self._is_written or not self._writes:
+        """Write the file, unless it has the best weights, from a copy of the network."""
+        if self._is_written or not distributed.is_first():
             return
         started = time.monotonic()
-        with self._best_network() as network, staged(self._path) as new:
-            save_model(network, new)
+        with on_one_device(), staged(self._path) as new:
+            self._copy = self._copy or replica(self._network)
+            self._copy.set_weights(self.weights)
+            save_model(self._copy, new)
         now = time.monotonic()
         self._is_written = True
         self._write_from = now + max(_EVERY, _TIMES_ITS_COST * (now - started))
-
-    @contextlib.contextmanager
-    def _best_network(self) -> Iterator[keras.Model]:
-        """A network with the best weights."""
-        if keras.distribution.distribution() is not None:
-            # all processes set the network's weights, or none: this one writes alone
-            with on_one_device():
-                self._copy = self._copy or replica(self._network)
-                self._copy.set_weights(self.weights)
-                yield self._copy
-            return
-        now = self._network.get_weights()
-        self._network.set_weights(self.weights)
-        try:
-            yield self._network
-        finally:
-            self._network.set_weights(now)
-
-
-# Reasons to end a training before its last epoch: patience, and a limit in minutes.
 
 
 class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Ends `fit` by the recipe's `patience` and `max_minutes`.
 
-    A training that is out of time ends its epoch between two steps; what it has is validated.
+    A training that is out of time ends its epoch between two steps, and validates what it has.
 
     Attributes:
         waits: Whether patience counts, as it does in the last phase alone.
@@ -209,38 +178,28 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         recipe: The whole training's.
         history: Comes before this callback in the list.
         steps_per_epoch: Steps of a whole epoch.
-        processes: Those that must end at the same step.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        history: History,
-        steps_per_epoch: int,
-        processes: Processes = ALONE,
-    ) -> None:
+    def __init__(self, recipe: Recipe, history: History, steps_per_epoch: int) -> None:
         super().__init__()
         self.waits = False
         self.first_epoch = 0
-        self._recipe = recipe
-        self._history = history
-        self._steps_per_epoch = steps_per_epoch
-        self._processes = processes
+        self._recipe, self._history, self._steps_per_epoch = recipe, history, steps_per_epoch
         self._before = 0.0
         self._started = time.monotonic()
 
     def resume(self, seconds: float) -> None:
-        """Counts the time that earlier processes took."""
+        """Count the time that earlier processes took."""
         self._before = seconds
 
     def seconds(self) -> float:
-        """Time of the training so far, of all processes."""
+        """Time of the training so far, including that of earlier processes."""
         return self._before + time.monotonic() - self._started
 
     def is_out_of_time(self) -> bool:
-        """Whether `max_minutes` are over, for one of the processes; all of them must ask."""
+        """Whether the time limit has passed. Every process must call it."""
         limit = self._recipe.max_minutes
-        return limit is not None and bool(self._processes.highest(self.seconds() >= 60 * limit))
+        return limit is not None and bool(distributed.highest(self.seconds() >= 60 * limit))
 
     def is_out_of_patience(self) -> bool:
         """Whether no epoch was the best one for `patience` epochs."""
@@ -251,7 +210,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return bool(rows[-1]["epoch"] - best >= patience)
 
     def is_due(self) -> bool:
-        """Whether the training ends before its next step."""
+        """Whether the training ends before its next step. Every process must call it."""
         over = self.is_out_of_time() or self.is_out_of_patience()
         return over and bool(self._history.rows)
 
@@ -264,7 +223,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
             self.model.stop_training = True
 
     def in_words(self, epochs: int) -> str | None:
-        """Says why and where a training ended before its last epoch; None if it did not."""
+        """Say why and where a training ended before its last epoch; None if it did not."""
         last = self._history.rows[-1]
         whole = last["steps"] == self._steps_per_epoch
         where = f"epoch {last['epoch']} of {epochs}, at a learning rate of "
@@ -276,10 +235,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return None
 
 
-# Progress of a training on the console: a line for each epoch, and a bar on a terminal.
-
-# After so many seconds without a line a file gets one, also in the middle of an epoch.
-_SILENCE = 60.0
+_SILENCE = 60.0  # seconds after which a file gets a line in the middle of an epoch too
 
 
 class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
@@ -293,65 +249,39 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
 
     def __init__(self, console: Console, history: History, *, epochs: int) -> None:
         super().__init__()
-        self._console = console
-        self._history = history
-        self._epochs = epochs
-        self._before = 0  # steps of the whole training that were done when `fit` began
+        self._console, self._history, self._epochs = console, history, epochs
+        self._epoch = self._before = 0  # steps of all epochs that were done when `fit` began
         self._bar: Progress | None = None
         self._started = self._said = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._started = self._said = time.perf_counter()
         self._before = self._done(len(self._history.rows), self._history.first_step)
-        if not self._console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn(
-                "loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  "
-                "{task.fields[speed]:,.0f} images/s"
-            ),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self._console,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "train",
-            total=self._total(),
-            epoch=len(self._history.rows) + 1,
-            epochs=self._epochs,
-            loss=float("nan"),
-            accuracy=float("nan"),
-            speed=float("nan"),
-        )
-        self._bar.start()
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._bar = Progress(
+                *columns, TextColumn("left"), console=self._console, transient=True
+            )
+            self._bar.add_task("", total=self._total())
+            self._bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if batch < self._history.first_step:
+        silent = self._bar is None and time.perf_counter() - self._said < _SILENCE
+        if silent or batch < self._history.first_step:
             return
-        if self._bar is None and time.perf_counter() - self._said < _SILENCE:
-            return
-        logs = logs or {}
-        speed = (batch + 1) * self._history.batch_size / self._history.seconds()
+        logs, step = logs or {}, batch + 1
+        speed = step * self._history.batch_size / self._history.seconds()
+        what = f"loss {logs['loss']:.3f}  accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s"
         if self._bar is None:
-            self._say(
-                batch + 1,
-                f"step {batch + 1:,}/{self.params['steps']:,}  loss {logs['loss']:.3f}  "
-                f"accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s",
-            )
+            self._say(step, f"step {step:,}/{self.params['steps']:,}  {what}")
             return
         self._bar.update(
-            self._task,
-            completed=self._done(self._epoch, batch + 1) - self._before,
-            epoch=self._epoch + 1,
-            loss=logs["loss"],
-            accuracy=logs["accuracy"],
-            speed=speed,
+            self._bar.task_ids[0],
+            completed=self._done(self._epoch, step) - self._before,
+            description=f"epoch {self._epoch + 1}/{self._epochs}  {what}",
         )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -362,6 +292,15 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
             f"validation {row['validation_accuracy']:.1%}  "
             f"{row['images_per_second']:,.0f} images/s",
         )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the bar, also after an interruption, when Keras calls no callback."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _done(self, epoch: int, step: int) -> int:
         """Steps of the whole training up to this one, as if all phases had epochs of one length."""
@@ -379,12 +318,3 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
             f"epoch {self._epoch + 1:{len(str(self._epochs))}}/{self._epochs}  {what}  "
             f"{left // 60}:{left % 60:02} left"
         )
-
-    def stop(self) -> None:
-        """Removes the bar, also after an interruption, when Keras calls no callback."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.stop()

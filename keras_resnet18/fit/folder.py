@@ -1,59 +1,77 @@
-"""Folder of a training: locked while it lasts; a finished run in it is replaced at the very end."""
+"""Folder of a training: locked while it lasts, and a finished run in it replaced at its end."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import EXPORTS, check_parent, is_leftover
-from keras_resnet18.run import Run
+from keras_resnet18.run import Run, resume_call
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
-    """Raises InputError unless `new_training` would find the place free, or a run to replace."""
+    """Raise InputError unless `new_training` would find the place free, or a run to replace."""
     run = Run(path)
     check_parent(path)
     if not path.exists() or (path.is_dir() and not any(map(_is_content, path.iterdir()))):
         return
     if not run.recipe_file.is_file() or not run.environment_file.is_file():
         raise InputError(
-            f"{path} exists and is not a run, so it is not touched: give another folder with --out"
+            f"{path} exists and is not a run, so it is not touched: give another folder as out"
         )
     if overwrite:
         return
     if unfinished(run):
-        _check_unlocked(run)
+        with _locked(run):  # or the error that another process trains there
+            pass
         raise InputError(
-            f"{path} holds an unfinished training: go on with {run.resume_command}, or begin again "
-            "with --overwrite"
+            f"{path} holds an unfinished training: go on with {resume_call(path)}, or begin again "
+            "with overwrite=True"
         )
     raise InputError(
-        f"{path} holds a run: give another folder with --out, or replace it with --overwrite"
+        f"{path} holds a run: give another folder as out, or replace it with overwrite=True"
     )
 
 
 def unfinished(run: Run) -> Run | None:
-    """The training that `--resume` goes on with: the replacement of a finished run, or the run.
+    """The training that `resume` goes on with: the replacement of a finished run, or the run.
 
-    One with metrics only has to be put in its place, or rid of its checkpoints.
+    A training with metrics has ended: only its replacement or its clearing up is left to do.
     """
     new = run.replacement
     if new.recipe_file.is_file() or new.metrics_file.is_file():
         return new
-    ended = (run.finished or run.lacks_metrics) and not run.checkpoints_folder.is_dir()
+    ended = (run.finished or run.lacks_metrics) and not any(_checkpoints(run))
     return run if run.recipe_file.is_file() and not ended else None
+
+
+def left_in_words(run: Run, training: Run, *, diverged: bool) -> str:
+    """Say what a training that stopped leaves, and how to go on.
+
+    Args:
+        run: The run as its user calls it.
+        training: The run that was written, which may be the replacement of `run`.
+        diverged: Whether going on would diverge again.
+    """
+    model = training.model_file
+    best = f"; its best model so far is {model}" if model.is_file() else ""
+    if diverged:
+        return f"{run.path}: a new training takes its place with overwrite=True{best}"
+    what = f"{run.path} is an unfinished run"
+    if training.path != run.path:
+        what = f"{run.path} stays as it was: the training that is to replace it is unfinished"
+    return f"{what}: go on with {resume_call(run.path)}{best}"
 
 
 @contextlib.contextmanager
 def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
-    """An empty run for a training to write, which lies at `path` when the body has ended.
+    """An empty run for a training to write, which is at `path` when the body has ended.
 
     A finished run at `path` stays there, whole, until then: the new one is written in a hidden
     folder inside of it. If the body raises or the process is killed, what it wrote stays for
@@ -67,7 +85,6 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
         InputError: If the place is taken, the folder cannot be made, or another process trains
             there.
     """
-    check_out(path, overwrite=overwrite)
     run = Run(path)
     with _locked(run):
         check_out(path, overwrite=overwrite)
@@ -75,13 +92,7 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
         _remove_files(new)
         new.path.mkdir(exist_ok=True)
         yield new
-        finish(run, new)
-
-
-@contextlib.contextmanager
-def training_of_another(run: Run) -> Iterator[Run]:
-    """The training that the first of several processes writes: this one reads at most."""
-    yield unfinished(run) or run
+        _finish(run, new)
 
 
 @contextlib.contextmanager
@@ -96,13 +107,13 @@ def old_training(run: Run) -> Iterator[Run]:
         if training is None:
             raise InputError(f"{run.path} is finished: there is nothing to go on with")
         yield training
-        finish(run, training)
+        _finish(run, training)
 
 
-def finish(run: Run, training: Run) -> None:
-    """Removes the checkpoints, and moves a replacement to its place.
+def _finish(run: Run, training: Run) -> None:
+    """Remove the checkpoints, and move a replacement to its place.
 
-    A replacement with metrics is whole. They are moved last, so that after a kill `--resume` ends
+    A replacement with metrics is whole. They are moved last, so that after a kill `resume` ends
     what was begun.
     """
     _remove_checkpoints(training)
@@ -126,33 +137,18 @@ def finish(run: Run, training: Run) -> None:
     shutil.rmtree(training.path)
 
 
-def _check_unlocked(run: Run) -> None:
-    """Raises InputError if a process trains in the folder."""
-    if run.lock_file.exists():
-        try:
-            FileLock(run.lock_file).acquire(timeout=0).lock.release()
-        except Timeout:
-            raise _in_use(run) from None
-        except OSError:  # it cannot be written: what comes next says so
-            pass
-
-
-def _in_use(run: Run) -> InputError:
-    return InputError(
-        f"another process trains in {run.path}: wait for it, or give another folder with --out"
-    )
-
-
 @contextlib.contextmanager
 def _locked(run: Run) -> Iterator[None]:
-    """One training at a time in a folder. The lock of a process that died is free."""
+    """Allow one training at a time in a folder. The lock of a process that died is free."""
     made = not run.path.exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run.lock_file)
         lock.acquire(timeout=0)
     except Timeout:
-        raise _in_use(run) from None
+        raise InputError(
+            f"another process trains in {run.path}: wait for it, or give another folder as out"
+        ) from None
     except OSError as error:
         raise InputError(
             f"the folder {run.path} cannot be written: {error.strerror}. Give another one"
@@ -174,7 +170,7 @@ def _is_content(entry: Path) -> bool:
 
 
 def _remove_files(run: Run) -> None:
-    """Removes what a training and `export` left in a run, and nothing else."""
+    """Remove what a training and `export` left in a run, and nothing else."""
     for file in run.files:
         file.unlink(missing_ok=True)
     _remove_checkpoints(run)
@@ -182,33 +178,40 @@ def _remove_files(run: Run) -> None:
     _remove_exports(run)
 
 
+def _checkpoints(run: Run) -> list[Path]:
+    """Checkpoints, whole, damaged or half written."""
+    return [
+        entry
+        for entry in run.checkpoints_folder.glob("*")
+        if entry.match("epoch*-step*.npz*") or is_leftover(entry)
+    ]
+
+
 def _remove_checkpoints(run: Run) -> None:
-    for file in run.checkpoints_folder.glob("epoch*-step*.npz"):
-        file.unlink()
-    _remove_if_empty(run.checkpoints_folder)
+    _remove(_checkpoints(run), run.checkpoints_folder)
 
 
 def _remove_events(run: Run) -> None:
-    for file in run.tensorboard_folder.glob("*/events.out.tfevents.*"):
-        file.unlink()
-        _remove_if_empty(file.parent)
-    _remove_if_empty(run.tensorboard_folder)
+    for folder in run.tensorboard_folder.glob("*/"):
+        _remove(folder.glob("events.out.tfevents.*"), folder)
+    _remove([], run.tensorboard_folder)
 
 
 def _remove_exports(run: Run) -> None:
-    """Files of the old model, which beside a new one would be taken for its exports."""
+    """Remove files of the old model, which beside a new one would be taken for its exports."""
     exports = [run.export_folder / export.file for export in EXPORTS.values()]
-    if not any(path.exists() for path in exports):
-        return
-    copies = [run.export_folder / name for name in (LABELS_FILE, SPEC_FILE)]
-    for path in [*exports, *(p.with_name(f"{p.name}.json") for p in exports), *copies]:
+    if any(path.exists() for path in exports):
+        copies = [run.export_folder / name for name in (LABELS_FILE, SPEC_FILE)]
+        reports = [path.with_name(f"{path.name}.json") for path in exports]
+        _remove([*exports, *reports, *copies], run.export_folder)
+
+
+def _remove(paths: Iterable[Path], folder: Path) -> None:
+    """Remove files and folders, and the folder that they were in if it is empty then."""
+    for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    _remove_if_empty(run.export_folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        os.rmdir(folder)  # noqa: PTH106  # refuses what is not empty
+        folder.rmdir()  # refuses what is not empty

@@ -1,19 +1,29 @@
-"""The network of a training: built by its recipe, with the weights that it begins with."""
+"""The network of a training: built, split in two, frozen in part, and calibrated at the end."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
+from keras_resnet18 import distributed
+from keras_resnet18.classify.calibration import Calibration, calibrate
+from keras_resnet18.data.pipeline import eval_batches
+from keras_resnet18.data.progress import watched
+from keras_resnet18.data.splits import Split
+from keras_resnet18.files import staged
 from keras_resnet18.fit.task import Task, run_of_weights
+from keras_resnet18.machine import fastest_jit
 from keras_resnet18.model import resnet
-from keras_resnet18.recipe import Finetune, Optimizer, Recipe
+from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.run import Run, save_model
 from keras_resnet18.weights.checkpoints import is_name
 from keras_resnet18.weights.transfer import copy_weights, load_weights
 
@@ -24,9 +34,11 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "plain34": resnet.build_plain34,
 }
 
+_BATCH_SIZE = 64  # of features
+
 
 def build_network(task: Task, console: Console) -> keras.Model:
-    """Builds the network, and says what was taken of pretrained weights."""
+    """Build the network, and say what was taken of pretrained weights."""
     recipe = task.recipe
     build = functools.partial(
         BUILDERS[recipe.network.name],
@@ -45,7 +57,7 @@ def build_network(task: Task, console: Console) -> keras.Model:
         console.print(f"{weights}: {copy_weights(model, run.model, classes_match=same)}")
     elif is_name(weights):  # the builder, for their normalisation
         with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)  # each training says it, not the first
+            warnings.simplefilter("always", UserWarning)  # every training says it
             model = build(weights=weights)
         for warning in said:
             if issubclass(warning.category, UserWarning):
@@ -54,9 +66,6 @@ def build_network(task: Task, console: Console) -> keras.Model:
         model = build()
         console.print(f"{weights}: {load_weights(model, weights, head='skip')}")
     return model
-
-
-# What fine-tuning needs: a network in two, and BatchNorm left as it was.
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -76,25 +85,33 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.inputs, pool.output), keras.Model(features, x)
 
 
-def head_recipe(recipe: Recipe, finetune: Finetune) -> Recipe:
-    """How the classifier alone is fitted: the recipe's way, by AdamW, and quickly."""
-    return dataclasses.replace(
-        recipe,
-        epochs=finetune.head_epochs,
-        optimizer=Optimizer(
-            name="adamw",
-            learning_rate=finetune.head_learning_rate,
-            weight_decay=0.0,
-            warmup_epochs=0,
-            label_smoothing=recipe.optimizer.label_smoothing,
-            class_weights=recipe.optimizer.class_weights,
-        ),
+def features_of(
+    body: keras.Model, split: Split, preprocess: Preprocess, console: Console
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Outputs of a model for all images of a split, each computed by one of the processes.
+
+    Returns:
+        Features (n, channels) and labels (n,), on every process.
+    """
+    body.compile(jit_compile=fastest_jit())
+    # an array of no image first: one of several processes may have none
+    features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
+    labels = [np.empty(0, np.int64)]
+    batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
+    with watched(console, "features", split.size) as advance:
+        for images, targets in batches:
+            features.append(body.predict_on_batch(images.numpy()))
+            labels.append(targets.numpy())
+            advance(len(targets))
+    return (
+        distributed.gather(np.concatenate(features), split.size),
+        distributed.gather(np.concatenate(labels), split.size),
     )
 
 
 @contextlib.contextmanager
 def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
-    """Keeps every value of every BatchNorm inside, and lets it normalise as in inference.
+    """Keep every value of every BatchNorm inside, and let it normalise as in inference.
 
     A few images give poor statistics, and those of the pretraining fit the weights. It must hold
     from `compile` to the end of `fit`.
@@ -110,3 +127,30 @@ def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, trainable in zip(normalisations, before, strict=True):
             layer.trainable = trainable
+
+
+def calibrate_network(
+    model: keras.Model, validation: Split, preprocess: Preprocess, run: Run, console: Console
+) -> Calibration:
+    """Divide the logits by the temperature that fits validation images best.
+
+    Kernel and bias of the last layer are divided, so that the model and all its exports are
+    calibrated, and the most probable classes stay. The run's `model.keras` is written anew.
+
+    Args:
+        model: A classifier that a builder of this package made, with softmax.
+        validation: The images.
+        preprocess: How they become the model's pixels.
+        run: The run of the model.
+        console: Where progress is shown.
+    """
+    features, labels = features_of(split_head(model)[0], validation, preprocess, console)
+    kernel, bias = model.layers[-1].get_weights()
+    # of the features: a probability of a float32 softmax may be 0, whose logarithm is lost
+    found = calibrate(features.astype(np.float32) @ kernel + bias, labels)
+    if found.temperature != 1:
+        model.layers[-1].set_weights([kernel / found.temperature, bias / found.temperature])
+        if distributed.is_first():
+            with staged(run.model_file) as new:
+                save_model(model, new)
+    return found

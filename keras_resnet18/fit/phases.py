@@ -1,9 +1,10 @@
-"""One `model.fit` by a recipe: optimizer, schedule, loss and metrics."""
+"""Phases of a training, each one `model.fit` by a recipe: optimizer, schedule, loss, metrics."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,15 +12,16 @@ import keras
 from keras import ops
 from rich.console import Console
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit.batches import Pair, feature_batches, image_batches
 from keras_resnet18.fit.callbacks import BestModel, EarlyEnd, History, ProgressLine, Row
-from keras_resnet18.fit.network import frozen_batch_norm, head_recipe, split_head
-from keras_resnet18.fit.resume import Checkpoint, Checkpoints
-from keras_resnet18.fit.signals import Stop
+from keras_resnet18.fit.network import frozen_batch_norm, split_head
+from keras_resnet18.fit.resume import Checkpoint, Checkpoints, Stop
+from keras_resnet18.fit.task import Task
 from keras_resnet18.fit.twin import training_twin
 from keras_resnet18.machine import fastest_jit
-from keras_resnet18.recipe import Optimizer, Recipe
+from keras_resnet18.recipe import Finetune, Optimizer, Recipe
 from keras_resnet18.run import Run
 
 
@@ -30,7 +32,7 @@ def compile_model(
     steps_per_epoch: int,
     class_weights: Sequence[float] | None = None,
 ) -> None:
-    """Compiles a classifier, and makes the variables of optimizer and metrics.
+    """Compile a classifier, and make the variables of optimizer and metrics.
 
     Args:
         model: Its output is probabilities (batch, classes). Labels are class numbers (batch,), or
@@ -55,32 +57,21 @@ def compile_model(
     model.reset_metrics()
 
 
-def fit_model(
+def fit(
     model: keras.Model,
-    train_batches: Any,
-    validation_batches: Any,
-    *,
+    data: Pair,
     steps_per_epoch: int,
     epochs: tuple[int, int],
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a compiled classifier.
-
-    Args:
-        model: See `compile_model`.
-        train_batches: Endless dataset of (inputs, class numbers).
-        validation_batches: Finite dataset of the same kind.
-        steps_per_epoch: Training batches per epoch.
-        epochs: Number of the first epoch, from 0, and of the one after the last.
-        callbacks: Keras callbacks.
-    """
-    first, last = epochs
+    """Train a compiled model from one epoch, counted from 0, up to another."""
+    training, validation = data
     model.fit(
-        train_batches,
-        initial_epoch=first,
-        epochs=last,
+        training,
+        initial_epoch=epochs[0],
+        epochs=epochs[1],
         steps_per_epoch=steps_per_epoch,
-        validation_data=validation_batches,
+        validation_data=validation,
         callbacks=list(callbacks),
         shuffle=False,  # the batches are in order
         verbose=0,
@@ -90,7 +81,7 @@ def fit_model(
 def build_optimizer(
     recipe: Optimizer, model: keras.Model, *, steps_per_epoch: int, epochs: int
 ) -> keras.optimizers.Optimizer:
-    """Optimizer with its schedule; without weight decay for BatchNorm and biases."""
+    """Optimizer with its schedule, without weight decay for BatchNorm and biases."""
     steps = epochs * steps_per_epoch
     # a recipe may warm up for longer than it trains
     warmup_steps = min(round(recipe.warmup_epochs * steps_per_epoch), steps - 1)
@@ -158,32 +149,6 @@ def _distribution(labels: Any, probabilities: Any) -> Any:
     return ops.one_hot(ops.reshape(labels, (-1,)), probabilities.shape[-1])
 
 
-# Training a network: one phase from scratch, two in fine-tuning, each one `model.fit`.
-
-Pair = tuple[Any, Any]  # endless training batches, and finite validation batches
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-    """Datasets of (inputs, class numbers) for every phase.
-
-    Each training batch is a function of its number, counted over the phase.
-
-    Attributes:
-        size: Images per training batch.
-        steps_per_epoch: Training batches per epoch.
-        class_weights: Weight of each class in the loss, or None.
-        images: `images(first_step)` gives training batches from a step on, and validation batches.
-        features: `features(body, first_step)` gives the same of the body's outputs, for the head.
-    """
-
-    size: int
-    steps_per_epoch: int
-    class_weights: Sequence[float] | None
-    images: Callable[[int], Pair]
-    features: Callable[[keras.Model, int], Pair]
-
-
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One `model.fit`.
@@ -198,48 +163,57 @@ class Phase:
     model: keras.Model
     recipe: Recipe
     batches: Callable[[int], Pair]
-    setting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    setting: Callable[[], contextlib.AbstractContextManager[None]]
 
 
-def phases_of(network: keras.Model, recipe: Recipe, batches: Batches) -> Iterator[Phase]:
+def phases_of(network: keras.Model, task: Task, console: Console) -> Iterator[Phase]:
     """A linear probe and all weights in fine-tuning, BatchNorm frozen; else all weights alone."""
-    setting: Any = contextlib.nullcontext
+    recipe = task.recipe
+    setting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     if recipe.finetune:
         body, head = split_head(network)
-        yield Phase(
-            head,
-            head_recipe(recipe, recipe.finetune),
-            lambda first_step: batches.features(body, first_step),
-        )
-        setting = lambda: frozen_batch_norm(network)  # noqa: E731
+        features = functools.partial(feature_batches, task, body, console)
+        yield Phase(head, head_recipe(recipe, recipe.finetune), features, setting)
+        setting = functools.partial(frozen_batch_norm, network)
     if recipe.epochs:
-        yield Phase(training_twin(network), recipe, batches.images, setting)
+        images = functools.partial(image_batches, task)
+        yield Phase(training_twin(network), recipe, images, setting)
+
+
+def head_recipe(recipe: Recipe, finetune: Finetune) -> Recipe:
+    """Recipe of the linear probe: AdamW, without weight decay and warm-up."""
+    return dataclasses.replace(
+        recipe,
+        epochs=finetune.head_epochs,
+        optimizer=dataclasses.replace(
+            recipe.optimizer,
+            name="adamw",
+            learning_rate=finetune.head_learning_rate,
+            weight_decay=0.0,
+            warmup_epochs=0,
+            clip_norm=None,
+        ),
+    )
 
 
 def train_network(
     network: keras.Model,
-    recipe: Recipe,
-    batches: Batches,
+    task: Task,
     run: Run,
     *,
-    settings: dict[str, Any],
     start: Checkpoint | None,
     stop: Stop,
     console: Console,
-    processes: Processes = ALONE,
 ) -> list[Row]:
-    """Trains a network, and gives it the weights of its best epoch.
+    """Train a network, and give it the weights of its best epoch.
 
     Args:
-        network: Built for the recipe.
-        recipe: Optimizer, epochs and fine-tuning are used.
-        batches: The images.
+        network: Built for the task's recipe.
+        task: The images and the recipe.
         run: Receives history, TensorBoard events, checkpoints and the best model as it trains.
-        settings: What the training was given, for the checkpoints.
         start: A checkpoint of this training to begin at; None for its first step.
         stop: A request to end, obeyed between steps.
         console: Where progress is printed.
-        processes: Those that train; the first one alone writes.
 
     Returns:
         The history, a row for each epoch.
@@ -247,25 +221,21 @@ def train_network(
     Raises:
         InputError: If the training diverges, or the run cannot be written.
     """
-    phases = list(phases_of(network, recipe, batches))
-    history = History(batches.size, run.write_history if processes.is_first else _nowhere)
-    best = BestModel(network, history, run.model_file, processes)
-    ending = EarlyEnd(recipe, history, batches.steps_per_epoch, processes)
+    phases = list(phases_of(network, task, console))
+    first = distributed.is_first()
+    history = History(task.batch_size, run.write_history if first else lambda rows: None)
+    best = BestModel(network, history, run.model_file)
+    ending = EarlyEnd(task.recipe, history, task.steps_per_epoch)
     epochs = sum(phase.recipe.epochs for phase in phases)
     progress = ProgressLine(console, history, epochs=epochs)
     checkpoints = Checkpoints(
-        run.checkpoints_folder,
-        network,
-        history,
-        best,
-        ending,
-        settings=settings,
+        *(run.checkpoints_folder, network, history, best, ending),
+        settings=task.settings,
         stop=stop,
         start=start,
-        processes=processes,
     )
     callbacks = [history, progress, best, ending, checkpoints]
-    if processes.is_first:
+    if first:
         board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
         callbacks.insert(-2, board)
     if start is not None:
@@ -278,7 +248,7 @@ def train_network(
             if start is None or number >= start.phase:
                 checkpoints.phase = number
                 ending.first_epoch, ending.waits = first_epoch, phase is phases[-1]
-                _fit(phase, first_epoch, batches, callbacks, checkpoints, ending, stop)
+                _fit(phase, first_epoch, task, callbacks, checkpoints, ending, stop)
                 with _written(checkpoints):
                     best.write()
                 best.put_in()
@@ -294,52 +264,37 @@ def train_network(
     return history.rows
 
 
-def _nowhere(rows: list[Row]) -> None:
-    """Writes no history: the first process does."""
-
-
 def _fit(
     phase: Phase,
     first_epoch: int,
-    batches: Batches,
+    task: Task,
     callbacks: Sequence[keras.callbacks.Callback],
     checkpoints: Checkpoints,
     ending: EarlyEnd,
     stop: Stop,
 ) -> None:
     """One phase, from its first step or from the checkpoint's."""
-    last_epoch = first_epoch + phase.recipe.epochs
+    last_epoch, steps = first_epoch + phase.recipe.epochs, task.steps_per_epoch
     with phase.setting():
         compile_model(
-            phase.model,
-            phase.recipe,
-            steps_per_epoch=batches.steps_per_epoch,
-            class_weights=batches.class_weights,
+            phase.model, phase.recipe, steps_per_epoch=steps, class_weights=task.class_weights
         )
         epoch, step = checkpoints.restore(phase.model) or (first_epoch, 0)
         if epoch == last_epoch or ending.is_due():
-            # the process ended between the last checkpoint and the phase's end, or there is no time
-            phase.model.optimizer.finalize_variable_values(phase.model.trainable_weights)
-            return
-        data = phase.batches((epoch - first_epoch) * batches.steps_per_epoch + step)
+            return  # an earlier process ended after its last step, or there is no time
+        data = phase.batches((epoch - first_epoch) * steps + step)
         with stop.held(), _written(checkpoints):
-            fit_model(
-                phase.model,
-                *data,
-                steps_per_epoch=batches.steps_per_epoch,
-                epochs=(epoch, last_epoch),
-                callbacks=callbacks,
-            )
+            fit(phase.model, data, steps, (epoch, last_epoch), callbacks)
         stop.obey()
 
 
 @contextlib.contextmanager
 def _written(checkpoints: Checkpoints) -> Iterator[None]:
-    """Says what a full disk or a folder that turned read-only means for the training."""
+    """Say what a full disk or a folder that turned read-only means for the training."""
     try:
         yield
     except (OSError, InputError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__  # of `staged`
+        cause = error if isinstance(error, OSError) else error.__context__  # of `staged`
         if not isinstance(cause, OSError):
             raise
         raise InputError(

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training in one file that survives a kill at any moment."""
+"""Stopping a training between two steps and resuming it there: signals and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,26 +6,101 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
-import tempfile
+import signal
+import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from rich.console import Console
 
-from keras_resnet18.distributed import ALONE, Processes
+from keras_resnet18 import distributed
 from keras_resnet18.errors import DivergedError
+from keras_resnet18.files import staged
 from keras_resnet18.fit.callbacks import Arrays, BestModel, EarlyEnd, History
-from keras_resnet18.fit.signals import Stop
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+
+class Stop:
+    """A request to end, such as Ctrl-C.
+
+    Attributes:
+        signal: Number of the signal, or None. With several processes, `agree` sets it to the same
+            number on all of them.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._received: int | None = None
+        self._held = False
+
+    def agree(self) -> None:
+        """Exchange signals with the other processes. Every process must call it between steps."""
+        if distributed.count() > 1:
+            self.signal = distributed.highest(self._received or 0) or None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the first signal only sets `signal`; call `obey` between steps."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def obey(self) -> None:
+        """Raise KeyboardInterrupt for SIGINT, SystemExit(128 + signal) for another signal."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self._received = self._received is None, number
+        if distributed.count() == 1 or not (first and self._held):
+            self.signal = number
+        if not (first and self._held):
+            self.obey()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Receive SIGINT, SIGTERM and SIGHUP inside, and restore their handlers.
+
+    A signal that the process ignores stays ignored (`nohup`). Outside of the main thread, where
+    Python allows no handlers, nothing is received.
+    """
+    stop = Stop()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, stop._handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# A checkpoint is one file with everything that the next step depends on.
 
 _KEPT = 2  # a damaged newest one leaves the one before
-_PREFIX = ".writing-"
+_ARRAYS = ("values", "best")
+# What NumPy and zipfile raise for a damaged file
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +114,7 @@ class Checkpoint:
         seconds: Time that those steps took.
         total_seconds: Time that the whole training took so far.
         rows: History so far.
-        settings: What the training was given; see `commands.resume`.
+        settings: `Task.settings` of the training.
         values: Values of all variables of network, optimizer and metrics, by position.
         best: Weights of the best epoch so far; empty before the first.
     """
@@ -59,41 +134,31 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint beside the newest one, and removes older ones.
+    """Write a checkpoint beside the newest one, and remove older ones.
 
-    The file is written aside, flushed to the disk and renamed. The zip format of `.npz` holds a
-    CRC-32 of each array.
+    The zip format of `.npz` holds a CRC-32 of each array.
 
     Raises:
-        OSError: If it cannot be written; the folder is as before.
+        InputError: If the disk is full or the folder cannot be written; it is as before.
     """
-    fields = {field.name: getattr(checkpoint, field.name) for field in _SCALARS}
-    arrays: dict[str, Any] = {"fields": np.frombuffer(json.dumps(fields).encode(), np.uint8)}
-    for name in _ARRAYS:
-        arrays |= {f"{name}{i}": array for i, array in enumerate(getattr(checkpoint, name))}
-    folder.mkdir(parents=True, exist_ok=True)
+    fields = dict(vars(checkpoint))
+    lists = {name: fields.pop(name) for name in _ARRAYS}
+    fields["counts"] = {name: len(arrays) for name, arrays in lists.items()}
+    named = {f"{name}{i}": array for name in lists for i, array in enumerate(lists[name])}
+    text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     path = folder / f"epoch{checkpoint.epoch:05}-step{checkpoint.step:08}.npz"
-    descriptor, written = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(written).replace(path)
-    except BaseException:
-        Path(written).unlink(missing_ok=True)
-        raise
-    _sync_folder(folder)
-    for old in _newest_first(folder)[_KEPT:] + list(folder.glob(f"{_PREFIX}*")):
+    with staged(path) as new:
+        np.savez(new, fields=text, **named)
+    for old in _newest_first(folder)[_KEPT:]:
         old.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """Reads the newest checkpoint that is whole; removes and names the damaged ones before it.
+def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole, and set the damaged ones before it aside.
 
     Args:
         folder: Where `save_checkpoint` wrote.
-        say: Receives a line for each damaged file.
+        console: Where a line is printed for each damaged file.
 
     Returns:
         The checkpoint, or None if there is none.
@@ -101,43 +166,26 @@ def load_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | No
     for path in _newest_first(folder):
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            fields = json.loads(arrays.pop("fields").tobytes())
-            lists: dict[str, Any] = {
-                name: [arrays[f"{name}{i}"] for i in range(_count(arrays, name))]
-                for name in _ARRAYS
-            }
+                fields = json.loads(file["fields"].tobytes())
+                lists: dict[str, Any] = {
+                    name: [file[f"{name}{i}"] for i in range(count)]
+                    for name, count in fields.pop("counts").items()
+                }
             return Checkpoint(**fields, **lists)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:
-            say(f"the checkpoint {path} is damaged ({error}): the one before it is used")
-            path.unlink(missing_ok=True)
+        except _DAMAGED as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            console.print(
+                f"{path} is damaged ({error}): it becomes {aside.name}, and the one before is used"
+            )
+            if distributed.is_first():
+                with contextlib.suppress(OSError):
+                    path.replace(aside)
     return None
-
-
-_ARRAYS = ("values", "best")
-_SCALARS = [field for field in dataclasses.fields(Checkpoint) if field.name not in _ARRAYS]
-_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch*-step*.npz"), reverse=True)
 
-
-def _count(arrays: dict[str, Any], name: str) -> int:
-    return sum(key.startswith(name) for key in arrays)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename outlive a power cut; Windows has no such call for folders."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-# Checkpoints of a training as it runs, and going on from one in the middle of an epoch.
 
 # Seconds between checkpoints, and the least age of one that is replaced at the end of an epoch; as
 # multiples of the time that a checkpoint takes, so that on a slow disk too it is one percent of the
@@ -146,7 +194,7 @@ EVERY = 60.0
 AT_AN_EPOCH = 30.0
 TIMES_ITS_COST = 100
 
-# Steps after which processes hear of one another's signals, which takes milliseconds.
+# Steps after which processes exchange signals, which takes milliseconds.
 _AGREE_EVERY = 10
 
 
@@ -165,10 +213,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         history: The history callback.
         best: The callback with the best epoch's weights.
         ending: Knows how long the training has taken.
-        settings: What the training was given, for the checkpoints.
+        settings: `Task.settings`, for the checkpoints.
         stop: Looked at after each step.
         start: The checkpoint to begin at, or None.
-        processes: Those that train; the first one saves.
     """
 
     def __init__(
@@ -182,19 +229,12 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         settings: dict[str, Any],
         stop: Stop,
         start: Checkpoint | None = None,
-        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.phase = 0
-        self._folder = folder
-        self._network = network
-        self._history = history
-        self._best = best
-        self._ending = ending
-        self._settings = settings
-        self._stop = stop
-        self._start = start
-        self._writes = processes.is_first
+        self._folder, self._network = folder, network
+        self._history, self._best, self._ending = history, best, ending
+        self._settings, self._stop, self._start = settings, stop, start
         self._epoch = self._step = 0
         self._saved_at = self._cost = 0.0
         self._trained_metrics: Arrays = []  # of the epoch's training, while validation uses them
@@ -209,9 +249,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         )
 
     def restore(self, model: keras.Model) -> tuple[int, int] | None:
-        """Gives the checkpoint's values to a compiled model; returns its epoch and step.
+        """Give the checkpoint's values to a compiled model; return its epoch and step.
 
-        None, and nothing is changed, where there is no checkpoint of this phase.
+        Without a checkpoint of this phase, change nothing and return None.
         """
         if self._start is None or self._start.phase != self.phase:
             self._start = None
@@ -231,7 +271,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         if self._start is not None:
             if self._start.step:
                 self.restore(self.model)  # once more: Keras has reset the metrics
-            self._trained_metrics = self._values(self.model.metrics_variables)
+            self._trained_metrics = _values(self.model.metrics_variables)
             self._step, self._start = self._start.step, None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -243,7 +283,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             raise self._diverged(f"a loss of {loss}")
         last = self._step == self.params["steps"] or self.model.stop_training
         if last:
-            self._trained_metrics = self._values(self.model.metrics_variables)
+            self._trained_metrics = _values(self.model.metrics_variables)
         if last or self._step % _AGREE_EVERY == 0:
             self._stop.agree()
         self._save_if_due(AT_AN_EPOCH if last else EVERY)
@@ -261,22 +301,21 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
     def _save_if_due(self, age: float) -> None:
         due = self._saved_at + max(age, TIMES_ITS_COST * self._cost)
         if self._stop.signal is not None or time.monotonic() >= due:
-            self._save(self._values(self.model.metrics_variables))
+            self._save(_values(self.model.metrics_variables))
         self._stop.obey()
 
     def _save(self, metrics: Arrays) -> None:
-        if not self._writes:
+        if not distributed.is_first():
             return
         started = time.monotonic()
-        values = self._values(self._variables(self.model)) + metrics
+        values = _values(self._variables(self.model)) + metrics
         if not all(np.isfinite(v).all() for v in values if np.issubdtype(v.dtype, np.inexact)):
             raise self._diverged("weights that are not finite")
-        seconds = self._history.seconds() if self._step else 0.0
         checkpoint = Checkpoint(
             phase=self.phase,
             epoch=self._epoch,
             step=self._step,
-            seconds=seconds,
+            seconds=self._history.seconds() if self._step else 0.0,
             total_seconds=self._ending.seconds(),
             rows=self._history.rows,
             settings=self._settings,
@@ -291,10 +330,6 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         """What steps change, without metrics, in the order of a checkpoint."""
         return [*self._network.variables, *model.optimizer.variables]
 
-    def _values(self, variables: list[keras.Variable]) -> Arrays:
-        # Within an epoch JAX's trainer has the values elsewhere; `self.model` has brought them.
-        return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
-
     def _diverged(self, received: str) -> DivergedError:
         return DivergedError(
             f"the training diverged at {self}: lower optimizer.learning_rate and train again. "
@@ -302,7 +337,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         )
 
     def _skip_steps(self, count: int) -> None:
-        """Lets Keras count the first steps of the epoch without taking them.
+        """Let Keras count the first steps of the epoch without taking them.
 
         It depends on `fit` calling `model.train_function`, which exists when training begins.
         """
@@ -318,3 +353,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
 
         if count:
             model.train_function = skip_or_step
+
+
+def _values(variables: list[keras.Variable]) -> Arrays:
+    # Within an epoch JAX's trainer has the values elsewhere; `Callback.model` has brought them.
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]

@@ -6,15 +6,19 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 
 from keras_resnet18.checking.findings import Finding
 from keras_resnet18.checking.images import AnySource, Images, look_again, open_again, opened
+from keras_resnet18.data.pipeline import steps_per_epoch
 from keras_resnet18.data.splits import Source
+from keras_resnet18.distributed import check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
 from keras_resnet18.preprocess import Preprocess
@@ -55,6 +59,9 @@ class Task:
         preprocess: Preprocessing of evaluation, with the network's input size.
         policy: Keras dtype policy.
         reason: Why that policy.
+
+    Raises:
+        InputError: If the devices cannot share a batch, or classes cannot be weighed.
     """
 
     images: Images
@@ -68,6 +75,40 @@ class Task:
         """The images."""
         return self.images.source
 
+    def __post_init__(self) -> None:
+        self.class_weights  # noqa: B018  # or the error that says why there are none
+        check_batch(self.batch_size, mixes=self.recipe.augment.mixes)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step: the recipe's, or all of a smaller training set."""
+        return min(self.recipe.batch_size, self.source.splits["train"].size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches per epoch."""
+        return steps_per_epoch(self.source.splits["train"].size, self.batch_size)
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """Inverse of each class's number of training images, 1 on average, where the recipe asks.
+
+        Raises:
+            InputError: If it does, and the labels are not known before the images are read.
+        """
+        if self.recipe.optimizer.class_weights is None:
+            return None
+        labels = self.source.splits["train"].labels
+        if labels is None:
+            raise InputError(
+                "class_weights='balanced' needs a source whose labels are known before its images "
+                f"are read: export it as a folder, or leave it out. Received: {self.source.name}"
+            )
+        counts = np.bincount(labels, minlength=len(self.source.classes))
+        weights: list[float] = (len(labels) / len(counts) / counts).tolist()
+        return weights
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values of JSON."""
         values = {
@@ -86,15 +127,16 @@ class Task:
                 **environment(),
             },
         }
-        return _plain(values)
+        plain: dict[str, Any] = json.loads(json.dumps(values))  # lists in the place of tuples
+        return plain
 
     def spec(self, threshold: float | None = None) -> ClassifierSpec:
         """Specification of the classifier that is trained."""
         return ClassifierSpec(self.source.classes, self.preprocess, threshold)
 
-    def write(self, run: Run, settings: Mapping[str, Any]) -> None:
-        """Writes the files that explain a run; a folder with the recipe has the others too."""
-        run.write_json(run.environment_file, settings["environment"])
+    def write(self, run: Run) -> None:
+        """Write the files that explain a run; a folder with the recipe has the others too."""
+        run.write_json(run.environment_file, self.settings["environment"])
         run.write_text(run.spec_file, self.spec().to_json())
         run.write_text(run.recipe_file, self.recipe.to_toml())
 
@@ -106,7 +148,7 @@ def new_task(
     settings: Sequence[str],
     look: Callable[[AnySource], Images],
 ) -> Task:
-    """Opens the images by `look`, and chooses what was left to choose."""
+    """Open the images by `look`, and choose what was left to choose."""
     if weights is not None and not is_name(weights) and not Path(weights).exists():
         raise InputError(
             "weights must be a published name, or the path of a checkpoint or a run. "
@@ -128,11 +170,19 @@ def new_task(
 
 
 def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
-    """Reads again what an unfinished training was given; its images may have moved to `source`."""
+    """Read again what an unfinished training was given; its images may have moved to `source`."""
     facts = training.environment
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
     findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
-    found = _opened_again(training) if source is None else opened(source, seed, left_out)
+    if source is None and training.source is None:
+        raise InputError(
+            f"the images of {training.path} came from arrays: give them again, as "
+            "train(from_arrays(…), resume=…)"
+        )
+    try:
+        found = open_again(training) if source is None else opened(source, seed, left_out)
+    except InputError as error:
+        raise InputError(f"{error} If the images have moved, give the source as well") from None
     if found.splits["test"].facts() != facts["images"]["test"]:
         findings = look_again(found, console)
     return Task(
@@ -144,18 +194,8 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     )
 
 
-def settings_of(run: Run) -> dict[str, Any]:
-    """`Task.settings` of an unfinished training without a checkpoint, from its files."""
-    return {
-        "recipe": _plain(dataclasses.asdict(run.recipe)),
-        "classes": list(run.spec.labels),
-        "preprocess": run.preprocess.to_dict(),
-        "environment": run.environment,
-    }
-
-
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> Iterator[str]:
-    """Compares what an unfinished training was given with what it would go on with.
+    """Compare what an unfinished training was given with what it would go on with.
 
     Args:
         before: `Task.settings` of the unfinished training.
@@ -163,13 +203,13 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
         run: The run, for the error.
 
     Yields:
-        A line for each difference that changes the bits of the result, and no more, and one if the
-        test images are others.
+        A line for each difference that changes the result by rounding alone, and one if the test
+        images differ.
 
     Raises:
         InputError: If something else differs.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     if old.get(f"{_TEST}.sha256") != new.get(f"{_TEST}.sha256"):
         what = _difference(f"{_TEST}.sha256", old, new)
         yield f"the test accuracy will be of other images than when the training began: {what}"
@@ -180,16 +220,16 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
         if not key.startswith(_CHANGES_BITS):
             raise InputError(
                 f"{run.path} cannot go on: its training was given something else. Received: "
-                f"{what}. Restore that, or train again with --overwrite"
+                f"{what}. Restore that, or train again with overwrite=True"
             )
         yield f"the result will differ from an uninterrupted training's in rounding: {what}"
 
 
 def same_everywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `Task.settings` must be the same on all machines that train together."""
+    """What of `Task.settings` must be the same on all machines that train together, flat."""
     own = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", "threads")
-    environment = {key: x for key, x in settings["environment"].items() if key not in own}
-    return {**settings, "environment": environment}
+    keys = {f"environment.{name}" for name in own}
+    return {key: value for key, value in flat(settings).items() if key not in keys}
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -203,19 +243,13 @@ def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str
     return f"{name}: {before} images, now {now} {'images' if before != now else 'others'}"
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as JSON gives them back, lists in the place of tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as one, `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in table.items():
         inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
 
 
 def default_out(source: AnySource) -> Path:
@@ -227,14 +261,14 @@ def default_out(source: AnySource) -> Path:
 
 
 def check_outside(out: Path, source: AnySource) -> None:
-    """Raises InputError if a run would lie among the images, as a class of the next training."""
+    """Raise InputError if a run would be among the images, as a class of the next training."""
     name = (source.spec or "") if isinstance(source, Source) else source
     # realpath, because resolve() fails on a link to itself
     folder = Path(os.path.realpath(Path(name).expanduser()))
     if name and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(folder):
         raise InputError(
-            f"a run must lie outside of its folder of images. Received: {out}, in {folder}: give "
-            "another folder with --out"
+            f"a run must be outside of its folder of images. Received: {out}, in {folder}: give "
+            "another folder as out"
         )
 
 
@@ -244,18 +278,6 @@ def default_recipe(source: Source) -> str:
         return "digits"
     small = source.image_size is not None and max(source.image_size) <= _SMALL_SIDE
     return "small-images" if small else "photos"
-
-
-def _opened_again(training: Run) -> Source:
-    if training.source is None:
-        raise InputError(
-            f"the images of {training.path} came from arrays: give them again, as "
-            "train(from_arrays(…), resume=…)"
-        )
-    try:
-        return open_again(training)
-    except InputError as error:
-        raise InputError(f"{error} Where the images have moved, add --data NEWPLACE") from None
 
 
 def run_of_weights(recipe: Recipe) -> Run | None:
@@ -280,20 +302,15 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
     if size is None:
         raise InputError(
             "a recipe needs image_size unless all images have one size. "
-            f"Received: recipe {recipe.name!r} without image_size; add --set image_size=32"
+            f"Received: recipe {recipe.name!r} without; add settings='image_size=32'"
         )
     if recipe.finetune is None:
-        preprocess = Preprocess(size=size, crop_ratio=1.0)
+        preprocess = Preprocess(crop_ratio=1.0)
     elif (run := run_of_weights(recipe)) is not None:
-        preprocess = dataclasses.replace(run.preprocess, size=size)
+        preprocess = run.preprocess
     elif is_name(recipe.finetune.weights):
-        preprocess = dataclasses.replace(
-            find_weights(recipe.finetune.weights).preprocess, size=size
-        )
+        preprocess = find_weights(recipe.finetune.weights).preprocess
     else:
-        preprocess = Preprocess(size=size)
-    if recipe.crop_ratio is not None:
-        preprocess = dataclasses.replace(preprocess, crop_ratio=recipe.crop_ratio)
-    if recipe.fit is not None:
-        preprocess = dataclasses.replace(preprocess, fit=recipe.fit)
-    return preprocess
+        preprocess = Preprocess()
+    chosen: dict[str, Any] = {"size": size, "crop_ratio": recipe.crop_ratio, "fit": recipe.fit}
+    return dataclasses.replace(preprocess, **{k: x for k, x in chosen.items() if x is not None})

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 from rich.console import Console
 
+from keras_resnet18 import distributed
 from keras_resnet18.checking.images import AnySource, in_words, look
 from keras_resnet18.classify.accuracy import (
     Evaluation,
@@ -23,23 +23,20 @@ from keras_resnet18.classify.calibration import Calibration
 from keras_resnet18.classify.table import print_classes
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
-from keras_resnet18.distributed import Cluster, Processes, check_batch, sharing_in_words, together
+from keras_resnet18.distributed import Cluster, sharing_in_words, together
 from keras_resnet18.errors import DivergedError, InputError, path_of, within
 from keras_resnet18.files import staged
-from keras_resnet18.fit.batches import batch_size_of, class_weights, make_batches
-from keras_resnet18.fit.calibrate import calibrate_network
 from keras_resnet18.fit.callbacks import Row, best_in_words, best_row
 from keras_resnet18.fit.folder import (
     check_out,
+    left_in_words,
     new_training,
     old_training,
-    training_of_another,
     unfinished,
 )
-from keras_resnet18.fit.network import build_network
+from keras_resnet18.fit.network import build_network, calibrate_network
 from keras_resnet18.fit.phases import train_network
-from keras_resnet18.fit.resume import Checkpoint, load_checkpoint
-from keras_resnet18.fit.signals import stop_signals
+from keras_resnet18.fit.resume import Checkpoint, load_checkpoint, stop_signals
 from keras_resnet18.fit.task import (
     Task,
     check_outside,
@@ -48,19 +45,18 @@ from keras_resnet18.fit.task import (
     new_task,
     old_task,
     same_everywhere,
-    settings_of,
 )
 from keras_resnet18.fit.twin import alone
-from keras_resnet18.machine import device_name, dtype_policy, missing_gpu
+from keras_resnet18.machine import device_name, dtype_policy, fastest_jit, missing_gpu
 from keras_resnet18.recipe import Recipe
 from keras_resnet18.reports.plots import plot_confusion, plot_curves
 from keras_resnet18.reports.report import write_report
-from keras_resnet18.run import Run, load_run
+from keras_resnet18.run import Run, load_run, resume_call
 
-# What to do about a broken training or validation image; one of the test may be mended.
+# What to do about a broken training or validation image; a broken test image may be mended.
 _OF_TRAINING = (
     " A training goes on with the same images alone: without this one, or with another in its "
-    "place, train again with --overwrite; --on-bad-image skip leaves out all that are broken."
+    'place, train again with overwrite=True; on_bad_image="skip" leaves out all that are broken.'
 )
 
 
@@ -76,20 +72,20 @@ def train(
     dedupe: bool = False,
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
-    distributed: Cluster | None = None,
+    cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> Run:
-    """Trains a classifier and leaves a run.
+    """Train a classifier and write a run.
 
-    Training images train it; validation images choose the epoch that is kept; test images,
-    which had no say in either, give the accuracy that is reported. Two calls with the same
-    arguments give bit-equal weights on a CPU, also where the second was killed and resumed.
+    Training images train it, validation images choose the epoch that is kept, and test images give
+    the accuracy that is reported. Two calls with the same arguments give bit-equal weights on a
+    CPU, also when the second was killed and resumed.
 
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt or
     SystemExit.
 
-    With Keras on JAX all devices share every batch: those of this machine, and with `distributed`
-    those of several. The recipe's batch is the one that they share.
+    With Keras on JAX all devices share every batch: those of this machine, and with `cluster` those
+    of several. The recipe's batch is the one that they share.
 
     Args:
         source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
@@ -109,9 +105,9 @@ def train(
         dedupe: Whether to leave out validation and test images that are copies of others.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
-        distributed: Where the processes of a training on several machines meet; each of them calls
+        cluster: Where the processes of a training on several machines meet; each of them calls
             `train` with the same arguments, and the first one writes.
-        console: Where progress is printed; standard output by default,
+        console: Where messages and progress are printed; None for standard output,
             `rich.console.Console(quiet=True)` for silence.
 
     Returns:
@@ -129,66 +125,36 @@ def train(
                 "a training is resumed as it was begun: with resume give the images at most, where "
                 "they have moved, and nothing else"
             )
-        path = Path(resume)
-        with together(distributed) as processes:
-            quiet = _quiet(console, processes)
-            if not _is_unfinished(Run(path), processes):
-                run = load_run(path)  # or the error that says what else it is
-                page = "" if run.report_file.is_file() else f"; {run.report_command} makes its page"
-                quiet.print(f"{path} is finished: there is nothing to go on with{page}")
-                return run
-            results = _resume(Run(path), source, quiet, processes)
-        return _finished(path, results, console, processes)
-    settings = [settings] if isinstance(settings, str) else settings
-    whole = isinstance(split_seed, int) and split_seed >= 0
-    within("split_seed", split_seed, whole, "a whole number, 0 or more")
-    if source is None:
-        raise InputError("train needs images, or the run to go on with. Received: neither")
-    if not isinstance(source, Source):
-        check_spec(source)
-    path = default_out(source) if out is None else path_of(out, "a folder to write as out")
-    check_outside(path, source)
-    check_out(path, overwrite=overwrite)
-    with together(distributed) as processes:
-        quiet = _quiet(console, processes)
-        open_images = functools.partial(
-            look, console=quiet, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
-        )
+        run = Run(path_of(resume, "the folder of an unfinished run as resume"))
+        work = functools.partial(_resume, run, source)
+    else:
+        settings = [settings] if isinstance(settings, str) else settings
+        whole = isinstance(split_seed, int) and split_seed >= 0
+        within("split_seed", split_seed, whole, "a whole number, 0 or more")
+        if source is None:
+            raise InputError("train needs images, or the run to go on with. Received: neither")
+        if not isinstance(source, Source):
+            check_spec(source)
+        path = default_out(source) if out is None else path_of(out, "a folder to write as out")
+        run = Run(path)
+        check_outside(path, source)
+        check_out(path, overwrite=overwrite)
 
-        def given() -> Given:
-            task = new_task(source, recipe, weights, settings, open_images)
-            check_batch(batch_size_of(task), processes, mixes=task.recipe.augment.mixes)
-            return Given(task, task.settings(), None)
+        def choose(console: Console) -> Task:
+            images = functools.partial(
+                look,
+                console=console,
+                split_seed=split_seed,
+                on_bad_image=on_bad_image,
+                dedupe=dedupe,
+            )
+            return new_task(source, recipe, weights, settings, images)
 
-        new = processes.alike("task", given, Given.facts)
-        model = _start(new.task, processes, quiet)
-        if processes.is_first:
-            writing = new_training(path, overwrite=overwrite)
-        else:
-            writing = training_of_another(Run(path))
-        with writing as training:
-            if processes.is_first:
-                new.task.write(training, new.settings)
-            results = _train(new, model, Run(path), training, processes, quiet)
-    return _finished(path, results, console, processes)
-
-
-class Given(NamedTuple):
-    """What a training begins with.
-
-    Attributes:
-        task: What it is given.
-        settings: `task.settings()`.
-        start: The checkpoint to begin at, or None.
-    """
-
-    task: Task
-    settings: dict[str, Any]
-    start: Checkpoint | None
-
-    def facts(self) -> dict[str, Any]:
-        """What must be the same on all processes."""
-        return {**same_everywhere(self.settings), "checkpoint": str(self.start)}
+        work = functools.partial(_begin, run, choose, overwrite)
+    with together(cluster):
+        first = distributed.is_first()
+        results = work(console if first else Console(quiet=True))
+    return _finished(run, results, console) if first else run
 
 
 class Results(NamedTuple):
@@ -196,8 +162,8 @@ class Results(NamedTuple):
 
     Attributes:
         rows: Its history.
-        calibration: Of the network.
-        evaluations: On validation and test images.
+        calibration: Calibration of the network.
+        evaluations: Evaluations on validation and test images.
         images: The test images.
         model: The network.
     """
@@ -209,55 +175,68 @@ class Results(NamedTuple):
     model: keras.Model
 
 
-def _quiet(console: Console, processes: Processes) -> Console:
-    """The console of the first process, and none for the others."""
-    return console if processes.is_first else Console(quiet=True)
-
-
-def _is_unfinished(run: Run, processes: Processes) -> bool:
-    """Whether there is something to go on with, which all processes must see."""
-    what = f"an unfinished training in {run.path}"
-    return processes.alike("run", lambda: unfinished(run) is not None, lambda found: {what: found})
-
-
-def _resume(
-    run: Run, source: AnySource | None, console: Console, processes: Processes
+def _begin(
+    run: Run, choose: Callable[[Console], Task], overwrite: bool, console: Console
 ) -> Results | None:
-    """Goes on with an unfinished training."""
-    with old_training(run) if processes.is_first else training_of_another(run) as training:
+    """Begin a training; None on other processes than the first."""
+    task, start = distributed.alike("task", lambda: (choose(console), None), _facts)
+    model = _build(task, console)
+    first = distributed.is_first()
+    folder = new_training(run.path, overwrite=overwrite) if first else contextlib.nullcontext(run)
+    with folder as training:
+        if first:
+            task.write(training)
+        return _train(task, start, model, run, training, console)
+
+
+def _resume(run: Run, source: AnySource | None, console: Console) -> Results | None:
+    """Go on with an unfinished training; None if it is finished, and on other processes."""
+    what = f"an unfinished training in {run.path}"
+    found = distributed.alike("run", lambda: unfinished(run), lambda found: {what: bool(found)})
+    if found is None:
+        load_run(run.path)  # or the error that says what else it is
+        return None
+    first = distributed.is_first()
+    with old_training(run) if first else contextlib.nullcontext(found) as training:
         if training.metrics_file.is_file():  # its process was killed as it cleared up
             return None
 
-        def given() -> Given:
+        def again() -> tuple[Task, Checkpoint | None]:
             task = old_task(training, source, console)
-            check_batch(batch_size_of(task), processes, mixes=task.recipe.augment.mixes)
-            start = load_checkpoint(training.checkpoints_folder, console.print)
-            before = start.settings if start is not None else settings_of(training)
-            settings = task.settings()
-            for line in check_unchanged(before, settings, run):
+            start = load_checkpoint(training.checkpoints_folder, console)
+            from_files = {
+                "classes": list(training.spec.labels),
+                "environment": training.environment,
+            }
+            before = start.settings if start else {**task.settings, **from_files}
+            for line in check_unchanged(before, task.settings, run):
                 console.print(line)
-            return Given(task, settings, start)
+            return task, start
 
-        old = processes.alike("task", given, Given.facts)
-        if processes.is_first:
-            kept = ("source", "images", "findings")  # that may be others than when it began
-            now = {key: old.settings["environment"][key] for key in kept}
-            environment = {**training.environment, **now}
-            training.write_json(training.environment_file, environment)
-        model = _start(old.task, processes, console)
-        console.print(f"going on at {old.start or 'the first step'}")
-        return _train(old, model, run, training, processes, console)
+        task, start = distributed.alike("task", again, _facts)
+        if first:
+            kept = ("source", "images", "findings")  # that may differ from when it began
+            now = {key: task.settings["environment"][key] for key in kept}
+            training.write_json(training.environment_file, {**training.environment, **now})
+        model = _build(task, console)
+        console.print(f"going on at {start or 'the first step'}")
+        return _train(task, start, model, run, training, console)
 
 
-def _start(task: Task, processes: Processes, console: Console) -> keras.Model:
-    """Says what is trained on what, and builds the network."""
+def _facts(given: tuple[Task, Checkpoint | None]) -> dict[str, object]:
+    """What all processes must begin with alike."""
+    task, start = given
+    return {**same_everywhere(task.settings), "checkpoint": str(start)}
+
+
+def _build(task: Task, console: Console) -> keras.Model:
+    """Say what is trained on what, and build the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
-    for line in (missing_gpu(), sharing_in_words(processes, batch_size_of(task))):
+    for line in (missing_gpu(), sharing_in_words(task.batch_size)):
         if line is not None:
             console.print(line)
     for line in (*task.source.notes, *in_words(task.images, task.preprocess)):
         console.print(line)
-    class_weights(task)  # or the error that says why there are none
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
@@ -265,82 +244,82 @@ def _start(task: Task, processes: Processes, console: Console) -> keras.Model:
 
 
 def _train(
-    given: Given,
+    task: Task,
+    start: Checkpoint | None,
     model: keras.Model,
     run: Run,
     training: Run,
-    processes: Processes,
     console: Console,
 ) -> Results | None:
     """Fit, evaluate, write: what took longest is on the disk before what may fail is tried.
 
     Args:
-        given: What the training begins with.
+        task: What the training is given.
+        start: The checkpoint to begin at, or None.
         model: The network.
         run: The run as its user calls it.
         training: The run that is written, which may be the replacement of `run`.
-        processes: Those that train; the first one alone gets results.
         console: Where progress is printed.
+
+    Returns:
+        The results; None on other processes than the first.
     """
-    task = given.task
-    if processes.count > 1:
+    if distributed.count() > 1:
         console.print(
-            f"if a process ends, all do: go on with {run.resume_command} --distributed, on each"
+            f"if a process ends, all do: go on with {resume_call(run.path)} on each of them"
         )
     try:
-        with stop_signals(processes) as stop, broken_images_named():
+        with stop_signals() as stop, broken_images_named():
             with broken_images_named(_OF_TRAINING):
-                rows = train_network(
-                    model,
-                    task.recipe,
-                    make_batches(task, console, processes),
-                    training,
-                    settings=given.settings,
-                    start=given.start,
-                    stop=stop,
-                    console=console,
-                    processes=processes,
-                )
-            model = alone(model)
-            splits = task.source.splits
-            calibration = calibrate_network(
-                model, splits["validation"], task.preprocess, training, processes
+                rows = train_network(model, task, training, start=start, stop=stop, console=console)
+            model, splits = alone(model), task.source.splits
+            found = calibrate_network(
+                model, splits["validation"], task.preprocess, training, console
             )
-            spec = task.spec(calibration.threshold)
+            spec = task.spec(found.threshold)
+            model.compile(jit_compile=fastest_jit())
             evaluations = {
-                name: measure(model.predict_on_batch, splits[name], spec, processes)
+                name: measure(model.predict_on_batch, splits[name], spec)
                 for name in ("validation", "test")
             }
-            processes.part()
-            if not processes.is_first:
+            distributed.part()
+            if not distributed.is_first():
                 return None
-            training.write_text(training.spec_file, spec.to_json())
-            with staged(training.predictions_file) as new:
-                write_predictions(evaluations["test"], new)
-            figures = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-            kept = {"best_epoch": best_row(rows)["epoch"], "epochs": len(rows)}
-            images = task.images.facts
-            about = {
-                "compared": task.source.folder is not None,  # of files alone copies are looked for
-                "left_out": len(images["left_out"]),
-                "findings": images["findings"],
-            }
-            facts = {"calibration": calibration.to_dict(), "images": about}
-            training.write_json(training.metrics_file, {**figures, **kept, **facts})
+            results = Results(rows, found, evaluations, splits["test"], model)
+            _write(task, results, training)
     except BaseException as error:
-        # going on from the last checkpoint would diverge at the same step
-        diverged = isinstance(error, DivergedError)
-        words = run.diverged_in_words if diverged else run.unfinished_in_words
         with contextlib.suppress(OSError):  # a terminal that hung up
-            console.print(words(training))
+            # going on from the last checkpoint would diverge at the same step
+            diverged = isinstance(error, DivergedError)
+            console.print(left_in_words(run, training, diverged=diverged))
         raise
-    _plot(training, rows, evaluations["test"], console)
-    return Results(rows, calibration, evaluations, splits["test"], model)
+    _plot(training, results, console)
+    return results
 
 
-def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None:
-    """Draws curves and confusion matrix; a plot that fails is said, and costs nothing else."""
-    finetune = run.recipe.finetune
+def _write(task: Task, results: Results, run: Run) -> None:
+    """Write what a training found out, the metrics at the end: they make the run finished."""
+    run.write_text(run.spec_file, task.spec(results.calibration.threshold).to_json())
+    with staged(run.predictions_file) as new:
+        write_predictions(results.evaluations["test"], new)
+    facts = task.images.facts
+    metrics = {
+        **{name: evaluation.to_dict() for name, evaluation in results.evaluations.items()},
+        "best_epoch": best_row(results.rows)["epoch"],
+        "epochs": len(results.rows),
+        "calibration": results.calibration.to_dict(),
+        "images": {
+            "compared": task.source.folder is not None,  # of files alone copies are looked for
+            "left_out": len(facts["left_out"]),
+            "findings": facts["findings"],
+        },
+    }
+    run.write_json(run.metrics_file, metrics)
+
+
+def _plot(run: Run, results: Results, console: Console) -> None:
+    """Draw curves and confusion matrix. A failure is reported and does not fail the run."""
+    rows, test, finetune = results.rows, results.evaluations["test"], run.recipe.finetune
     head_epochs = finetune.head_epochs if finetune else 0
     try:
         with staged(run.curves_file) as new:
@@ -351,28 +330,26 @@ def _plot(run: Run, rows: list[Row], test: Evaluation, console: Console) -> None
         console.print(f"a plot could not be drawn ({type(error).__name__}: {error})")
 
 
-def _finished(path: Path, results: Results | None, console: Console, processes: Processes) -> Run:
-    if not processes.is_first:
-        return Run(path)
-    run = load_run(path)
-    if results is not None:
-        console.print(best_in_words(results.rows))
-        for line in results.calibration.in_words():
-            console.print(line)
-        for name, evaluation in results.evaluations.items():
-            console.print(f"{name:10} accuracy {evaluation}")
-        test = results.evaluations["test"]
-        for note in test.notes():
-            console.print(f"{'':10} {note}")
-        print_classes(console, test.per_class, str(run.metrics_file))
-        _report(run, results.images, results.model, console)
-    console.print(f"everything lies in {run.path}")
-    return run
-
-
-def _report(run: Run, images: Split, model: keras.Model, console: Console) -> None:
-    """Writes the page and the model card; a fault is said, and costs nothing else."""
+def _finished(run: Run, results: Results | None, console: Console) -> Run:
+    """Open the finished run, say how good it is, and write its report."""
+    run = load_run(run.path)
+    if results is None:
+        page = "" if run.report_file.is_file() else f"; report({str(run.path)!r}) makes its page"
+        console.print(f"{run.path} is finished: there is nothing to go on with{page}")
+        return run
+    console.print(best_in_words(results.rows))
+    for line in results.calibration.in_words():
+        console.print(line)
+    for name, evaluation in results.evaluations.items():
+        console.print(f"{name:10} accuracy {evaluation}")
+    test = results.evaluations["test"]
+    for note in test.notes():
+        console.print(f"{'':10} {note}")
+    print_classes(console, test.per_class, str(run.metrics_file))
     try:
-        console.print(f"a page to look at: {write_report(run, images, model)}")
-    except Exception as error:
+        page = str(write_report(run, results.images, results.model))
+        console.print(f"report: {page}")
+    except Exception as error:  # does not fail the run
         console.print(f"the page could not be made ({type(error).__name__}: {error})")
+    console.print(f"run: {run.path}")
+    return run

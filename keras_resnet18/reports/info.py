@@ -19,7 +19,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of
 from keras_resnet18.machine import device_name, environment, missing_gpu, recommended_policy
 from keras_resnet18.model.describe import describe
-from keras_resnet18.run import Run, load_run, open_model
+from keras_resnet18.run import Run, load_run, open_model, resume_call
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights import catalogue
 
@@ -129,7 +129,7 @@ def _about_run(path: Path) -> str:
             f"wrote: copy them from a backup, or train again. Received: {path}, {fault}"
         ) from None
     if run.replacement.path.is_dir():
-        facts["replacement"] = f"an unfinished training: go on with {run.resume_command}"
+        facts["replacement"] = f"an unfinished training: go on with {resume_call(run.path)}"
     return f"{facts_table(facts | _spec(run.spec))}\n\n{_about_model(run.model)}"
 
 

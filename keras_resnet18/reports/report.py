@@ -57,7 +57,7 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
         if not of_training(run, source, ["test"]):
             raise InputError(
                 f"a report shows the {run.metrics['test']['n']} images that the run was tested on: "
-                f"give their place with --data. Received: {data} with {images.size:,} others"
+                f"give their place as data=SOURCE. Received: {data} with {images.size:,} others"
             )
     return write_report(run, images)
 

@@ -57,7 +57,7 @@ def test_a_file_alone_knows_its_labels_and_how_images_are_prepared(run, exported
     assert classifier.spec.labels == ("ant", "bee", "蝉")
     assert classifier.preprocess == run.preprocess != Preprocess(size=(16, 16))
     assert classifier.run is None
-    with pytest.raises(InputError, match="--data"):
+    with pytest.raises(InputError, match="data="):
         classifier.open_images()
 
 

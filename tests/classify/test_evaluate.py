@@ -99,7 +99,7 @@ def test_images_that_changed_since_the_training_are_no_test(own):
     assert evaluate(run, split="all").trained_on == run.environment["images"]["train"]["n"]
     for path in list(photos.rglob("*.png")):
         path.rename(path.with_name(f"photo-{path.name}"))
-    with pytest.raises(InputError, match=r"the test images of .* have changed since .*--data"):
+    with pytest.raises(InputError, match=r"the test images of .* have changed since .*data="):
         evaluate(run)
     found = evaluate(run, data=str(photos))
     assert found.n == 90 and found.trained_on is None  # the files of its training are not known

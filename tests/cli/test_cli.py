@@ -100,7 +100,7 @@ def test_train_leaves_a_run_and_says_where(
     answer = command(*words, "--epochs", 1, *options)
     assert "validation: val/ (9 images); test: test/ (12 images)" in answer.out
     assert re.search(r"epoch 1/1  loss \d", answer.out)
-    assert answer.out.endswith("everything lies in my/run\n")
+    assert answer.out.endswith("run: my/run\n")
     run = load_run(tmp_path / "my" / "run")
     assert (run.recipe.epochs, run.recipe.optimizer.learning_rate) == (1, 0.03)
     assert run.source == str(images)
@@ -184,7 +184,7 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
             accuracy = run.metrics[split]["accuracy"]
             assert out.startswith(f"{split} accuracy {accuracy:.2%} (95 % interval ")
             assert f"n = {n}" in out
-            assert re.search(r"^\d+\.\d\d ms an image \(median\), \d+ threads$", out, re.MULTILINE)
+            assert re.search(r"^\d+\.\d\d ms an image \(median, batch 1\)$", out, re.MULTILINE)
     out = command("evaluate", run.path, "--data", images).out
     assert out.startswith("accuracy ") and "n = 70)" in out
     assert "49 of the 70 images are training images" in out

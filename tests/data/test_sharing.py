@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_resnet18 import distributed
 from keras_resnet18.data.augment import mix
 from keras_resnet18.data.pipeline import (
     eval_batches,
@@ -18,7 +20,6 @@ from keras_resnet18.data.pipeline import (
 )
 from keras_resnet18.data.sources import Split, open_source
 from keras_resnet18.data.stored import StoredImage
-from keras_resnet18.distributed import Processes
 
 BATCH = 48
 COUNTS = (1, 2, 3, 8)
@@ -44,57 +45,68 @@ def as_is(image: tf.Tensor) -> tf.Tensor:
     return image
 
 
-def all_of(count: int) -> list[Processes]:
-    return [Processes(i, count) for i in range(count)]
+Of = Callable[[int, Callable[[], Any]], list[Any]]
+
+
+@pytest.fixture
+def of(as_process: Callable[[int, int], None]) -> Of:
+    """`of(count, make)`: what each of so many processes makes, and its number of the rows."""
+
+    def each(count: int, make: Callable[[], Any]) -> list[Any]:
+        made = []
+        for index in range(count):
+            as_process(index, count)
+            made.append(make())
+        as_process(0, 1)
+        return made
+
+    return each
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("batch_size", [BATCH, 24])  # 8 processes have an odd number of rows of 24
-def test_every_row_is_one_processs_and_all_have_as_many(count: int, batch_size: int) -> None:
-    rows = [processes.rows(batch_size) for processes in all_of(count)]
+def test_every_row_is_one_processs_and_all_have_as_many(
+    of: Of, count: int, batch_size: int
+) -> None:
+    rows = of(count, lambda: distributed.rows(batch_size))
     assert {len(some) for some in rows} == {batch_size // count}
     np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(batch_size))
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_a_process_has_the_partner_of_each_of_its_rows(count: int) -> None:
-    for processes in all_of(count):
-        rows = processes.rows(BATCH)
+def test_a_process_has_the_partner_of_each_of_its_rows(of: Of, count: int) -> None:
+    for rows in of(count, lambda: distributed.rows(BATCH)):
         np.testing.assert_array_equal(rows[::-1], BATCH - 1 - rows)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", MIXES)
 def test_all_shares_together_are_the_batch_of_one_process(
-    split: Split, count: int, name: str
+    of: Of, split: Split, count: int, name: str
 ) -> None:
     steps = steps_per_epoch(split.size, BATCH)
     first = steps - 1  # across the epoch's end
 
-    def make(processes: Processes) -> list[Any]:
-        mixing = MIXES[name]
+    def make() -> tuple[Any, list[Any]]:
         batches = train_batches(
-            split,
-            varied,
-            batch_size=BATCH,
-            seed=7,
-            first_step=first,
-            mix=mixing and partial(mixing, processes=processes),
-            processes=processes,
+            split, varied, batch_size=BATCH, seed=7, first_step=first, mix=MIXES[name]
         )
-        return list(batches.take(3).as_numpy_iterator())
+        return distributed.rows(BATCH), list(batches.take(3).as_numpy_iterator())
 
-    whole, shares = make(Processes()), [make(processes) for processes in all_of(count)]
+    ((_, whole),) = of(1, make)
+    shares = of(count, make)
     for step, batch in enumerate(whole):
         joined = [np.empty_like(values) for values in batch]
-        for processes, share in zip(all_of(count), shares, strict=True):
+        for rows, share in shares:
             for values, part in zip(joined, share[step], strict=True):
-                values[processes.rows(BATCH)] = part
+                values[rows] = part
         for values, expected in zip(joined, batch, strict=True):
             np.testing.assert_array_equal(values, expected)
 
 
-def test_a_share_reads_its_own_images_alone(split: Split) -> None:
+def test_a_share_reads_its_own_images_alone(
+    split: Split, as_process: Callable[[int, int], None]
+) -> None:
     read = []
 
     def note(value: np.ndarray) -> np.ndarray:
@@ -105,32 +117,32 @@ def test_a_share_reads_its_own_images_alone(split: Split) -> None:
         return split.stored(tf.ensure_shape(tf.numpy_function(note, [index], tf.int64), ()))
 
     watched = Split(split.size, split.elements, stored)
-    batches = train_batches(
-        watched, varied, batch_size=BATCH, seed=0, processes=Processes(5, 8), first_step=10**9
-    )
+    as_process(5, 8)
+    batches = train_batches(watched, varied, batch_size=BATCH, seed=0, first_step=10**9)
     next(iter(batches))
     assert len(read) < 60  # of this batch 6 and what is prefetched; of all rows it would be 480
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_evaluation_shares_count_every_image_once(split: Split, count: int) -> None:
-    everything = np.concatenate([b[0] for b in eval_batches(split, as_is, batch_size=16)])
+def test_evaluation_shares_count_every_image_once(of: Of, split: Split, count: int) -> None:
+    def make() -> Any:
+        return np.concatenate([b[0] for b in eval_batches(split, as_is, batch_size=16)])
+
+    everything = make()
     joined = np.zeros_like(everything)
-    for processes in all_of(count):
-        batches = eval_batches(split, as_is, batch_size=16, processes=processes)
-        joined[processes.index :: count] = np.concatenate([b[0] for b in batches])
+    for index, share in enumerate(of(count, make)):
+        joined[index::count] = share
     np.testing.assert_array_equal(joined, everything)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("batch_size", [BATCH, 240])  # larger than the split too
 def test_filled_up_batches_weigh_every_image_once(
-    split: Split, count: int, batch_size: int
+    of: Of, split: Split, count: int, batch_size: int
 ) -> None:
     assert split.size % batch_size and split.size < 240
     seen = []
-    for processes in all_of(count):
-        batches = whole_eval_batches(split, as_is, batch_size=batch_size, processes=processes)
+    for batches in of(count, lambda: whole_eval_batches(split, as_is, batch_size=batch_size)):
         assert batches.cardinality() == -(-split.size // batch_size)
         for images, labels, weights in batches.as_numpy_iterator():
             assert len(images) == len(labels) == len(weights) == batch_size // count

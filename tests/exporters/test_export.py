@@ -204,12 +204,12 @@ def moved(run, tmp_path):
 
 
 def test_without_its_images_a_run_offers_the_formats_that_need_none(moved, given, tmp_path):
-    with pytest.raises(InputError, match=r"tflite-int8 need images; .*tflite-float16.*--data"):
+    with pytest.raises(InputError, match=r"tflite-int8 need images; .*tflite-float16.*data="):
         export(moved, ["tflite-int8"], tmp_path / "export")
     said = []
     written = export(moved, "all", tmp_path / "export", note=said.append)
     assert written == ["saved_model", "tflite", "tflite-float16", "onnx"]
-    assert any("have moved: give their place with --data" in line for line in said)
+    assert any("have moved: give their place as data=" in line for line in said)
     said.clear()
     export(moved, ["tflite"], tmp_path / "export", note=said.append)
     assert len(said) == 1 and said[0].startswith("compared on noise, and not on test images: ")
@@ -229,5 +229,5 @@ def test_a_split_that_changed_is_not_verified_on(run, exported, tmp_path):
 
 def test_without_its_images_evaluate_and_verify_name_the_option(moved, exported):
     for verb in (evaluate, functools.partial(verify, exported / "model.tflite")):
-        with pytest.raises(InputError, match=r"have moved: give their place with --data"):
+        with pytest.raises(InputError, match=r"have moved: give their place as data="):
             verb(moved)

@@ -235,6 +235,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path, monkeypatch,
 
     monkeypatch.setattr(graph, "write_saved_model", full)
     monkeypatch.setattr(saved_model, "_write_endpoints", full)
-    with pytest.raises(InputError, match="model.x cannot be written: no space left") as error:
+    with pytest.raises(InputError, match=r"model\.x cannot be written: no space left") as error:
         export(tiny, tmp_path / "model.x")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())

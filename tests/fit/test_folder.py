@@ -11,10 +11,14 @@ import pytest
 
 from keras_resnet18 import load_run
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit.folder import check_out, new_training, old_training, unfinished
+from keras_resnet18.fit.folder import (
+    check_out,
+    left_in_words,
+    new_training,
+    old_training,
+    unfinished,
+)
 from keras_resnet18.run import CARD_MARK, Run
-
-PLAIN = "recipe.toml", "classifier.json", "environment.json", "history.csv"
 
 
 @pytest.fixture
@@ -64,17 +68,10 @@ def names(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_is_replaced_only_when_asked(finished):
-    with (
-        pytest.raises(InputError, match=r"holds a run: .*--overwrite"),
-        new_training(finished.path),
-    ):
-        pass
-    assert texts(finished) == {"old"}
-
-
 def test_a_finished_run_stays_whole_until_its_replacement_is_finished(finished):
     before = names(finished.path)
+    with pytest.raises(InputError, match=r"holds a run: .*overwrite=True"):
+        check_out(finished.path, overwrite=False)
     with new_training(finished.path, overwrite=True) as run:
         begin(run)
         assert load_run(finished.path).path == finished.path
@@ -99,7 +96,10 @@ def test_a_replacement_that_stops_leaves_the_old_run_and_can_go_on(finished, tex
     training = unfinished(finished)
     assert (training is not None) == bool(text)
     if training is not None:
-        with pytest.raises(InputError, match=r"unfinished training: go on with .*--resume"):
+        said = left_in_words(finished, training, diverged=False)
+        assert said.startswith(f"{finished.path} stays as it was: the training that is to replace")
+        assert said.endswith(f"its best model so far is {training.model_file}")
+        with pytest.raises(InputError, match=r"unfinished training: go on with .*resume="):
             check_out(finished.path, overwrite=False)
         with old_training(finished) as again:
             assert again.path == training.path
@@ -122,7 +122,7 @@ def test_a_replacement_killed_as_it_takes_its_place_is_put_there_by_resume(finis
         run.metrics_file.write_text("new")
     monkeypatch.undo()
     assert len(texts(finished)) == 2  # half old, half new: no command may take it for a run
-    with pytest.raises(InputError, match=r"is being replaced .*--resume"):
+    with pytest.raises(InputError, match=r"is being replaced .*resume="):
         load_run(finished.path)
     with old_training(finished) as training:
         assert training.metrics_file.is_file()  # so that nothing is trained again
@@ -134,6 +134,8 @@ def test_a_replacement_killed_as_it_takes_its_place_is_put_there_by_resume(finis
 def test_checkpoints_of_a_process_killed_as_it_cleared_up_go_with_resume(tmp_path):
     run = Run(tmp_path / "run")
     begin(run)
+    (run.checkpoints_folder / "epoch00001-step00000003.npz.damaged").touch()
+    (run.checkpoints_folder / ".writing-x").mkdir()  # of a checkpoint that a kill cut short
     run.metrics_file.write_text("new")
     assert load_run(run.path).finished
     with old_training(run) as training:
@@ -162,25 +164,21 @@ def test_files_of_the_user_survive_every_replacement(finished):
 
 def test_a_training_that_stops_is_unfinished_and_says_how_to_go_on(tmp_path):
     path = tmp_path / "my run"
+    with pytest.raises(Stopped), new_training(path):
+        raise Stopped
+    assert list(tmp_path.iterdir()) == []  # it had written nothing
     with pytest.raises(Stopped), new_training(path) as run:
         begin(run)
         raise Stopped
     with pytest.raises(InputError) as error:
         load_run(path)
-    assert f"keras-resnet18 train --resume '{path}'" in str(error.value)
-    assert f"its best model so far is {path}/model.keras" in str(error.value)
-    with pytest.raises(InputError, match=r"go on with .*--resume .* or begin again"):
+    assert f"train(resume='{path}')" in str(error.value)
+    with pytest.raises(InputError, match=r"go on with .*resume=.* or begin again"):
         check_out(path, overwrite=False)
     with old_training(Run(path)) as run:
         run.metrics_file.write_text("new")
     assert load_run(path).finished
     assert not run.checkpoints_folder.exists()
-
-
-def test_a_training_that_stops_before_it_writes_leaves_no_folder(tmp_path):
-    with pytest.raises(Stopped), new_training(tmp_path / "run"):
-        raise Stopped
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -203,9 +201,8 @@ def test_an_empty_folder_a_link_and_a_new_folder_are_free(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     for path in (tmp_path / "empty", tmp_path / "link", tmp_path / "a" / "b"):
         check_out(path, overwrite=False)
-    for _ in range(2):  # the second time it replaces the first
-        with new_training(tmp_path / "link", overwrite=True) as run:
-            write(run, "new")
+    with new_training(tmp_path / "link") as run:
+        write(run, "new")
     assert (tmp_path / "link").is_symlink()
     assert texts(Run(tmp_path / "empty")) == {"new"}
 
@@ -254,12 +251,3 @@ def test_a_process_that_died_holds_no_lock(tmp_path):
         write(run, "new")
     assert names(path) == {file.name for file in run.files}
     shutil.rmtree(path)
-
-
-def test_a_finished_run_is_not_called_unfinished_because_of_its_replacement(finished):
-    with pytest.raises(Stopped), new_training(finished.path, overwrite=True) as run:
-        begin(run)
-        raise Stopped
-    said = finished.unfinished_in_words(finished.replacement)
-    assert said.startswith(f"{finished.path} stays as it was: the training that is to replace it")
-    assert said.endswith(f"its best model so far is {finished.replacement.model_file}")

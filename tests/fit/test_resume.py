@@ -1,22 +1,203 @@
-"""What resuming relies on in Keras, which its documentation does not promise."""
+"""A training stops between two steps, and goes on there from a checkpoint that is whole."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import os
+import signal
+import threading
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
+from keras_resnet18 import distributed
+from keras_resnet18.errors import InputError
+from keras_resnet18.fit import phases, resume
 from keras_resnet18.fit.callbacks import BestModel, EarlyEnd, History
-from keras_resnet18.fit.phases import compile_model, fit_model
-from keras_resnet18.fit.resume import Checkpoints, load_checkpoint
-from keras_resnet18.fit.signals import Stop
+from keras_resnet18.fit.resume import (
+    Checkpoint,
+    Checkpoints,
+    Stop,
+    load_checkpoint,
+    save_checkpoint,
+    stop_signals,
+)
 from keras_resnet18.recipe import Optimizer, Recipe
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
+
+
+# signals
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "ending", "code"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, None),
+        (signal.SIGTERM, SystemExit, 143),
+        (signal.SIGHUP, SystemExit, 129),
+    ],
+)
+def test_the_first_signal_waits_and_the_second_ends_at_once(number, ending, code):
+    before = signal.getsignal(number)
+    with pytest.raises(ending) as end, stop_signals() as stop, stop.held():
+        stop.obey()  # nothing yet
+        send(number)
+        assert stop.signal == number
+        with pytest.raises(ending):
+            stop.obey()
+        send(number)
+        pytest.fail("the second signal did not end it")
+    assert code is None or end.value.code == code
+    assert signal.getsignal(number) is before
+
+
+def test_outside_of_fit_the_first_signal_ends_at_once():
+    with pytest.raises(SystemExit), stop_signals():
+        send(signal.SIGTERM)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with stop_signals() as stop:
+            send(signal.SIGHUP)
+            assert stop.signal is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_another_thread_than_the_main_one_gets_no_handlers():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def enter():
+        with stop_signals():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "ending"),
+    [(signal.SIGTERM, 0, SystemExit), (0, signal.SIGINT, KeyboardInterrupt)],
+)
+def test_several_processes_end_at_the_step_at_which_all_know_of_it(
+    as_process, monkeypatch, mine, other, ending
+):
+    as_process(0, 2)
+    monkeypatch.setattr(distributed, "highest", lambda value: max(value, other))
+    with pytest.raises(ending), stop_signals() as stop, stop.held():
+        if mine:
+            send(mine)
+        stop.obey()  # the other process does not know of it yet
+        stop.agree()
+        stop.obey()
+        pytest.fail("they did not end")
+
+
+# checkpoints
+
+
+def made(step):
+    random = np.random.default_rng(step)
+    return Checkpoint(
+        phase=0,
+        epoch=2,
+        step=step,
+        seconds=1.5,
+        total_seconds=90.25,
+        rows=[{"epoch": 1, "loss": float("nan")}, {"epoch": 2, "loss": 0.1 + 0.2}],
+        settings={"classes": ["ant", "蝉"]},
+        values=[random.random((40, 50), np.float32), np.array([1, 2], np.uint32), np.int64(7)],
+        best=[random.random(3)],
+    )
+
+
+def same(a, b):
+    """Whether two checkpoints have the same bits; NaN equals NaN."""
+    plain = [dataclasses.replace(c, values=[], best=[]) for c in (a, b)]
+    return repr(plain[0]) == repr(plain[1]) and all(
+        np.array_equal(x, y) and np.asarray(x).dtype == y.dtype
+        for x, y in zip([*a.values, *a.best], [*b.values, *b.best], strict=True)
+    )
+
+
+def load(folder):
+    """The checkpoint, and the lines that were printed."""
+    printed = io.StringIO()
+    found = load_checkpoint(folder, Console(file=printed, soft_wrap=True))
+    return found, printed.getvalue().splitlines()
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    assert load(tmp_path / "checkpoints") == (None, [])
+    save_checkpoint(made(3), tmp_path / "checkpoints")
+    loaded, said = load(tmp_path / "checkpoints")
+    assert same(made(3), loaded)
+    assert said == []
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    for step in (9, 10, 100):
+        save_checkpoint(made(step), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert load(tmp_path)[0].step == 100
+
+
+@pytest.mark.parametrize("position", range(5, 100, 6))
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_a_damaged_newest_one_is_set_aside_and_the_one_before_is_used(tmp_path, position, harm):
+    for step in (1, 2):
+        save_checkpoint(made(step), tmp_path)
+    newest = max(tmp_path.iterdir())
+    data = bytearray(newest.read_bytes())
+    at = len(data) * position // 100
+    if harm == "flip":
+        data[at] ^= 0x10
+    else:
+        del data[at:]
+    newest.write_bytes(data)
+    loaded, said = load(tmp_path)
+    if harm == "flip" and not said:  # in the time that the zip format notes for each file
+        assert same(loaded, made(2))
+        return
+    assert same(loaded, made(1))
+    (line,) = said
+    assert newest.name in line and "damaged" in line
+    assert not newest.exists()  # or it would be kept in the place of a good one
+    assert newest.with_name(f"{newest.name}.damaged").read_bytes() == data
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    save_checkpoint(made(1), tmp_path)
+
+    def fail(file, **arrays):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resume.np, "savez", fail)
+    with pytest.raises(InputError, match="No space left"):
+        save_checkpoint(made(2), tmp_path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert same(load(tmp_path)[0], made(1))
+
+
+# what resuming relies on in Keras, which its documentation does not promise
 
 
 def build():
@@ -24,12 +205,12 @@ def build():
     layers = [keras.layers.Dropout(0.3), keras.layers.Dense(2, activation="softmax")]
     model = keras.Sequential([keras.Input((2,)), *layers])
     recipe = Recipe(epochs=1, optimizer=Optimizer(learning_rate=0.1, warmup_epochs=0))
-    compile_model(model, recipe, steps_per_epoch=STEPS)
+    phases.compile_model(model, recipe, steps_per_epoch=STEPS)
     return model
 
 
 def batches(first_step=0):
-    """Batch g of an endless dataset is a function of g, and each taken one is counted."""
+    """An endless dataset whose batch g is a function of g, and the numbers that were taken."""
     taken = []
 
     def batch(g):
@@ -56,22 +237,18 @@ def fit(model, folder, stop, start=None, first_step=0):
     training, taken = batches(first_step)
     validation = batches()[0].take(1)
     callbacks = [history, best, ending, checkpoints]
-    fit_model(
-        model, training, validation, steps_per_epoch=STEPS, epochs=(0, 1), callbacks=callbacks
-    )
+    phases.fit(model, (training, validation), STEPS, (0, 1), callbacks)
     return history, taken, best
 
 
 class Interrupt(Stop):
-    """A request to end that comes in one of the steps."""
+    """A request to end that comes in the second step."""
 
-    def __init__(self, step):
-        super().__init__()
-        self.asked, self.step = 0, step
+    asked = 0
 
     def obey(self):
         self.asked += 1
-        if self.asked == self.step:
+        if self.asked == 2:
             raise KeyboardInterrupt
 
 
@@ -80,16 +257,14 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
 
     If a new Keras fails here, `Checkpoints._skip_steps` needs another way to skip.
     """
-    monkeypatch.setattr("keras_resnet18.fit.resume.EVERY", 0)
-    monkeypatch.setattr("keras_resnet18.fit.resume.TIMES_ITS_COST", 0)
+    monkeypatch.setattr(resume, "EVERY", 0)
+    monkeypatch.setattr(resume, "TIMES_ITS_COST", 0)
     whole = build()
     history, _, best = fit(whole, tmp_path / "whole", Stop())
     rows, kept = history.rows, best.weights
-    stopped = build()
-    try:
-        fit(stopped, tmp_path / "stopped", Interrupt(2))
-    except KeyboardInterrupt:
-        start = load_checkpoint(tmp_path / "stopped", print)
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), tmp_path / "stopped", Interrupt())
+    start, _ = load(tmp_path / "stopped")
     assert start is not None and (start.epoch, start.step) == (0, 2)
     resumed = build()
     history, taken, best = fit(resumed, tmp_path / "stopped", Stop(), start, first_step=2)
@@ -107,18 +282,8 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
 def test_under_jax_too_where_the_trainer_has_the_state(run_python):
     run_python(
         "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))",
-        *(
-            "-q",
-            "-n",
-            "0",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            ROOT / "pyproject.toml",
-            "-k",
-            "exactly",
-            __file__,
-        ),
+        *("-q", "-n", "0", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"),
+        *("-k", "exactly", __file__),
         KERAS_BACKEND="jax",
         JAX_PLATFORMS="cpu",
         JAX_DISABLE_MOST_OPTIMIZATIONS="1",  # compiling is most of what it costs

@@ -1,4 +1,4 @@
-"""`train` makes one run of images and a recipe: the same one each time, or none at all."""
+"""`train` makes one run of images and a recipe, from scratch or from somebody's weights."""
 
 from __future__ import annotations
 
@@ -13,40 +13,68 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from small import build_tiny, train_quickly
 
-from keras_resnet18 import Preprocess, export, load_run, open_classifier, train
+from keras_resnet18 import (
+    Preprocess,
+    build_resnet18,
+    export,
+    from_arrays,
+    info,
+    load_run,
+    open_classifier,
+    open_source,
+    report,
+    save_weights,
+    train,
+)
 from keras_resnet18.classify.accuracy import measure
-from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit import network, task
+from keras_resnet18.fit import train as trainer
 from keras_resnet18.fit.task import default_out
-from keras_resnet18.recipe import Augment
+from keras_resnet18.recipe import Finetune, Network, Recipe, load_recipe
+from keras_resnet18.weights import catalogue
 
 QUIET = Console(quiet=True)
+HEAD_EPOCHS = 4
 
 
-def test_two_trainings_of_one_recipe_give_bit_equal_weights(
-    tiny_network, images, quick_recipe, tmp_path
-):
-    recipe = dataclasses.replace(quick_recipe, augment=Augment((0.5, 1.0), 2, True, 0.5))
-    once = train(images, recipe, tmp_path / "once", console=QUIET)
-    keras.utils.set_random_seed(99)  # what went before does not count
-    again = train(images, recipe, tmp_path / "again", console=QUIET)
-    other = train(images, dataclasses.replace(recipe, seed=1), tmp_path / "other", console=QUIET)
-    weights, same, others = (run.model.get_weights() for run in (once, again, other))
-    assert all(np.array_equal(a, b) for a, b in zip(weights, same, strict=True))
-    assert not np.array_equal(weights[0], others[0])
-    assert again.metrics == once.metrics
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network():
+    with pytest.MonkeyPatch.context() as patch:
+        train_quickly(patch)
+        yield
 
 
-def test_it_learns(run):
-    assert run.metrics["test"]["accuracy"] >= 0.75  # of three classes
+class Stopped(BaseException):
+    """Instead of the training."""
 
 
-def test_the_kept_epoch_is_the_best_by_validation(run):
+def begin(*arguments, **options):
+    """What a training begins with: its network, its run, and what it printed."""
+    begun, said = [], io.StringIO()
+
+    def stop(model, task, run, **others):
+        begun.extend((model, run))
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(trainer, "train_network", stop)
+        train(*arguments, console=Console(file=said, width=300), **options)
+    return *begun, said.getvalue()
+
+
+def rows(run):
     with run.history_file.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_keeps_the_best_epoch_by_validation(run):
+    assert run.metrics["test"]["accuracy"] >= 0.75  # of three classes
     best = max(
-        rows, key=lambda row: (float(row["validation_accuracy"]), -float(row["validation_loss"]))
+        rows(run),
+        key=lambda row: (float(row["validation_accuracy"]), -float(row["validation_loss"])),
     )
     assert run.metrics["best_epoch"] == int(best["epoch"])
     for figure in ("accuracy", "loss"):  # without label smoothing, as in the evaluation
@@ -85,25 +113,60 @@ def test_it_says_what_it_does(trained, quick_recipe):
         (line,) = (line for line in lines if line.startswith(f"{kind} ") and "accuracy" in line)
         for word in (accuracy, "95 % interval", f"n = {n}"):
             assert word in line
-    assert lines[-1] == f"everything lies in {run.path}"
+    assert lines[-1] == f"run: {run.path}"
 
 
-def test_a_run_of_arrays_in_another_precision(
-    tiny_network, digits, quick_recipe, set_dtype_policy, tmp_path
-):
-    set_dtype_policy("float32")
-    images, labels = digits
-    source = from_arrays(images[:150], labels[:150])
-    recipe = dataclasses.replace(
-        quick_recipe, epochs=1, image_size=None, precision="mixed_bfloat16"
-    )
-    run = train(source, recipe, tmp_path / "run", console=QUIET)
-    assert keras.config.dtype_policy().name == "float32"  # the user's setting is back
+# arrays, with enough validation images to calibrate
+
+
+@pytest.fixture(scope="module")
+def calibrated(digits, quick_recipe, tmp_path_factory):
+    """A run of arrays in mixed precision, and what was printed."""
+    (a, b, c), (d, e, f) = (np.split(x[:700], [400, 550]) for x in digits)
+    source = from_arrays(a, d, validation=(b, e), test=(c, f))
+    recipe = dataclasses.replace(quick_recipe, image_size=None, precision="mixed_bfloat16")
+    printed, before = io.StringIO(), keras.config.dtype_policy()
+    out = tmp_path_factory.mktemp("runs") / "arrays"
+    run = train(source, recipe, out, console=Console(file=printed, width=200))
+    assert keras.config.dtype_policy() == before
+    return run, printed.getvalue()
+
+
+def test_a_run_of_arrays_has_their_size_and_its_own_precision(calibrated):
+    run, _ = calibrated
+    assert run.source is None
+    assert run.preprocess.size == (32, 32)
     assert run.environment["precision"] == "mixed_bfloat16"
     assert run.environment["precision_reason"] == "as the recipe says"
     assert run.model.get_layer("stem_conv").compute_dtype == "bfloat16"
-    assert run.preprocess.size == (32, 32)  # the images' own
-    assert run.source is None
+
+
+def test_a_calibrated_run_has_a_threshold_and_says_what_it_means(calibrated):
+    run, printed = calibrated
+    said, test = run.metrics["calibration"], run.metrics["test"]
+    assert "calibrated on 150 validation images: temperature" in printed
+    assert f"at the score threshold of {run.spec.threshold:.1%}, {test['coverage']:.1%}" in printed
+    assert said["threshold"] == run.spec.threshold == test["threshold"]
+    assert run.metrics["validation"]["coverage"] == pytest.approx(0.95, abs=0.01)
+    assert run.metrics["validation"]["ece"] == pytest.approx(said["after"]["ece"], abs=1e-3)
+    assert test["accuracy_answered"] >= test["accuracy"]
+
+
+def test_the_threshold_goes_with_the_run_wherever_it_is_shown_and_exported(calibrated, tmp_path):
+    run, _ = calibrated
+    report(run)
+    page = run.report_file.read_text(encoding="utf-8")
+    for text in ("150 validation images", "score threshold", "validation images, before"):
+        assert text in page
+    card = run.card_file.read_text(encoding="utf-8").replace("\n", " ")
+    assert f"below {run.spec.threshold:.1%}" in card
+    (exported,) = export(run, "tflite", tmp_path)
+    assert open_classifier(exported.path).spec == run.spec
+    for shown in (run.path, exported.path):
+        assert f"{run.spec.threshold:.1%}" in str(info(shown))
+
+
+# images that cannot be used, and places
 
 
 def test_a_broken_validation_or_test_image_is_named_before_anything_is_trained(
@@ -115,7 +178,7 @@ def test_a_broken_validation_or_test_image_is_named_before_anything_is_trained(
 
 
 def test_an_image_that_breaks_stops_the_training_with_its_name(
-    tiny_network, broken_images, images, quick_recipe, tmp_path
+    broken_images, images, quick_recipe, tmp_path
 ):
     for split in ("val", "test"):
         shutil.copy(images / split / "bee" / "0.png", broken_images / split / "bee")
@@ -123,7 +186,7 @@ def test_an_image_that_breaks_stops_the_training_with_its_name(
     with pytest.raises(InputError) as error:
         train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)
     assert "train/bee/0.png" in str(error.value)
-    assert "or with another in its place, train again with --overwrite" in str(error.value)
+    assert "or with another in its place, train again with overwrite=True" in str(error.value)
     assert "\n" not in str(error.value)
     assert keras.config.dtype_policy() == before
     with pytest.raises(InputError, match="unfinished run"):
@@ -131,18 +194,25 @@ def test_an_image_that_breaks_stops_the_training_with_its_name(
 
 
 @pytest.mark.parametrize(
-    ("source", "recipe", "message"),
+    ("source", "recipe", "others", "message"),
     [
-        ("digit", "digits", "Received: 'digit'"),
-        ("digits", "digit", "did you mean digits"),
-        ("digits", "nowhere.toml", "Received: 'nowhere.toml', which is not there"),
-        ("", "digits", "this folder is '.'"),
+        ("digit", "digits", {}, "Received: 'digit'"),
+        ("digits", "digit", {}, "did you mean digits"),
+        ("digits", "nowhere.toml", {}, "Received: 'nowhere.toml', which is not there"),
+        ("", "digits", {}, "this folder is '.'"),
+        ("digits", None, {"weights": "no.pth"}, r"Received: 'no.pth', which is not there"),
+        ("digits", "digits", {"settings": "epochs=0"}, "epochs must be 1 or more"),
+        ("loop", "digits", {}, "Received: "),
     ],
 )
-def test_what_cannot_be_used_leaves_nothing(tmp_path, source, recipe, message):
+def test_what_cannot_be_used_leaves_nothing(tmp_path, monkeypatch, source, recipe, others, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(InputError, match=message):
-        train(source, recipe, tmp_path / "a" / "run", console=QUIET)
-    assert list(tmp_path.iterdir()) == []
+        train(source, recipe, tmp_path / "a" / "run", console=QUIET, **others)
+    with pytest.raises(InputError):
+        train(source, recipe, tmp_path / "loop" / "run", console=QUIET, **others)
+    assert list(tmp_path.iterdir()) == [tmp_path / "loop"]
 
 
 def test_balanced_classes_need_labels_that_are_known_before(digits, quick_recipe, tmp_path):
@@ -154,27 +224,9 @@ def test_balanced_classes_need_labels_that_are_known_before(digits, quick_recipe
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_are_not_there_are_found_before_the_images_are_read(tmp_path):
-    with pytest.raises(InputError, match=r"Received: 'nothere.pth', which is not there"):
-        train("digits", out=tmp_path / "run", weights="nothere.pth", console=QUIET)
-
-
-def test_a_link_to_itself_is_one_line(tmp_path):
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(InputError, match="Received: "):
-        train(tmp_path / "loop", "digits", tmp_path / "run", console=QUIET)
-    with pytest.raises(InputError):
-        train("digits", "digits", tmp_path / "loop" / "run", console=QUIET)
-
-
-def test_one_setting_needs_no_list_around_it(tmp_path):
-    with pytest.raises(InputError, match="epochs must be 1 or more"):
-        train("digits", "digits", tmp_path / "run", settings="epochs=0", console=QUIET)
-
-
 def test_images_of_many_sizes_need_an_image_size(images, quick_recipe, tmp_path):
     recipe = dataclasses.replace(quick_recipe, image_size=None)
-    with pytest.raises(InputError, match="--set image_size=32"):
+    with pytest.raises(InputError, match="settings='image_size=32'"):
         train(images, recipe, tmp_path / "run", console=QUIET)
     assert list(tmp_path.iterdir()) == []
 
@@ -194,9 +246,9 @@ def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     assert default_out(".").as_posix() == f"saved_models/{tmp_path.name}"
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_wide_images_and_a_rectangular_input(tiny_network, quick_recipe, tmp_path, fit):
-    """What is seen at the ends alone is learnt by every fit but the crop, which says so."""
+def test_a_padded_rectangle_shows_the_ends_of_wide_images_which_a_crop_hides(
+    quick_recipe, tmp_path
+):
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 8), ("test", 8)):
         for number, name in enumerate(("left", "right")):
@@ -205,15 +257,180 @@ def test_wide_images_and_a_rectangular_input(tiny_network, quick_recipe, tmp_pat
                 pixels = random.integers(0, 100, (10, 40, 3), np.uint8)
                 pixels[:, 35 * number : 35 * number + 5] += 150
                 Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.png")
-    recipe = quick_recipe.changed(["image_size=[8,12]", f"fit={fit}"])
-    said = io.StringIO()
-    out = tmp_path / "run"
-    run = train(tmp_path / "data", recipe, out, console=Console(file=said, width=200))
-    assert run.preprocess == Preprocess((8, 12), crop_ratio=1.0, fit=fit)
+    recipe = quick_recipe.changed(["image_size=[8,12]", "fit=crop"])
+    assert "never see 62% of an image" in begin(tmp_path / "data", recipe, tmp_path / "crop")[2]
+    recipe, said = recipe.changed(["fit=pad"]), io.StringIO()
+    run = train(tmp_path / "data", recipe, tmp_path / "pad", console=Console(file=said))
+    assert "never see" not in said.getvalue()
+    assert run.preprocess == Preprocess((8, 12), crop_ratio=1.0, fit="pad")
     assert run.model.input_shape == (None, 8, 12, 3)
     assert load_run(run.path).recipe == recipe
-    unseen = "never see 62% of an image" in said.getvalue()
-    assert unseen == (fit == "crop")
-    assert (run.metrics["test"]["accuracy"] > 0.9) == (fit != "crop")
-    (report,) = export(run, "tflite", tmp_path / "export")
-    assert open_classifier(report.path).preprocess == run.preprocess
+    assert run.metrics["test"]["accuracy"] > 0.9
+
+
+# fine-tuning: the classifier first, then everything
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    """A network of three classes, with statistics that no training left."""
+    model = build_tiny(input_shape=(16, 16, 3), classes=3, stem="", dropout=0)
+    random = np.random.default_rng(0)
+    model.set_weights([random.uniform(0.5, 1, w.shape) * w.numpy() for w in model.weights])
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pretrained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "insects.safetensors"
+    save_weights(pretrained, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(quick_recipe, checkpoint):
+    return dataclasses.replace(
+        quick_recipe,
+        epochs=2,
+        finetune=Finetune(str(checkpoint), head_epochs=HEAD_EPOCHS, head_learning_rate=0.01),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_classes(images, tmp_path_factory):
+    """The images without one of their classes."""
+    folder = tmp_path_factory.mktemp("two")
+    for split in ("train", "val", "test"):
+        for name in ("ant", "bee"):
+            (folder / split).mkdir(exist_ok=True)
+            (folder / split / name).symlink_to(images / split / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(two_classes, recipe, tmp_path_factory):
+    printed = io.StringIO()
+    out = tmp_path_factory.mktemp("runs") / "tuned"
+    run = train(two_classes, recipe, out, console=Console(file=printed, width=200))
+    return run, printed.getvalue()
+
+
+def test_fine_tuning_is_one_run_with_one_history(tuned, recipe, checkpoint):
+    run, printed = tuned
+    assert load_run(run.path).recipe == recipe
+    assert [row["epoch"] for row in rows(run)] == [str(1 + i) for i in range(HEAD_EPOCHS + 2)]
+    lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == [f"{1 + i}/6" for i in range(6)]
+    (line,) = (line for line in printed.splitlines() if line.startswith(str(checkpoint)))
+    assert "predictions kept as it was" in line
+    # AdamW's rate falls to nothing, and the recipe's own begins
+    rates = [float(row["learning_rate"]) for row in rows(run)]
+    assert rates[HEAD_EPOCHS - 1] == pytest.approx(0, abs=1e-6)
+    assert 0 < rates[HEAD_EPOCHS] <= recipe.optimizer.learning_rate
+    assert float(rows(run)[HEAD_EPOCHS - 1]["accuracy"]) >= 0.9  # by the classifier alone
+    assert run.metrics["test"]["accuracy"] >= 0.75
+
+
+def test_batch_norm_is_that_of_the_weights_bit_for_bit(tuned, pretrained):
+    for layer in tuned[0].model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert layer.trainable  # for whoever goes on with it
+            for ours, theirs in zip(
+                layer.weights, pretrained.get_layer(layer.name).weights, strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_path, same):
+    """It brings its network, its size, its preprocessing, and its head where the classes fit."""
+    run, source = tuned[0], two_classes if same else images
+    model, new, said = begin(source, out=tmp_path / "again", weights=str(run.path))
+    assert new.preprocess == run.preprocess
+    assert new.recipe.network == run.recipe.network
+    (line,) = (line for line in said.splitlines() if line.startswith(str(run.path)))
+    assert ("with its head" in line) == same
+    assert ("its head left out: the classes are others" in line) != same
+    for layer in model.layers:
+        if layer.weights and (layer.name != "predictions" or same):
+            for mine, theirs in zip(
+                layer.get_weights(), run.model.get_layer(layer.name).get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path, monkeypatch):
+    monkeypatch.setitem(network.BUILDERS, "resnet34", build_resnet18)
+    options = {"weights": str(tuned[0].path), "settings": ["network.name=resnet34"]}
+    with pytest.raises(
+        InputError, match=r"leave network\.\* as the run has it\. Received: other l"
+    ):
+        train(two_classes, out=tmp_path / "run", console=QUIET, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_named_weights_bring_their_preprocessing_and_normalisation(
+    two_classes, recipe, resnet18, tmp_path, monkeypatch
+):
+    published = Preprocess(
+        crop_ratio=0.95, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+    entry = dataclasses.replace(catalogue.find_weights("imagenet"), preprocess=published)
+    save_weights(resnet18, path := tmp_path / "published.safetensors")
+    monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
+    monkeypatch.setattr("keras_resnet18.model.arguments.fetch", lambda entry: path)
+    monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
+    named = dataclasses.replace(
+        recipe, image_size=32, network=Network(stem="imagenet"), finetune=Finetune("imagenet")
+    )
+    for out in ("once", "again"):  # Python says a warning once, a training says it each time
+        model, run, said = begin(two_classes, named, tmp_path / out)
+        assert "the head for 2 classes is new" in said
+    assert run.preprocess == dataclasses.replace(published, size=(32, 32))
+    layer = model.get_layer("normalization")
+    scale, offset = run.preprocess.scale_and_offset()
+    np.testing.assert_allclose(layer.scale, scale)
+    np.testing.assert_allclose(layer.offset, offset)
+    kernels = (m.get_layer("stem_conv").kernel for m in (model, resnet18))
+    np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize(
+    ("weights", "crop_ratio", "kept"),
+    [
+        (None, None, 1.0),
+        (None, 0.8, 0.8),
+        ("imagenet", None, 0.95),
+        ("imagenet", 0.8, 0.8),
+        ("mine.pth", None, 0.875),
+        ("mine.pth", 0.8, 0.8),
+    ],
+)
+def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, kept):
+    recipe = Recipe(
+        image_size=32, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
+    )
+    assert task._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("imagenett", "did you mean imagenet"),
+        ("nowhere.safetensors", "does not exist"),
+        ("resnet18d.ra2_in1k", "these weights are for a resnet18d"),
+    ],
+)
+def test_weights_that_are_none_leave_nothing(
+    two_classes, recipe, tmp_path, monkeypatch, weights, message
+):
+    monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
+    with pytest.raises(InputError, match=message):
+        train(two_classes, recipe.with_weights(weights), tmp_path / "run", console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_recipe_for_it_takes_weights():
+    assert load_recipe("finetune").with_weights("a.pth").finetune.weights == "a.pth"
+    with pytest.raises(InputError, match=r"use the recipe finetune. Received: recipe 'photos'"):
+        load_recipe("photos").with_weights("imagenet")

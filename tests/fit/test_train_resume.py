@@ -24,10 +24,9 @@ from small import build_tiny, train_quickly
 
 from keras_resnet18 import from_arrays, load_run, report, save_weights, train
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit import callbacks as ending
-from keras_resnet18.fit import resume, task
+from keras_resnet18.fit import callbacks, resume, task
 from keras_resnet18.fit import train as trainer
-from keras_resnet18.fit.resume import Checkpoints
+from keras_resnet18.fit.resume import Checkpoints, load_checkpoint, save_checkpoint
 from keras_resnet18.recipe import Augment, Finetune, Optimizer, Recipe
 from keras_resnet18.run import Run
 
@@ -42,7 +41,7 @@ class Killed(BaseException):
     """In the place of a kill: nothing of the library expects it."""
 
 
-def kill(checkpoints: Checkpoints) -> None:
+def kill(*_: Any, **__: Any) -> None:
     raise Killed
 
 
@@ -63,6 +62,7 @@ def scratch(quick_recipe: Recipe) -> Recipe:
         ),
         augment=Augment(shift=1, flip=True, mixup=0.2, cutmix=1.0, jitter=0.2),
         network=dataclasses.replace(quick_recipe.network, dropout=0.3),
+        max_minutes=60.0,
     )
 
 
@@ -92,24 +92,16 @@ def whole(
     }
 
 
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets a training save after every step, and do something after one of them."""
-    monkeypatch.setattr(resume, "TIMES_ITS_COST", 0)
-    monkeypatch.setattr(resume, "EVERY", 0)
-    monkeypatch.setattr(resume, "AT_AN_EPOCH", 0)
-
-    return functools.partial(stop_after, monkeypatch)
-
-
-def stop_after(patch: pytest.MonkeyPatch, method: str, count: int, act: Act) -> None:
-    """Lets a callback do something once, after so many calls of one of its methods."""
-    original, calls = getattr(Checkpoints, method), []
+def act_at(patch: pytest.MonkeyPatch, method: str, epoch: int, step: int, act: Act) -> None:
+    """Let a training save after every step, and do something once at one of them."""
+    for name in ("EVERY", "AT_AN_EPOCH", "TIMES_ITS_COST"):
+        patch.setattr(resume, name, 0)
+    original, acted = getattr(Checkpoints, method), []
 
     def end(self: Checkpoints, number: int, logs: Any = None) -> None:
         original(self, number, logs)
-        calls.append(number)
-        if len(calls) == count:
+        if (self._epoch, self._step) == (epoch, step) and not acted:
+            acted.append(number)
             act(self)
 
     patch.setattr(Checkpoints, method, end)
@@ -132,47 +124,123 @@ def rows(run: Run) -> list[dict[str, str]]:
         ]
 
 
-@pytest.mark.parametrize(
-    ("name", "method", "count"),
-    [
-        ("scratch", "on_train_batch_end", STEPS),  # before validation
-        ("scratch", "on_epoch_end", 1),
-        ("scratch", "on_epoch_end", 3),  # before the evaluation
-        ("finetune", "on_train_batch_end", STEPS + 2),
-        ("finetune", "on_epoch_end", 2),  # between the phases
-        ("finetune", "on_train_batch_end", 2 * STEPS + 3),
-    ],
-)
-def test_a_resumed_training_has_the_bits_of_one_that_nothing_stopped(
-    images, scratch, finetune, whole, stop_at, tmp_path, name, method, count
+def ask(number: int) -> Act:
+    """Send a signal, which is then the only reason for a checkpoint."""
+
+    def act(checkpoints: Checkpoints) -> None:
+        resume.EVERY = resume.AT_AN_EPOCH = 60.0
+        os.kill(os.getpid(), number)
+
+    return act
+
+
+def fill_disk(checkpoints: Checkpoints) -> None:
+    """Let no file grow beyond a kilobyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+def block(checkpoints: Checkpoints) -> None:
+    """Move the checkpoints away, to where a folder cannot be made: root may write anywhere."""
+    checkpoints._folder.rename(checkpoints._folder.with_name("kept"))
+    checkpoints._folder.touch()
+
+
+def break_image(checkpoints: Checkpoints) -> None:
+    broken = checkpoints._folder.parents[2] / "images" / "test" / "bee" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+
+
+UNWRITABLE = r"cannot be written, at epoch 3, step {} of 6 \(learning rate \d.*checkpoint is whole"
+
+# Where a training of three epochs is stopped, by what, how it ends, and where it goes on.
+STOPS = [
+    ("on_train_batch_end", (0, STEPS), kill, Killed, "", "epoch 1, step 6"),  # before validation
+    ("on_epoch_end", (1, 0), kill, Killed, "", "epoch 2, step 0"),
+    ("on_train_batch_end", (1, 2), ask(signal.SIGINT), KeyboardInterrupt, "", "epoch 2, step 3"),
+    ("on_test_batch_end", (1, STEPS), ask(signal.SIGTERM), SystemExit, "143", "epoch 2, step 6"),
+    ("on_train_batch_end", (2, 2), fill_disk, InputError, UNWRITABLE.format(3), "epoch 3, step 2"),
+    ("on_train_batch_end", (2, 3), block, InputError, UNWRITABLE.format(4), "epoch 3, step 3"),
+    ("on_epoch_end", (3, 0), break_image, InputError, "test/bee/0", "epoch 4, step 0"),
+]
+
+
+def test_a_replacement_stopped_in_every_way_has_the_bits_of_a_training_that_nothing_stopped(
+    images, scratch, whole, tmp_path
 ):
-    recipe = {"scratch": scratch, "finetune": finetune}[name]
-    stop_at(method, count, kill)
-    with pytest.raises(Killed):
-        train(images, recipe, tmp_path / "run", console=QUIET)
-    keras.utils.set_random_seed(99)  # what went before does not count
-    assert_same(train(resume=tmp_path / "run", console=QUIET), whole[name])
+    shutil.copytree(images, tmp_path / "images")
+    old = Run(Path(shutil.copytree(whole["finetune"].path, tmp_path / "run")))
+    before = old.metrics_file.read_bytes(), old.model_file.read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGINT)
+    new = old.replacement
+    go_on = functools.partial(train, tmp_path / "images", scratch, old.path, overwrite=True)
+    where = "train/ (49 images)"
+    for method, place, act, ending, words, next_place in STOPS:
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            act_at(patch, method, *place, act)
+            try:
+                with pytest.raises(ending, match=words) as error:
+                    go_on(console=Console(file=said, width=500))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "\n" not in str(error.value)
+        assert signal.getsignal(signal.SIGINT) is handler
+        last = said.getvalue().splitlines()[-1]
+        best = f"; its best model so far is {new.model_file}" if new.model_file.exists() else ""
+        assert last == (
+            f"{old.path} stays as it was: the training that is to replace it is unfinished: go on "
+            f"with train(resume='{old.path}'){best}"
+        )
+        assert where in said.getvalue()
+        kept = load_run(old.path)
+        assert (kept.metrics_file.read_bytes(), kept.model_file.read_bytes()) == before
+        if (aside := new.path / "kept").exists():
+            new.checkpoints_folder.unlink()
+            aside.rename(new.checkpoints_folder)
+        go_on, where = functools.partial(train, resume=old.path), f"going on at {next_place}\n"
+        keras.utils.set_random_seed(99)  # what went before does not count
+    best_so_far = keras.saving.load_model(new.model_file).get_weights()
+    for ours, theirs in zip(best_so_far, whole["scratch"].model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    shutil.copy(images / "test" / "bee" / "0.png", tmp_path / "images" / "test" / "bee")
+    said = io.StringIO()
+    assert_same(go_on(console=Console(file=said)), whole["scratch"])
+    assert where in said.getvalue() and "epoch 3/3" not in said.getvalue()  # nothing is trained
+
+
+def test_a_fine_tuning_stopped_in_each_phase_has_the_bits_of_one_that_nothing_stopped(
+    images, finetune, whole, tmp_path
+):
+    go_on = functools.partial(train, images, finetune, tmp_path / "run")
+    for method, place in (
+        ("on_train_batch_end", (1, 2)),  # the head
+        ("on_epoch_end", (2, 0)),  # between the phases
+        ("on_train_batch_end", (2, 3)),  # all weights
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            act_at(patch, method, *place, kill)
+            with pytest.raises(Killed):
+                go_on(console=QUIET)
+        go_on = functools.partial(train, resume=tmp_path / "run")
+        keras.utils.set_random_seed(99)
+    assert_same(go_on(console=QUIET), whole["finetune"])
 
 
 KILLED = """
-import sys
-from pathlib import Path
+import pytest, sys
 from rich.console import Console
-from small import build_tiny, train_quickly
 from keras_resnet18.machine import start_keras
 start_keras()
+from small import train_quickly
 from keras_resnet18 import train
-from keras_resnet18.fit import network
-from keras_resnet18.fit import train as trainer
-from keras_resnet18.fit import callbacks as ending, resume
-from keras_resnet18.fit.resume import Checkpoints
-network.BUILDERS["resnet18"] = build_tiny
+from keras_resnet18.fit import resume
+train_quickly(pytest.MonkeyPatch())
 resume.EVERY = resume.TIMES_ITS_COST = 0
-step = Checkpoints.on_train_batch_end
+step = resume.Checkpoints.on_train_batch_end
 def say(self, batch, logs=None):
     step(self, batch, logs)
     print(self, flush=True)
-Checkpoints.on_train_batch_end = say
+resume.Checkpoints.on_train_batch_end = say
 train(sys.argv[1], sys.argv[2], sys.argv[3], console=Console(quiet=True))
 """
 
@@ -194,105 +262,31 @@ def test_a_training_killed_in_the_middle_of_an_epoch_goes_on_bit_equal(
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL
-    with pytest.raises(InputError, match="is an unfinished run: go on with"):
+    with pytest.raises(InputError, match=r"is an unfinished run: go on with train\(resume="):
         load_run(tmp_path / "run")
     said = io.StringIO()
     assert_same(train(resume=tmp_path / "run", console=Console(file=said)), whole["scratch"])
     assert "going on at epoch 2, step " in said.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("method", "count", "number"),
-    [
-        ("on_train_batch_end", STEPS + 2, signal.SIGINT),
-        ("on_test_batch_end", 2, signal.SIGTERM),  # in validation
-    ],
-)
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
-    images, scratch, whole, stop_at, monkeypatch, tmp_path, method, count, number
+def test_a_training_that_diverges_says_where_and_leaves_its_last_good_checkpoint(
+    images, scratch, monkeypatch, tmp_path
 ):
-    handler = signal.getsignal(number)
-    stop_at(method, count, lambda checkpoints: os.kill(os.getpid(), number))
-    monkeypatch.setattr(resume, "EVERY", 1e9)  # the signal alone makes it save
-    monkeypatch.setattr(resume, "AT_AN_EPOCH", 1e9)
-    said = io.StringIO()
-    with pytest.raises((KeyboardInterrupt, SystemExit)) as end:
-        train(images, scratch, tmp_path / "run", console=Console(file=said, soft_wrap=True))
-    if number == signal.SIGINT:
-        assert end.type is KeyboardInterrupt
-    else:
-        assert end.value.code == 128 + number
-    assert signal.getsignal(number) is handler
-    best = tmp_path / "run" / "model.keras"
-    assert said.getvalue().splitlines()[-1] == (
-        f"{tmp_path / 'run'} is an unfinished run: go on with keras-resnet18 train --resume "
-        f"{tmp_path / 'run'}; its best model so far is {best}"
-    )
-    assert keras.saving.load_model(best).output_shape == (None, 3)
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
-    assert_same(train(resume=tmp_path / "run", console=QUIET), whole["scratch"])
-
-
-def fill_disk(checkpoints: Checkpoints) -> None:
-    """Lets no file grow beyond a kilobyte."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-
-
-def turn_read_only(checkpoints: Checkpoints) -> None:
-    """Moves the checkpoints away, to where a folder cannot be made: root may write anywhere."""
-    checkpoints._folder.rename(checkpoints._folder.with_name("kept"))
-    checkpoints._folder.touch()
-
-
-@pytest.mark.parametrize("harm", [fill_disk, turn_read_only])
-def test_a_place_that_cannot_be_written_is_a_clear_stop_and_costs_no_checkpoint(
-    images, scratch, whole, stop_at, monkeypatch, tmp_path, harm
-):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    stop_at("on_train_batch_end", STEPS + 2, harm)
-    try:
-        with pytest.raises(InputError) as error:
-            train(images, scratch, tmp_path / "run", console=QUIET)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot be written, at epoch 2, step 3 of 6 (learning rate 0.0" in str(error.value)
-    assert "\n" not in str(error.value)
-    run = Run(tmp_path / "run")
-    if harm is turn_read_only:
-        run.checkpoints_folder.unlink()
-        (run.path / "kept").rename(run.checkpoints_folder)
-    assert len(list(run.checkpoints_folder.iterdir())) == 2
-    if harm is fill_disk:
-        assert_same(train(resume=run.path, console=QUIET), whole["scratch"])
-
-
-def test_a_training_that_diverges_names_the_step_and_the_rate(images, scratch, stop_at, tmp_path):
-    stop_at("on_epoch_end", 99, kill)
-    hot = dataclasses.replace(scratch.optimizer, learning_rate=1e30)
-    recipe = dataclasses.replace(scratch, optimizer=hot)
-    with pytest.raises(InputError) as error:
-        train(images, recipe, tmp_path / "run", console=QUIET)
-    text = str(error.value)
-    assert "diverged at epoch 1, step " in text and "(learning rate 9.7e+29)" in text
-    assert "lower optimizer.learning_rate" in text and "\n" not in text
-
-
-def test_a_diverged_training_leaves_its_last_good_checkpoint(images, scratch, stop_at, tmp_path):
     def spoil(checkpoints: Checkpoints) -> None:
         weight = checkpoints.model.trainable_variables[0]
         weight.assign(np.full(weight.shape, np.nan))
 
-    stop_at("on_train_batch_end", STEPS + 2, spoil)
-    printed = io.StringIO()
-    with pytest.raises(InputError, match="diverged at epoch 2, step 3 of 6"):
+    act_at(monkeypatch, "on_train_batch_end", 1, 2, spoil)
+    printed, where = io.StringIO(), r"diverged at epoch 2, step 3 of 6 \(learning rate 0\.00"
+    with pytest.raises(InputError, match=f"{where}.*lower optimizer.learning_rate") as error:
         train(images, scratch, tmp_path / "run", console=Console(file=printed, width=500))
+    assert "\n" not in str(error.value)
     last = printed.getvalue().splitlines()[-1]
-    assert "model.keras; with --overwrite a new training takes its place" in last
-    assert "--resume" not in last  # it would diverge again
-    newest = max((tmp_path / "run" / "checkpoints").iterdir())
-    assert newest.name == "epoch00001-step00000002.npz"
-    with np.load(newest) as file:
-        assert all(np.isfinite(file[name]).all() for name in file.files)
+    assert "a new training takes its place with overwrite=True; its best model" in last
+    assert "resume" not in last  # it would diverge again
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints", QUIET)
+    assert checkpoint is not None and (checkpoint.epoch, checkpoint.step) == (1, 2)
+    assert all(np.isfinite(values).all() for values in checkpoint.values)
 
 
 @pytest.fixture(scope="module")
@@ -303,9 +297,7 @@ def stopped_once(
     folder = tmp_path_factory.mktemp("stopped")
     copy = Path(shutil.copytree(images, folder / "images"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "TIMES_ITS_COST", 0)
-        patch.setattr(resume, "EVERY", 0)
-        stop_after(patch, "on_train_batch_end", STEPS + 2, kill)
+        act_at(patch, "on_train_batch_end", 1, 2, kill)
         with pytest.raises(Killed):
             train(copy, scratch, folder / "run", console=QUIET)
     return copy, folder / "run"
@@ -313,7 +305,7 @@ def stopped_once(
 
 @pytest.fixture
 def stopped(stopped_once: tuple[Path, Path], tmp_path: Path) -> Run:
-    """A copy of `stopped_once` to change; the images lie beside it."""
+    """A copy of `stopped_once` to change; the images are beside it."""
     run = Run(Path(shutil.copytree(stopped_once[1], tmp_path / "run")))
     shutil.copytree(stopped_once[0], tmp_path / "images")
     run.write_json(run.environment_file, {**run.environment, "source": str(tmp_path / "images")})
@@ -326,9 +318,9 @@ def change_recipe(run: Run) -> None:
 
 
 def change_classes(run: Run) -> None:
-    images = Path(run.source or "")
     for split in ("train", "val", "test"):
-        (images / split / "bee").rename(images / split / "wasp")
+        folder = Path(run.source or "") / split
+        (folder / "bee").rename(folder / "wasp")
 
 
 def remove_an_image(run: Run) -> None:
@@ -381,96 +373,81 @@ def test_other_test_images_are_said_and_looked_at(stopped):
     assert report(run).is_file()
 
 
-def test_another_number_of_threads_is_said(stopped, monkeypatch):
-    environment = task.environment
+def test_another_number_of_threads_and_a_missing_checkpoint_are_said(stopped, monkeypatch):
+    environment, begun = task.environment, []
+
+    def begin(*_: Any, **others: Any) -> None:
+        begun.append(others["start"])
+        raise Killed
+
     monkeypatch.setattr(task, "environment", lambda: {**environment(), "threads": 64})
-    monkeypatch.setattr(trainer, "train_network", lambda *_, **__: kill(_[0]))
+    monkeypatch.setattr(trainer, "train_network", begin)
+    shutil.rmtree(stopped.checkpoints_folder)
     said = io.StringIO()
     with pytest.raises(Killed):
         train(resume=stopped.path, console=Console(file=said, soft_wrap=True))
-    threads = environment()["threads"]
-    assert f"in rounding: threads: {threads}, now 64\n" in said.getvalue()
+    assert f"in rounding: threads: {environment()['threads']}, now 64\n" in said.getvalue()
+    assert "going on at the first step" in said.getvalue() and begun == [None]
 
 
-def test_images_that_have_moved_are_named_and_the_run_knows_where(stopped, whole, tmp_path):
+def test_moved_images_are_found_and_a_damaged_checkpoint_is_passed_over(stopped, whole, tmp_path):
+    newest = max(stopped.checkpoints_folder.iterdir())
+    newest.write_bytes(newest.read_bytes()[:-200])
     moved = (tmp_path / "images").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"images'.*--data"):
+    with pytest.raises(InputError, match=r"images'.*have moved, give the source as well"):
         train(resume=stopped.path, console=QUIET)
-    run = train(moved, resume=stopped.path, console=QUIET)
+    said = io.StringIO()
+    run = train(moved, resume=stopped.path, console=Console(file=said, soft_wrap=True))
+    assert f"{newest} is damaged" in said.getvalue()
+    assert "going on at epoch 2, step 1\n" in said.getvalue()
     assert_same(run, whole["scratch"])
     assert run.source == str(moved)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(stopped, whole):
-    newest = max(stopped.checkpoints_folder.iterdir())
-    newest.write_bytes(newest.read_bytes()[:-200])
-    said = io.StringIO()
-    run = train(resume=stopped.path, console=Console(file=said, soft_wrap=True))
-    assert f"the checkpoint {newest} is damaged" in said.getvalue()
-    assert "going on at epoch 2, step 1\n" in said.getvalue()
-    assert_same(run, whole["scratch"])
-
-
-def test_without_a_checkpoint_it_begins_at_the_first_step(stopped, whole):
-    shutil.rmtree(stopped.checkpoints_folder)
-    said = io.StringIO()
-    run = train(resume=stopped.path, console=Console(file=said))
-    assert "going on at the first step" in said.getvalue()
-    assert_same(run, whole["scratch"])
-
-
-def test_a_training_that_was_out_of_patience_stays_ended(
-    images, scratch, stop_at, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(ending, "best_row", lambda rows: rows[0])
+def test_a_training_that_was_out_of_patience_stays_ended(images, scratch, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "best_row", lambda rows: rows[0])
     recipe = dataclasses.replace(scratch, epochs=5, patience=1)
+    with pytest.MonkeyPatch.context() as patch:
+        act_at(patch, "on_epoch_end", 2, 0, kill)
+        with pytest.raises(Killed):
+            train(images, recipe, tmp_path / "run", console=QUIET)
     said = io.StringIO()
-    patient = train(images, recipe, tmp_path / "patient", console=Console(file=said, width=200))
-    assert [row["epoch"] for row in rows(patient)] == ["1", "2"]
+    run = train(resume=tmp_path / "run", console=Console(file=said, width=200))
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
     assert "ended by patience=1 after epoch 2 of 5, at a learning rate of" in said.getvalue()
-    stop_at("on_epoch_end", 2, kill)
-    with pytest.raises(Killed):
-        train(images, recipe, tmp_path / "run", console=QUIET)
-    assert_same(train(resume=tmp_path / "run", console=QUIET), patient)
 
 
-def test_a_training_out_of_time_ends_between_two_steps_and_keeps_what_it_has(
-    images, scratch, stop_at, tmp_path
+def test_time_of_earlier_processes_counts(stopped):
+    checkpoint = load_checkpoint(stopped.checkpoints_folder, QUIET)
+    assert checkpoint is not None
+    late = dataclasses.replace(checkpoint, total_seconds=3600.0)
+    save_checkpoint(late, stopped.checkpoints_folder)
+    run = train(resume=stopped.path, console=QUIET)
+    assert [row["epoch"] for row in rows(run)] == ["1"]
+
+
+def test_a_training_out_of_time_ends_between_two_steps_and_keeps_what_it_has_without_a_plot(
+    images, scratch, tmp_path, monkeypatch
 ):
-    recipe = dataclasses.replace(scratch, max_minutes=60.0, patience=None)
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no font")
 
-    def an_hour_passes(checkpoints: Checkpoints) -> None:
-        checkpoints._ending.resume(3600.0)
-
-    stop_at("on_train_batch_end", STEPS + 2, an_hour_passes)
+    act_at(monkeypatch, "on_train_batch_end", 1, 2, lambda self: self._ending.resume(3600.0))
+    monkeypatch.setattr(trainer, "plot_confusion", fail)
     said = io.StringIO()
-    run = train(images, recipe, tmp_path / "run", console=Console(file=said, width=200))
+    run = train(images, scratch, tmp_path / "run", console=Console(file=said, width=200))
     assert [(row["epoch"], row["steps"]) for row in rows(run)] == [("1", "6"), ("2", "3")]
     assert "ended by max_minutes=60 in epoch 2 of 3, at a learning rate of" in said.getvalue()
-    assert run.metrics["epochs"] == 2
-    assert run.model_file.is_file()
-
-
-def test_time_of_earlier_processes_counts(images, scratch, stop_at, tmp_path):
-    recipe = dataclasses.replace(scratch, max_minutes=60.0)
-
-    def an_hour_passes(checkpoints: Checkpoints) -> None:
-        checkpoints._ending.resume(3600.0)
-        checkpoints._save(checkpoints._values(checkpoints.model.metrics_variables))
-        raise Killed
-
-    stop_at("on_epoch_end", 1, an_hour_passes)
-    with pytest.raises(Killed):
-        train(images, recipe, tmp_path / "run", console=QUIET)
-    run = train(resume=tmp_path / "run", console=QUIET)
-    assert [row["epoch"] for row in rows(run)] == ["1"]
+    assert "a plot could not be drawn (RuntimeError: no font)" in said.getvalue()
+    assert load_run(run.path).metrics["epochs"] == 2
+    assert run.curves_file.is_file() and not run.confusion_file.exists()
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(whole):
     said = io.StringIO()
     run = train(resume=whole["scratch"].path, console=Console(file=said, soft_wrap=True))
     finished = f"{run.path} is finished: there is nothing to go on with"
-    assert said.getvalue() == f"{finished}; keras-resnet18 report {run.path} makes its page\n"
+    assert said.getvalue() == f"{finished}; report('{run.path}') makes its page\n"
     assert run.metrics == whole["scratch"].metrics
 
 
@@ -482,26 +459,10 @@ def test_a_training_is_resumed_as_it_was_begun(whole, arguments):
         train(resume=whole["scratch"].path, console=QUIET, **arguments)
 
 
-def test_an_overwriting_training_that_was_killed_goes_on_in_place(
-    images, scratch, whole, stop_at, tmp_path
-):
-    old = Run(Path(shutil.copytree(whole["finetune"].path, tmp_path / "run")))
-    before = old.metrics_file.read_bytes(), old.model_file.read_bytes()
-    stop_at("on_train_batch_end", STEPS + 2, kill)
-    said = io.StringIO()
-    with pytest.raises(Killed):
-        console = Console(file=said, soft_wrap=True)
-        train(images, scratch, old.path, overwrite=True, console=console)
-    kept = load_run(old.path)
-    assert (kept.metrics_file.read_bytes(), kept.model_file.read_bytes()) == before
-    assert f"go on with keras-resnet18 train --resume {old.path};" in said.getvalue()
-    assert_same(train(resume=old.path, console=QUIET), whole["scratch"])
-
-
-def test_arrays_are_given_again(digits, quick_recipe, stop_at, tmp_path):
+def test_arrays_are_given_again(digits, quick_recipe, tmp_path, monkeypatch):
     source = from_arrays(digits[0][:150], digits[1][:150])
     recipe = dataclasses.replace(quick_recipe, epochs=1, image_size=None)
-    stop_at("on_train_batch_end", 3, kill)
+    monkeypatch.setattr(trainer, "train_network", kill)
     with pytest.raises(Killed):
         train(source, recipe, tmp_path / "run", console=QUIET)
     with pytest.raises(InputError, match="came from arrays: give them again"):
@@ -509,45 +470,14 @@ def test_arrays_are_given_again(digits, quick_recipe, stop_at, tmp_path):
     others = from_arrays(digits[0][1:151], digits[1][:150])
     with pytest.raises(InputError, match=r"images\.train: \d+ images, now \d+ others"):
         train(others, resume=tmp_path / "run", console=QUIET)
-    run = train(source, resume=tmp_path / "run", console=QUIET)
-    assert run.metrics["epochs"] == 1 and run.source is None
+    with pytest.raises(Killed):  # it goes on
+        train(source, resume=tmp_path / "run", console=QUIET)
 
 
-def test_a_plot_that_fails_costs_nothing_but_itself(images, scratch, monkeypatch, tmp_path):
-    def fail(*arguments: object) -> None:
-        raise RuntimeError("no font")
-
-    monkeypatch.setattr(trainer, "plot_confusion", fail)
-    said = io.StringIO()
-    recipe = dataclasses.replace(scratch, epochs=1)
-    run = train(images, recipe, tmp_path / "run", console=Console(file=said, soft_wrap=True))
-    assert "a plot could not be drawn (RuntimeError: no font)" in said.getvalue()
-    assert load_run(run.path).metrics["epochs"] == 1
-    assert run.curves_file.is_file() and not run.confusion_file.exists()
-
-
-def test_a_broken_test_image_costs_neither_the_model_nor_the_training(
-    images, scratch, whole, stop_at, tmp_path
-):
-    copy = Path(shutil.copytree(images, tmp_path / "images"))
-    broken = copy / "test" / "bee" / "0.png"
-    stop_at("on_epoch_end", 3, lambda _: broken.write_bytes(broken.read_bytes()[:-100]))
-    with pytest.raises(InputError, match=r"test/bee/0\.png"):
-        train(copy, scratch, tmp_path / "run", console=QUIET)
-    run = Run(tmp_path / "run")
-    kept = keras.saving.load_model(run.model_file).get_weights()
-    for ours, theirs in zip(kept, whole["scratch"].model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    shutil.copy(images / "test" / "bee" / "0.png", broken)
-    said = io.StringIO()
-    assert_same(train(resume=run.path, console=Console(file=said)), whole["scratch"])
-    assert "epoch 3/3" not in said.getvalue()  # nothing is trained again
-
-
-def test_a_run_never_lies_among_its_images(images, tmp_path, monkeypatch):
+def test_a_run_is_never_among_its_images(images, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(images, tmp_path / "images"))
     monkeypatch.chdir(copy)
     for source, out in ((".", None), (str(copy), copy / "train" / "run"), (Path(), "runs/x")):
-        with pytest.raises(InputError, match=r"outside of its folder of images.*--out"):
+        with pytest.raises(InputError, match=r"outside of its folder of images.*as out"):
             train(source, out=out, console=QUIET)
     assert {path.name for path in copy.iterdir()} == {"train", "val", "test"}

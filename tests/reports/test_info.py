@@ -54,4 +54,4 @@ def test_a_run_that_is_to_be_replaced_says_how_to_go_on(run, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     copy.replacement.path.mkdir()
     said = "".join(info(copy.path).split())  # the lines are wrapped
-    assert f"unfinished training: go on with {copy.resume_command}".replace(" ", "") in said
+    assert f"unfinished training: go on with train(resume='{copy.path}')".replace(" ", "") in said

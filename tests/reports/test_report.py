@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras_resnet18 import open_source, report
 from keras_resnet18.errors import InputError
 from keras_resnet18.reports.report import activation_maps, images_at
 from keras_resnet18.run import Run
+from keras_resnet18.spec import ClassifierSpec
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def html_of(run, **options):
 
 def test_train_ends_by_naming_the_page(trained):
     run, printed = trained
-    assert f"a page to look at: {run.report_file}" in printed
+    assert f"report: {run.report_file}" in printed
     assert f"{run.metrics['test']['accuracy']:.1%} of 12 test images right" in (
         run.report_file.read_text(encoding="utf-8")
     )
@@ -68,6 +70,19 @@ def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
     copy.write_json(copy.metrics_file, metrics)
     html = html_of(copy)
     assert "No image is in" not in html and "was not looked for" in html
+
+
+def test_page_and_card_say_what_the_score_threshold_does(copy):
+    spec = dataclasses.replace(ClassifierSpec.read(copy.spec_file), threshold=0.625)
+    copy.spec_file.write_text(spec.to_json(), encoding="utf-8")
+    metrics = copy.metrics
+    metrics["test"] |= {"threshold": 0.625, "coverage": 0.75, "accuracy_answered": None}
+    copy.write_json(copy.metrics_file, metrics)
+    html = html_of(copy)
+    assert "the answer is “not sure”" in html
+    assert "<dt>score threshold</dt><dd>62.5%</dd>" in html
+    assert "<dt>test images answered at it</dt><dd>75.0%</dd>" in html
+    assert "Where the highest is below 62.5%" in copy.card_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +130,7 @@ def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     environment = copy.environment | {"source": str(tmp_path / "gone")}
     copy.write_json(copy.environment_file, environment)
-    with pytest.raises(InputError, match=r"have moved: give their place with --data"):
+    with pytest.raises(InputError, match=r"have moved: give their place as data="):
         report(copy)
     assert report(copy, data=str(moved)).is_file()
     for image in (moved / "test" / "ant").iterdir():
