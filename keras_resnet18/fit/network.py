@@ -37,8 +37,15 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 _BATCH_SIZE = 64  # of features
 
 
-def build_network(task: Task, console: Console) -> keras.Model:
-    """Build the network, and say what was taken of pretrained weights."""
+def build_network(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
+    """Build the network, and say what was taken of pretrained weights.
+
+    Args:
+        task: What the training is given.
+        console: Where messages are printed.
+        resumed: Whether a checkpoint holds all weights, so that no others are read: those that the
+            training began with may be gone by now.
+    """
     recipe = task.recipe
     build = functools.partial(
         BUILDERS[recipe.network.name],
@@ -51,6 +58,13 @@ def build_network(task: Task, console: Console) -> keras.Model:
     if recipe.finetune is None:
         return build()
     weights = recipe.finetune.weights
+    if resumed:
+        model = build()
+        if is_name(weights):  # whose normalization need not be ImageNet's
+            scale, offset = task.preprocess.scale_and_offset()
+            layer = model.get_layer("normalization")
+            layer.scale, layer.offset = list(scale), list(offset)
+        return model
     if (run := run_of_weights(recipe)) is not None:
         model = build()
         same = run.spec.labels == task.source.classes

@@ -161,12 +161,19 @@ def new_task(
     images = look(source)
     recipe = recipe or load_recipe(default_recipe(images.source))
     recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
-    recipe = recipe.changed(settings)
+    recipe = _with_absolute_weights(recipe.changed(settings))
     policy, reason = recipe.precision, "as the recipe says"
     if policy == "auto":
         recommended = recommended_policy()
         policy, reason = str(recommended), recommended.reason
     return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
+
+
+def _with_absolute_weights(recipe: Recipe) -> Recipe:
+    """The recipe with the path of its weights as any working directory knows it."""
+    if recipe.finetune is None or is_name(recipe.finetune.weights):
+        return recipe
+    return recipe.with_weights(str(Path(recipe.finetune.weights).expanduser().absolute()))
 
 
 def old_task(training: Run, source: AnySource | None, console: Console) -> Task:

@@ -218,7 +218,7 @@ def _resume(run: Run, source: AnySource | None, console: Console) -> Results | N
             kept = ("source", "images", "findings")  # that may differ from when it began
             now = {key: task.settings["environment"][key] for key in kept}
             training.write_json(training.environment_file, {**training.environment, **now})
-        model = _build(task, console)
+        model = _build(task, console, resumed=start is not None)
         console.print(f"going on at {start or 'the first step'}")
         return _train(task, start, model, run, training, console)
 
@@ -229,7 +229,7 @@ def _facts(given: tuple[Task, Checkpoint | None]) -> dict[str, object]:
     return {**same_everywhere(task.settings), "checkpoint": str(start)}
 
 
-def _build(task: Task, console: Console) -> keras.Model:
+def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
     """Say what is trained on what, and build the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
     for line in (missing_gpu(), sharing_in_words(task.batch_size)):
@@ -240,7 +240,7 @@ def _build(task: Task, console: Console) -> keras.Model:
     # Keras' initialisers draw from a global generator; everything else has seeds of its own.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
-        return build_network(task, console)
+        return build_network(task, console, resumed=resumed)
 
 
 def _train(

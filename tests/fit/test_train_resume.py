@@ -208,6 +208,24 @@ def test_a_replacement_stopped_in_every_way_has_the_bits_of_a_training_that_noth
     assert where in said.getvalue() and "epoch 3/3" not in said.getvalue()  # nothing is trained
 
 
+def test_resuming_needs_neither_the_base_weights_nor_the_working_directory(
+    images, finetune, whole, tmp_path, monkeypatch
+):
+    shutil.copy(finetune.finetune.weights, tmp_path / "base.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        act_at(patch, "on_train_batch_end", 2, 3, ask(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(images, finetune.with_weights("base.safetensors"), "run", console=QUIET)
+    (tmp_path / "base.safetensors").unlink()
+    monkeypatch.chdir("/")
+    run = train(resume=tmp_path / "run", console=QUIET)
+    assert run.recipe.finetune.weights == str(tmp_path / "base.safetensors")
+    expected = whole["finetune"].model.get_weights()
+    for ours, theirs in zip(run.model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_fine_tuning_stopped_in_each_phase_has_the_bits_of_one_that_nothing_stopped(
     images, finetune, whole, tmp_path
 ):
