@@ -384,15 +384,21 @@ class Recipe:
                 TOML's notation, strings also without quotes.
 
         Raises:
-            InputError: For a setting without `=`, an unknown key or a wrong value.
+            InputError: For a setting without `=`, an unknown key, a wrong value, or two values.
         """
         table = without_none(dataclasses.asdict(self))
+        given: dict[str, str] = {}
         for setting in settings:
             path, equals, text = str(setting).partition("=")
             if not equals or not path.strip():
                 raise InputError(
                     "a setting is key=value, such as optimizer.learning_rate=0.1. "
                     f"Received: {setting!r}"
+                )
+            if given.setdefault(path.strip(), text.strip()) != text.strip():
+                raise InputError(
+                    f"{path.strip()} must be given once. Received: {given[path.strip()]} and "
+                    f"{text.strip()}"
                 )
             *tables, key = path.strip().split(".")
             target = table

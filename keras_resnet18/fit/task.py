@@ -156,8 +156,13 @@ def new_task(
         )
     if recipe is None and weights is not None:
         recipe = "finetune"
+    # before the images are looked at, which may take minutes
     if recipe is not None:
-        recipe = load_recipe(recipe)  # before the images are looked at
+        recipe = load_recipe(recipe)
+        if recipe.finetune is None or run_of_weights(recipe) is None:
+            recipe.changed(settings)
+    else:
+        _check_settings(settings)
     images = look(source)
     recipe = recipe or load_recipe(default_recipe(images.source))
     recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
@@ -167,6 +172,19 @@ def new_task(
         recommended = recommended_policy()
         policy, reason = str(recommended), recommended.reason
     return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
+
+
+def _check_settings(settings: Sequence[str]) -> None:
+    """Raises InputError for settings that no recipe takes which may suit the images."""
+    refused = None
+    for name in ("digits", "small-images", "photos"):
+        try:
+            load_recipe(name).changed(settings)
+            return
+        except InputError as error:
+            refused = error
+    assert refused is not None
+    raise refused
 
 
 def _with_absolute_weights(recipe: Recipe) -> Recipe:

@@ -434,3 +434,24 @@ def test_only_a_recipe_for_it_takes_weights():
     assert load_recipe("finetune").with_weights("a.pth").finetune.weights == "a.pth"
     with pytest.raises(InputError, match=r"use the recipe finetune. Received: recipe 'photos'"):
         load_recipe("photos").with_weights("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["epoch=3"], "epoch"),
+        (["optimizer.rate=1"], "rate"),
+        (["epochs=2", "epochs=1"], "epochs must be given once. Received: 2 and 1"),
+        (["epochs"], "a setting is key=value"),
+    ],
+)
+@pytest.mark.parametrize("recipe", [None, "photos"])
+def test_settings_are_refused_before_an_image_is_opened(
+    tmp_path, monkeypatch, recipe, settings, message
+):
+    opened = []
+    monkeypatch.setattr("keras_resnet18.fit.train.look", lambda *a, **k: opened.append(a))
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "images", recipe, tmp_path / "run", settings=settings, console=QUIET)
+    assert not opened and not (tmp_path / "run").exists()
