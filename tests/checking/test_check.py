@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from small import draw_images
 
-from keras_resnet18 import check, from_arrays, train
+from keras_resnet18 import check, from_arrays, report, train
 from keras_resnet18.classify.evaluate import evaluate
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
@@ -202,6 +202,51 @@ def test_copies_are_left_out_of_validation_and_test_where_that_is_asked(training
     assert evaluate(run).n == 12  # the images are opened as the training did
     assert not any("so the figures flatter" in line for line in lines)
     assert run.metrics["images"]["findings"] == []
+
+
+@pytest.fixture
+def same_pixels(folder):
+    """A folder with copies in other bytes: a BMP of a PNG, and a JPEG without its EXIF."""
+    Image.open(folder / "train" / "ant" / "0.png").save(folder / "test" / "ant" / "leak.bmp")
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    photo = Image.open(folder / "train" / "ant" / "1.png")
+    photo.save(folder / "train" / "ant" / "photo.jpg", exif=exif)
+    photo.save(folder / "val" / "ant" / "bare.jpg")
+    return folder
+
+
+_SAME_PIXELS = {
+    "val/ant/bare.jpg": "a copy of train/ant/photo.jpg",
+    "test/ant/leak.bmp": "a copy of train/ant/0.png",
+}
+
+
+def test_the_same_pixels_in_other_bytes_are_copies_for_check_and_train(training, same_pixels):
+    leaks = "the same image in more than one split, so the figures flatter: 2, such as"
+    assert leaks in finding(check(same_pixels), "in two splits").text
+    run, lines = training(same_pixels)
+    assert any(line.startswith(leaks) for line in lines)
+    assert leaks in report(run).read_text(encoding="utf-8")
+    run, _ = training(same_pixels, "without", dedupe=True)
+    assert run.environment["left_out"] == _SAME_PIXELS
+    page = report(run).read_text(encoding="utf-8")
+    assert "no image is in two classes or two splits: 71 compared by their pixels</li>" in page
+
+
+def test_a_large_set_is_compared_by_bytes_and_claims_no_more(training, same_pixels, monkeypatch):
+    monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
+    run, lines = training(same_pixels)
+    assert "copies were looked for by their bytes; --dedupe and `check` compare pixels" in lines
+    page = report(run).read_text(encoding="utf-8")
+    assert "73 compared by their bytes; whether two have the same pixels" in page
+    run, _ = training(same_pixels, "without", dedupe=True)
+    assert run.environment["left_out"] == _SAME_PIXELS
+
+
+def test_copies_among_what_are_no_files_cannot_be_left_out():
+    with pytest.raises(InputError, match=r"dedupe compares image files.*'digits'"):
+        train("digits", "digits", "never", dedupe=True)
 
 
 def test_a_training_that_skips_broken_images_names_each(training, broken_images):
