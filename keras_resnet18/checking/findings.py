@@ -21,7 +21,7 @@ from keras_resnet18.data.folder import split_like
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, listed
-from keras_resnet18.images import FORMATS, decode_image, image_format
+from keras_resnet18.images import FORMATS, decode_image, image_format, jpeg_damage
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.recipe import SPLITS, SplitName
 
@@ -87,6 +87,8 @@ def _inspect_file(root: Path, name: str) -> Facts:
     except InputError as error:
         reason = str(error).partition(" (")[2].rpartition("). ")[0]
         return Facts(name, error=reason or str(error))
+    if damage := jpeg_damage(data):
+        return Facts(name, error=damage)
     return facts_of(name, pixels, image_format(io.BytesIO(data)))
 
 

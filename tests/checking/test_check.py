@@ -261,6 +261,23 @@ def test_a_training_that_skips_broken_images_names_each(training, broken_images)
     assert evaluate(run).accuracy == run.metrics["test"]["accuracy"]
 
 
+def test_jpegs_damaged_inside_are_found_and_left_out(training, folder):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    names = [f"{split}/ant/half.jpg" for split in ("test", "train", "val")]
+    for name in names:
+        Image.fromarray(noise).save(folder / name)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    broken = [one for one in check(folder).findings if one.kind == "undecodable"]
+    assert [one.text for one in broken] == [
+        f"{name}: JPEG data is missing: it ends before its last pixel" for name in names
+    ]
+    with pytest.raises(InputError, match=r"half\.jpg' \(JPEG data is missing.*, and 2 more"):
+        training(folder)
+    run, _ = training(folder, "without", on_bad_image="skip")
+    assert set(run.environment["left_out"]) == set(names)
+
+
 def test_another_split_seed_deals_otherwise_and_the_run_keeps_it(training, tmp_path):
     folder = draw_images(tmp_path / "images", {"ant": 30, "bee": 30})
     runs = [training(folder, f"run{n}", split_seed=n)[0] for n in (0, 1)]
