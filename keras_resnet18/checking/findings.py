@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from keras_resnet18.data.files import Advance, each_file, silent, size_and_end
+from keras_resnet18.data.files import Advance, each_file, silent, size_and_look
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Source
@@ -136,12 +136,12 @@ def same_content(source: Source, digests: Mapping[str, str]) -> list[list[Place]
 
 
 def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent) -> dict[str, str]:
-    """SHA-256 of the files that share size and last bytes with another one.
+    """SHA-256 of the files that share size, first and last bytes with another one.
 
     The others have no copy, and are not read whole.
     """
     names = list(names)
-    looks = each_file(size_and_end, [root / name for name in names], advance)
+    looks = each_file(size_and_look, [root / name for name in names], advance)
     counts = Counter(looks)
     alike = [name for name, look in zip(names, looks, strict=True) if counts[look] > 1]
 
