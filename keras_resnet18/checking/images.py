@@ -20,6 +20,7 @@ from keras_resnet18.checking.findings import (
     digests_of_alike,
     inspect_files,
     on_copies,
+    on_names,
     places,
     same_content,
 )
@@ -48,7 +49,7 @@ class Images:
         source: The images that are used.
         split_seed: Seed of the hash split.
         left_out: Files that are not used, and why.
-        findings: What was found about copies, for the metrics.
+        findings: What was found about class names and copies, for the metrics.
         sizes: (height, width) of the images that were decoded to be checked.
         compared_by: What copies share, "pixels" or "bytes"; None where they were not looked for.
     """
@@ -112,7 +113,7 @@ def look(
                 "files. `keras-resnet18 check` finds their copies."
             )
         one_size = [] if found.image_size is None else [found.image_size]
-        return Images(found, split_seed, left_out, sizes=tuple(one_size))
+        return Images(found, split_seed, left_out, tuple(on_names(found)), tuple(one_size))
     names = [place.name for place in places(found)]
     quick = sum((root / name).stat().st_size for name in names) <= _QUICK
     compared_by = "pixels" if facts or dedupe or quick else "bytes"
@@ -129,18 +130,20 @@ def look(
         except InputError as error:
             raise InputError(f"{error} dedupe=True left out {len(copies):,} images.") from None
         groups = [[place for place in group if place.name not in copies] for group in groups]
-    findings = tuple(on_copies(group for group in groups if len(group) > 1))
+    copies_left = on_copies(group for group in groups if len(group) > 1)
+    findings = (*on_names(found), *copies_left)
     sizes = tuple(fact.size for fact in facts if fact.error is None)
     return Images(found, split_seed, left_out, findings, sizes, compared_by)
 
 
 def look_again(source: Source, compared_by: str | None, console: Console) -> tuple[Finding, ...]:
-    """What is found about copies in images that have changed since their training began."""
+    """What is found about a training's names and copies once its images have changed."""
     if source.folder is None or compared_by is None:
-        return ()
+        return tuple(on_names(source))
     names = [place.name for place in places(source) if compared_by == "pixels"]
     facts = inspect_files(source.folder, names, console)
-    return tuple(on_copies(_copies(source, source.folder, facts, compared_by, console)))
+    copies = on_copies(_copies(source, source.folder, facts, compared_by, console))
+    return (*on_names(source), *copies)
 
 
 def _copies(

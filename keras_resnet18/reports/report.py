@@ -217,7 +217,7 @@ def _data_check(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
     if facts["compared_by"] is None:
         lines.append("the images are not files: whether some are in two splits was not looked for")
-    elif not any(finding["spoils"] for finding in facts["findings"]):
+    elif not {"in two classes", "in two splits"} & {one["kind"] for one in facts["findings"]}:
         others = (
             ""
             if facts["compared_by"] == "pixels"

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 from small import draw_images
 
-from keras_resnet18 import check, from_arrays, report, train
+from keras_resnet18 import Preprocess, check, from_arrays, report, train
+from keras_resnet18.checking.images import in_words, look
 from keras_resnet18.classify.evaluate import evaluate
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
@@ -119,6 +120,47 @@ def test_class_names_that_differ_only_in_case_or_are_like_splits_spoil(tmp_path)
     found = check(tmp_path)
     assert "'Ant', 'ant'" in finding(found, "names alike").text
     assert "'test_set' as test/" in finding(found, "named like splits").text and found.spoiled
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("hot dog", "hot\xa0dog"), "names alike"),
+        (("hot dog", "hot  dog "), "names alike"),
+        (("cat", "c\u200bat"), "names alike"),
+        (("Cat", "cat"), "names alike"),
+        (("ﬁsh", "fish"), "names alike"),
+        (("1", "1.0"), "names alike"),
+        (("01", "1"), "names alike"),
+        (("nan", "ant"), "named like empty cells"),
+        (("NULL", "ant"), "named like empty cells"),
+        (("12345678901234567890", "12345678901234567891"), None),
+        (("1.5", "15"), None),
+        (("C", "C+"), None),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_class_names_alike_to_the_eye_are_said(tmp_path, names, kind, form):
+    draw_images(tmp_path, {"ant": 3, "bee": 3})
+    source = tmp_path
+    if form == "table":
+        rows = [
+            f'{folder}/{number}.png,"{name}"\n'
+            for folder, name in zip(("ant", "bee"), names, strict=True)
+            for number in range(3)
+        ]
+        source = tmp_path / "images.csv"
+        source.write_text("path,label\n" + "".join(rows), encoding="utf-8")
+    else:
+        for old, new in zip(("bee", "ant"), names, strict=True):
+            (tmp_path / old).rename(tmp_path / new)
+    found = {one.kind: one.text for one in check(source).findings}
+    looked = look(source, Console(quiet=True), split_seed=0, on_bad_image="raise", dedupe=False)
+    said = list(in_words(looked, Preprocess((16, 16))))
+    named = {"names alike", "named like empty cells"} & found.keys()
+    assert named == ({kind} if kind else set())
+    if kind:
+        assert repr(names[0]) in found[kind] and found[kind] in said
 
 
 @pytest.mark.parametrize(
