@@ -110,7 +110,7 @@ def look(
         if dedupe:
             raise InputError(
                 f"dedupe compares image files. Received: {found.name!r}, whose images are not "
-                "files. `keras-resnet18 check` finds their copies."
+                "files. `check` finds their copies."
             )
         one_size = [] if found.image_size is None else [found.image_size]
         return Images(found, split_seed, left_out, tuple(on_names(found)), tuple(one_size))
@@ -176,7 +176,7 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     for finding in images.findings:
         yield finding.text
     if images.compared_by == "bytes":
-        yield "copies were looked for by their bytes; --dedupe and `check` compare pixels"
+        yield "copies were looked for by their bytes; dedupe=True and `check` compare pixels"
     unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
     # what crop_ratio takes from an image of the input's proportions is the field's custom
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:

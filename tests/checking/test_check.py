@@ -279,7 +279,7 @@ def test_the_same_pixels_in_other_bytes_are_copies_for_check_and_train(training,
 def test_a_large_set_is_compared_by_bytes_and_claims_no_more(training, same_pixels, monkeypatch):
     monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
     run, lines = training(same_pixels)
-    assert "copies were looked for by their bytes; --dedupe and `check` compare pixels" in lines
+    assert "copies were looked for by their bytes; dedupe=True and `check` compare pixels" in lines
     page = report(run).read_text(encoding="utf-8")
     assert "73 compared by their bytes; whether two have the same pixels" in page
     run, _ = training(same_pixels, "without", dedupe=True)
