@@ -142,7 +142,7 @@ def test_images_that_moved_are_found_by_data(copy, images, tmp_path):
 def test_a_run_of_arrays_has_a_page_without_their_images(copy):
     copy.write_json(copy.environment_file, copy.environment | {"source": None})
     html = html_of(copy)
-    assert "The run was trained on arrays" in html and "<li>" not in html
+    assert "The run was trained on arrays" in html and 'alt="Image of' not in html
 
 
 def test_images_are_cropped_as_the_network_got_them(run, images):
