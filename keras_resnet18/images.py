@@ -37,6 +37,14 @@ if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's lic
     FORMATS["HEIF"] = (".heic", ".heif")
     FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
 
+# Markers of JPEG (ITU T.81, table B.1) that are not part of a scan's data
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])", re.DOTALL)
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])", re.DOTALL)
+_FRAMES = frozenset(bytes([0xC0 + kind]) for kind in range(16) if kind not in (4, 8, 12))
+_BLOCK = 2**16  # bytes that Pillow reads at once, and no header does
+_LOOKAHEAD = 16  # bytes at the end that libjpeg wants to see beside those that it needs, at most
+_LEFT_OVER = 4  # bytes without a meaning at the end of a scan, which some cameras write
+
 _SHORT = 3  # EXIF's type of a 16-bit number
 # What turns an image upright, by its EXIF orientation (EXIF 2.3, section 4.6.4)
 _TURNS = {
@@ -111,6 +119,69 @@ def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
             return "JPEG" if image.format == "MPO" else image.format  # MPO: with a preview
     except Exception:  # as in decode_image
         return None
+
+
+class _HeldBack(io.BytesIO):
+    """A file whose blocks end before its last bytes, so that `tell` says if these were needed."""
+
+    def __init__(self, data: bytes, stop: int) -> None:
+        super().__init__(data)
+        self._stop = stop
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self._stop - self.tell()
+        return super().read(min(size, left) if size and size >= _BLOCK and left > 0 else size)
+
+
+def jpeg_damage(data: bytes) -> str | None:
+    """Says what is wrong inside a JPEG that has an end, which libjpeg fills up with grey.
+
+    The data of a baseline JPEG must last exactly to its last pixel, and the scans of any other must
+    bring every bit. Damage that changes neither, or inside the scans of a progressive JPEG, is not
+    found.
+
+    Args:
+        data: A file that `decode_image` decodes.
+
+    Returns:
+        The reason; None for a whole JPEG or another format.
+    """
+    at, frame, scans, needed = 2, 0, 0, b"\xff\xd8"
+    lowest: dict[int, list[int]] = {}  # of each component, for each frequency, the last bit read
+    found = None
+    while data[:2] == needed[:2] and (found := _MARKER.search(data, at)):
+        content = data[at : found.start()]  # of a scan; of all other segments it is empty
+        if any(number[0] % 8 != i % 8 for i, number in enumerate(_RESTART.findall(content))):
+            return "JPEG data is damaged: restart markers are missing"
+        if found[1] == b"\xd9":
+            break
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+        segment = data[found.end() + 2 : at]
+        if found[1] in _FRAMES:
+            frame, lowest = found[1][0], {component: [13] * 64 for component in segment[6::3]}
+        elif found[1] == b"\xda" and len(segment) >= 6:
+            scans, (first, last, bits) = scans + 1, segment[-3:]
+            for component in segment[1:-3:2]:
+                of_component = lowest.setdefault(component, [13] * 64)
+                of_component[first : last + 1] = [bits % 16] * (last + 1 - first)
+        if found[1] < b"\xe0":
+            needed += data[found.start() : at]
+    if any(map(any, lowest.values())):
+        return "JPEG data is missing: it ends before its last scan"
+    if found is None or frame > 0xC1 or scans != 1:
+        return None
+    # Without its end marker, a decoder must ask for every byte, and be content with them
+    end = len(needed) + len(content)
+    file = _HeldBack(needed + content + bytes(_LOOKAHEAD), end - _LEFT_OVER)
+    with Image.open(file, formats=("JPEG",)) as image:
+        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))  # faster
+        try:
+            image.load()
+        except OSError:
+            return "JPEG data is missing: it ends before its last pixel"
+        if file.tell() < end:
+            return "JPEG data is damaged: some is left over after its last pixel"
+    return None
 
 
 def orientation(exif: bytes) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from corpus import encoded, exif
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import (
@@ -14,6 +17,7 @@ from keras_resnet18.images import (
     decode_image,
     image_format,
     is_image_name,
+    jpeg_damage,
     orientation,
     read_image,
 )
@@ -149,3 +153,42 @@ def test_other_errors_of_tensorflow_are_no_broken_image():
     with pytest.raises(tf.errors.OpError) as caught:
         tf.ensure_shape(tf.zeros(3), (4,))
     assert broken_image(caught.value) is None
+
+
+def _half(data: bytes) -> bytes:
+    return data[: len(data) // 2] + b"\xff\xd9"
+
+
+def _zeros(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes(400) + data[len(data) // 2 + 400 :]
+
+
+def _left_over(data: bytes) -> bytes:
+    return data[:-2] + bytes(400) + data[-2:]
+
+
+def _without_restart(data: bytes) -> bytes:
+    return data.replace(b"\xff\xd3", b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "damage", "reason"),
+    [
+        ({}, _half, "missing: it ends before its last pixel"),
+        ({"mode": "L"}, _half, "missing: it ends before its last pixel"),
+        ({}, _zeros, "it ends before its last pixel|left over"),
+        ({}, _left_over, "left over after its last pixel"),
+        ({"quality": 95, "subsampling": 0}, _half, "missing"),
+        ({"restart_marker_rows": 1}, _half, "missing"),
+        ({"restart_marker_rows": 1}, _without_restart, "restart markers"),
+        ({"progressive": True}, _half, "before its last scan"),
+    ],
+)
+def test_a_jpeg_that_is_damaged_inside_is_told_from_a_whole_one(options, damage, reason):
+    photo = Image.fromarray(load_sample_image("china.jpg"))
+    photo = photo.convert("L") if options.get("mode") == "L" else photo
+    data = encoded(photo, "JPEG", **options)
+    assert jpeg_damage(data) is None and jpeg_damage(data + b"a tail") is None
+    damaged = damage(data)
+    decode_image(damaged)  # as if it were whole
+    assert re.search(reason, jpeg_damage(damaged))

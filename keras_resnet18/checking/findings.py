@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import re
 import statistics
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from keras_resnet18.data.files import Advance, each_file, silent, size_and_end
+from keras_resnet18.data.files import Advance, each_file, silent, size_and_look
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, listed
-from keras_resnet18.images import FORMATS, decode_image, image_format
+from keras_resnet18.images import FORMATS, decode_image, image_format, jpeg_damage
 from keras_resnet18.machine import cpu_count
 from keras_resnet18.recipe import SPLITS, SplitName
 
@@ -30,6 +33,7 @@ _EXTREME = 3.0  # times as wide as high, or as high as wide
 _SMALL = 16  # pixels of the shorter side
 _UNEVEN = 10.0  # times as many images in the largest class as in the smallest
 _CHUNK = 16  # files at once, so that threads are worth their while
+_EMPTY = {"nan", "null", "n/a", "#n/a", "<na>", "nat"}
 _A_COPY = "a copy of "  # begins why an image is left out
 
 
@@ -87,6 +91,8 @@ def _inspect_file(root: Path, name: str) -> Facts:
     except InputError as error:
         reason = str(error).partition(" (")[2].rpartition("). ")[0]
         return Facts(name, error=reason or str(error))
+    if damage := jpeg_damage(data):
+        return Facts(name, error=damage)
     return facts_of(name, pixels, image_format(io.BytesIO(data)))
 
 
@@ -134,12 +140,12 @@ def same_content(source: Source, digests: Mapping[str, str]) -> list[list[Place]
 
 
 def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent) -> dict[str, str]:
-    """SHA-256 of the files that share size and last bytes with another one.
+    """SHA-256 of the files that share size, first and last bytes with another one.
 
     The others have no copy, and are not read whole.
     """
     names = list(names)
-    looks = each_file(size_and_end, [root / name for name in names], advance)
+    looks = each_file(size_and_look, [root / name for name in names], advance)
     counts = Counter(looks)
     alike = [name for name, look in zip(names, looks, strict=True) if counts[look] > 1]
 
@@ -251,17 +257,33 @@ def on_classes(source: Source) -> Iterator[Finding]:
             "settings='optimizer.class_weights=balanced' weighs them alike"
         )
         yield Finding("uneven classes", False, text)
-    alike = defaultdict(list)
-    for name in source.classes:
-        alike[name.casefold()].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            text = f"class names that differ only in case: {listed(names, 10)}"
-            yield Finding("names alike", True, text)
+    yield from on_names(source)
     if named := split_like(source.classes):
         likely = ", ".join(f"{name!r} as {split}/" for name, split in named.items())
         text = f"classes named like splits: rename them if they are splits, {likely}"
         yield Finding("named like splits", True, text)
+
+
+def on_names(source: Source) -> Iterator[Finding]:
+    """Class names that look alike, and those that tables write into empty cells."""
+    alike = defaultdict(list)
+    for name in source.classes:
+        alike[_as_read(name)].append(name)
+    if groups := [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]:
+        more = f" and {len(groups) - 5:,} more" if len(groups) > 5 else ""
+        text = f"class names that look alike: {'; '.join(groups[:5])}{more}"
+        yield Finding("names alike", True, text)
+    if empty := [name for name in source.classes if _as_read(name) in _EMPTY]:
+        text = f"classes named as tables name empty cells: {listed(empty, 10)}"
+        yield Finding("named like empty cells", False, text)
+
+
+def _as_read(name: str) -> str:
+    """A name as a reader sees it: invisible characters, spaces, case and decimals do not count."""
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
+    text = " ".join(text.split()).casefold()
+    return str(Fraction(text)) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?", text) else text
 
 
 def on_sizes(facts: Sequence[Facts]) -> Iterator[Finding]:

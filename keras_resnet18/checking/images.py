@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from keras_resnet18.checking.findings import (
     digests_of_alike,
     inspect_files,
     on_copies,
+    on_names,
     places,
     same_content,
 )
@@ -35,6 +36,8 @@ AnySource = Source | str | os.PathLike[str]
 
 ON_BAD_IMAGE = ("raise", "skip")
 
+_QUICK = 10**9  # bytes of image files, which two cores decode in about 10 seconds
+
 _MUCH_UNSEEN = 0.2  # a photo of 4 to 3 in a square loses 0.25
 
 
@@ -46,8 +49,9 @@ class Images:
         source: The images that are used.
         split_seed: Seed of the hash split.
         left_out: Files that are not used, and why.
-        findings: What was found about copies, for the metrics.
+        findings: What was found about class names and copies, for the metrics.
         sizes: (height, width) of the images that were decoded to be checked.
+        compared_by: What copies share, "pixels" or "bytes"; None where they were not looked for.
     """
 
     source: Source
@@ -55,6 +59,7 @@ class Images:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    compared_by: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -63,6 +68,7 @@ class Images:
             "split_seed": self.split_seed,
             "left_out": dict(self.left_out),
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "compared_by": self.compared_by,
         }
 
 
@@ -84,8 +90,9 @@ def look(
 ) -> Images:
     """Opens images for a new training, and says what would spoil it.
 
-    The headers of all files are read, the contents of those that share a size are compared, and
-    validation and test images are decoded whole; with `on_bad_image="skip"` all images are.
+    Copies are images of the same pixels. All images are decoded to find them, and to find broken
+    ones, with `dedupe`, with `on_bad_image="skip"` and where that takes seconds; of larger sets the
+    validation and test images are decoded, and copies are files of the same bytes.
 
     Raises:
         InputError: If they cannot be used, or one is broken and `on_bad_image` is `"raise"`.
@@ -100,11 +107,22 @@ def look(
     found = opened(source, split_seed, left_out, console)
     root = found.folder
     if root is None:
+        if dedupe:
+            raise InputError(
+                f"dedupe compares image files. Received: {found.name!r}, whose images are not "
+                "files. `check` finds their copies."
+            )
         one_size = [] if found.image_size is None else [found.image_size]
-        return Images(found, split_seed, left_out, sizes=tuple(one_size))
+        return Images(found, split_seed, left_out, tuple(on_names(found)), tuple(one_size))
+    names = [place.name for place in places(found)]
+    quick = sum((root / name).stat().st_size for name in names) <= _QUICK
+    compared_by = "pixels" if facts or dedupe or quick else "bytes"
+    if not facts:
+        held_out = [place.name for place in places(found) if place.split != "train"]
+        facts = inspect_files(root, names if compared_by == "pixels" else held_out, console)
     if on_bad_image == "raise":
-        facts = _check_held_out(found, root, console)
-    groups = _copies(found, root, console)
+        _refuse_broken(root, facts)
+    groups = _copies(found, root, facts, compared_by, console)
     if dedupe and (copies := copies_to_leave_out(groups)):
         left_out |= copies
         try:
@@ -112,36 +130,42 @@ def look(
         except InputError as error:
             raise InputError(f"{error} dedupe=True left out {len(copies):,} images.") from None
         groups = [[place for place in group if place.name not in copies] for group in groups]
-    findings = tuple(on_copies(group for group in groups if len(group) > 1))
+    copies_left = on_copies(group for group in groups if len(group) > 1)
+    findings = (*on_names(found), *copies_left)
     sizes = tuple(fact.size for fact in facts if fact.error is None)
-    return Images(found, split_seed, left_out, findings, sizes)
+    return Images(found, split_seed, left_out, findings, sizes, compared_by)
 
 
-def look_again(source: Source, console: Console) -> tuple[Finding, ...]:
-    """What is found about copies in images that have changed since their training began."""
-    return tuple(on_copies(_copies(source, source.folder, console))) if source.folder else ()
+def look_again(source: Source, compared_by: str | None, console: Console) -> tuple[Finding, ...]:
+    """What is found about a training's names and copies once its images have changed."""
+    if source.folder is None or compared_by is None:
+        return tuple(on_names(source))
+    names = [place.name for place in places(source) if compared_by == "pixels"]
+    facts = inspect_files(source.folder, names, console)
+    copies = on_copies(_copies(source, source.folder, facts, compared_by, console))
+    return (*on_names(source), *copies)
 
 
-def _copies(source: Source, root: Path, console: Console) -> list[list[Place]]:
-    """Images of one content, in groups; the contents of files that share a size are compared."""
-    with watched(console, "comparing") as advance:
-        digests = digests_of_alike(root, (place.name for place in places(source)), advance)
+def _copies(
+    source: Source, root: Path, facts: Sequence[Facts], compared_by: str, console: Console
+) -> list[list[Place]]:
+    """Groups of images of the same pixels, by their facts, or of files of the same bytes."""
+    digests = {fact.name: fact.digest for fact in facts}
+    if compared_by == "bytes":
+        with watched(console, "comparing") as advance:
+            digests = digests_of_alike(root, (place.name for place in places(source)), advance)
     return same_content(source, digests)
 
 
-def _check_held_out(source: Source, root: Path, console: Console) -> list[Facts]:
-    """Decodes validation and test images, which are else first read hours later."""
-    names = [place.name for place in places(source) if place.split != "train"]
-    facts = inspect_files(root, names, console)
-    broken = [fact for fact in facts if fact.error is not None]
-    if broken:
+def _refuse_broken(root: Path, facts: Sequence[Facts]) -> None:
+    """Raises InputError for broken images, which are else first read hours later."""
+    if broken := [fact for fact in facts if fact.error is not None]:
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
         raise InputError(
-            f"validation and test images must be whole {FORMATS_IN_WORDS} files: replace "
-            "or delete them, or train with on_bad_image='skip'; `check` lists them all. "
+            f"images must be whole {FORMATS_IN_WORDS} files: replace or delete them, or train "
+            "with on_bad_image='skip'; `check` lists them all. "
             f"Received: {str(root / broken[0].name)!r} ({broken[0].error}){others}"
         )
-    return facts
 
 
 def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
@@ -151,6 +175,8 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
         yield f"left out: {name}: {reason}"
     for finding in images.findings:
         yield finding.text
+    if images.compared_by == "bytes":
+        yield "copies were looked for by their bytes; dedupe=True and `check` compare pixels"
     unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
     # what crop_ratio takes from an image of the input's proportions is the field's custom
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 import struct
 import time
@@ -38,16 +39,24 @@ _Result = TypeVar("_Result")
 _CHUNK = 500  # files at once
 _THREADS = 16  # that wait for the storage
 _SLOW = 1e-4  # seconds for a file: a disk or the network, not the memory
-_END = 64  # bytes
+_BEGIN, _END = 2**14, 64  # bytes
 
 
-def size_and_end(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Size of a file, and its last bytes, in which two images hardly ever agree."""
+def size_and_look(path: str | os.PathLike[str]) -> tuple[int, bytes]:
+    """Size of a file, and SHA-256 of its first 16 KiB and last bytes; of a whole BMP.
+
+    An edit of a compressed image changes its size or its last bytes, a turn by EXIF the first ones;
+    a BMP keeps its size.
+    """
     file = os.open(path, _READ)
     try:
         size = os.fstat(file).st_size
-        os.lseek(file, max(0, size - _END), os.SEEK_SET)
-        return size, os.read(file, _END)
+        digest = hashlib.sha256(data := os.read(file, _BEGIN))
+        if not data.startswith(b"BM"):
+            os.lseek(file, max(len(data), size - _END), os.SEEK_SET)
+        while data := os.read(file, _MOST_BYTES):
+            digest.update(data)
+        return size, digest.digest()
     finally:
         os.close(file)
 
@@ -265,8 +274,8 @@ def _split(
         return encoded_image(data, is_plain[index], read, paths[index])
 
     def content() -> Iterator[bytes]:
-        files = each_file(size_and_end, [root / name for name in names])
-        for name, (size, end) in zip(names, files, strict=True):
-            yield os.fsencode(f"{name} {size} ") + end + b"\n"
+        files = each_file(size_and_look, [root / name for name in names])
+        for name, (size, digest) in zip(names, files, strict=True):
+            yield os.fsencode(f"{name} {size} ") + digest + b"\n"
 
     return indexed_split(labels, image, names, content)

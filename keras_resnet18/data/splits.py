@@ -46,8 +46,8 @@ class Split:
         labels: int64 of shape (size,) in the order of `elements(None, 0)`, or None where only
             reading all images would tell.
         names: The images' POSIX paths relative to the folder, in the same order, or None.
-        content: Gives what tells these images from others: names, sizes and last bytes of files,
-            or pixels.
+        content: Gives what tells these images from others: names, sizes, first and last bytes of
+            files, or pixels.
     """
 
     size: int

@@ -209,9 +209,9 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     except InputError as error:
         raise InputError(f"{error} If the images have moved, give the source as well") from None
     if found.splits["test"].facts() != facts["images"]["test"]:
-        findings = look_again(found, console)
+        findings = look_again(found, facts.get("compared_by"), console)
     return Task(
-        Images(found, seed, left_out, findings),
+        Images(found, seed, left_out, findings, compared_by=facts.get("compared_by")),
         training.recipe,
         training.preprocess,
         facts["precision"],

@@ -100,9 +100,11 @@ def train(
         settings: Changes of the recipe, as `Recipe.changed` takes them, such as
             `["optimizer.learning_rate=0.05"]`.
         split_seed: Seed of the hash that carves the splits that the images lack.
-        on_bad_image: `"raise"` refuses a broken image, in validation and test before the first
-            epoch; `"skip"` decodes all images first and leaves the broken ones out, by name.
-        dedupe: Whether to leave out validation and test images that are copies of others.
+        on_bad_image: `"raise"` refuses a broken image, before the first epoch in validation and
+            test, and in sets of up to 1 GB of files; `"skip"` decodes all images first and leaves
+            the broken ones out, by name.
+        dedupe: Whether to leave out validation and test images that have the pixels of others,
+            also in another format; decodes all images first.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
         cluster: Where the processes of a training on several machines meet; each of them calls
@@ -309,7 +311,8 @@ def _write(task: Task, results: Results, run: Run) -> None:
         "epochs": len(results.rows),
         "calibration": results.calibration.to_dict(),
         "images": {
-            "compared": task.source.folder is not None,  # of files alone copies are looked for
+            "compared": sum(split.size for split in task.source.splits.values()),
+            "compared_by": facts["compared_by"],
             "left_out": len(facts["left_out"]),
             "findings": facts["findings"],
         },

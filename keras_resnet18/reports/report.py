@@ -215,8 +215,18 @@ def _data_check(facts: Mapping[str, Any]) -> list[str]:
     lines = [finding["text"] for finding in facts["findings"]]
     if facts["left_out"]:
         lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
-    if not facts["compared"]:
-        lines.append("the images are no files: whether some are in two splits was not looked for")
+    if facts["compared_by"] is None:
+        lines.append("the images are not files: whether some are in two splits was not looked for")
+    elif not {"in two classes", "in two splits"} & {one["kind"] for one in facts["findings"]}:
+        others = (
+            ""
+            if facts["compared_by"] == "pixels"
+            else ("; whether two have the same pixels, `keras-resnet18 check` tells")
+        )
+        lines.append(
+            "no image is in two classes or two splits: "
+            f"{facts['compared']:,} compared by their {facts['compared_by']}{others}"
+        )
     return lines
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 from small import draw_images
 
-from keras_resnet18 import check, from_arrays, train
+from keras_resnet18 import Preprocess, check, from_arrays, report, train
+from keras_resnet18.checking.images import in_words, look
 from keras_resnet18.classify.evaluate import evaluate
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
@@ -122,6 +123,47 @@ def test_class_names_that_differ_only_in_case_or_are_like_splits_spoil(tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("hot dog", "hot\xa0dog"), "names alike"),
+        (("hot dog", "hot  dog "), "names alike"),
+        (("cat", "c\u200bat"), "names alike"),
+        (("Cat", "cat"), "names alike"),
+        (("ﬁsh", "fish"), "names alike"),
+        (("1", "1.0"), "names alike"),
+        (("01", "1"), "names alike"),
+        (("nan", "ant"), "named like empty cells"),
+        (("NULL", "ant"), "named like empty cells"),
+        (("12345678901234567890", "12345678901234567891"), None),
+        (("1.5", "15"), None),
+        (("C", "C+"), None),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_class_names_alike_to_the_eye_are_said(tmp_path, names, kind, form):
+    draw_images(tmp_path, {"ant": 3, "bee": 3})
+    source = tmp_path
+    if form == "table":
+        rows = [
+            f'{folder}/{number}.png,"{name}"\n'
+            for folder, name in zip(("ant", "bee"), names, strict=True)
+            for number in range(3)
+        ]
+        source = tmp_path / "images.csv"
+        source.write_text("path,label\n" + "".join(rows), encoding="utf-8")
+    else:
+        for old, new in zip(("bee", "ant"), names, strict=True):
+            (tmp_path / old).rename(tmp_path / new)
+    found = {one.kind: one.text for one in check(source).findings}
+    looked = look(source, Console(quiet=True), split_seed=0, on_bad_image="raise", dedupe=False)
+    said = list(in_words(looked, Preprocess((16, 16))))
+    named = {"names alike", "named like empty cells"} & found.keys()
+    assert named == ({kind} if kind else set())
+    if kind:
+        assert repr(names[0]) in found[kind] and found[kind] in said
+
+
+@pytest.mark.parametrize(
     "tops",
     [("training_set", "test_set"), ("seg_train", "seg_test", "seg_pred"), ("Training", "Testing")],
 )
@@ -204,6 +246,51 @@ def test_copies_are_left_out_of_validation_and_test_where_that_is_asked(training
     assert run.metrics["images"]["findings"] == []
 
 
+@pytest.fixture
+def same_pixels(folder):
+    """A folder with copies in other bytes: a BMP of a PNG, and a JPEG without its EXIF."""
+    Image.open(folder / "train" / "ant" / "0.png").save(folder / "test" / "ant" / "leak.bmp")
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    photo = Image.open(folder / "train" / "ant" / "1.png")
+    photo.save(folder / "train" / "ant" / "photo.jpg", exif=exif)
+    photo.save(folder / "val" / "ant" / "bare.jpg")
+    return folder
+
+
+_SAME_PIXELS = {
+    "val/ant/bare.jpg": "a copy of train/ant/photo.jpg",
+    "test/ant/leak.bmp": "a copy of train/ant/0.png",
+}
+
+
+def test_the_same_pixels_in_other_bytes_are_copies_for_check_and_train(training, same_pixels):
+    leaks = "the same image in more than one split, so the figures flatter: 2, such as"
+    assert leaks in finding(check(same_pixels), "in two splits").text
+    run, lines = training(same_pixels)
+    assert any(line.startswith(leaks) for line in lines)
+    assert leaks in report(run).read_text(encoding="utf-8")
+    run, _ = training(same_pixels, "without", dedupe=True)
+    assert run.environment["left_out"] == _SAME_PIXELS
+    page = report(run).read_text(encoding="utf-8")
+    assert "no image is in two classes or two splits: 71 compared by their pixels</li>" in page
+
+
+def test_a_large_set_is_compared_by_bytes_and_claims_no_more(training, same_pixels, monkeypatch):
+    monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
+    run, lines = training(same_pixels)
+    assert "copies were looked for by their bytes; dedupe=True and `check` compare pixels" in lines
+    page = report(run).read_text(encoding="utf-8")
+    assert "73 compared by their bytes; whether two have the same pixels" in page
+    run, _ = training(same_pixels, "without", dedupe=True)
+    assert run.environment["left_out"] == _SAME_PIXELS
+
+
+def test_copies_among_what_are_no_files_cannot_be_left_out():
+    with pytest.raises(InputError, match=r"dedupe compares image files.*'digits'"):
+        train("digits", "digits", "never", dedupe=True)
+
+
 def test_a_training_that_skips_broken_images_names_each(training, broken_images):
     (broken_images / "train" / "ant" / "text.jpg").write_text("not an image")
     run, lines = training(broken_images, on_bad_image="skip")
@@ -214,6 +301,23 @@ def test_a_training_that_skips_broken_images_names_each(training, broken_images)
     assert run.metrics["images"]["left_out"] == 4
     assert (run.metrics["validation"]["n"], run.metrics["test"]["n"]) == (8, 11)
     assert evaluate(run).accuracy == run.metrics["test"]["accuracy"]
+
+
+def test_jpegs_damaged_inside_are_found_and_left_out(training, folder):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    names = [f"{split}/ant/half.jpg" for split in ("test", "train", "val")]
+    for name in names:
+        Image.fromarray(noise).save(folder / name)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    broken = [one for one in check(folder).findings if one.kind == "undecodable"]
+    assert [one.text for one in broken] == [
+        f"{name}: JPEG data is missing: it ends before its last pixel" for name in names
+    ]
+    with pytest.raises(InputError, match=r"half\.jpg' \(JPEG data is missing.*, and 2 more"):
+        training(folder)
+    run, _ = training(folder, "without", on_bad_image="skip")
+    assert set(run.environment["left_out"]) == set(names)
 
 
 def test_another_split_seed_deals_otherwise_and_the_run_keeps_it(training, tmp_path):

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_resnet18 import train
 from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
+from keras_resnet18.images import read_image
 from keras_resnet18.recipe import SPLITS
 
 
@@ -326,3 +328,44 @@ def test_an_unknown_spec_says_what_is_possible(tmp_path):
     (tmp_path / "one.png").touch()
     with pytest.raises(InputError, match="which is a file"):
         open_source(tmp_path / "one.png")
+
+
+def _painted(path: Path) -> None:
+    image = Image.open(path)
+    image.paste("white", (3, 3, 5, 5))
+    image.save(path)
+
+
+def _turned(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x01\x12\0\x03\0\0\0\1\0\1", b"\x01\x12\0\x03\0\0\0\1\0\6"))
+
+
+@pytest.mark.parametrize(
+    ("ending", "edit", "same_size"),
+    [
+        ("bmp", _painted, True),
+        ("png", _painted, False),
+        ("jpg", _painted, False),
+        ("webp", _painted, False),
+        ("jpg", _turned, True),
+    ],
+)
+def test_an_edited_file_of_the_same_name_is_another_image(tmp_path, ending, edit, same_size):
+    exif = Image.Exif()
+    exif.endian, exif[0x0112] = ">", 1
+    for name in ("a", "b"):
+        for number in range(4):
+            path = tmp_path / name / f"{number}.{ending}"
+            path.parent.mkdir(exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 256, (90, 90, 3), np.uint8)
+            Image.fromarray(noise).save(path, exif=exif)
+    before = open_source(tmp_path).splits["train"]
+    fingerprint = before.fingerprint()
+    assert open_source(tmp_path).splits["train"].fingerprint() == fingerprint
+    edited = tmp_path / before.names[0]
+    size, pixels = edited.stat().st_size, read_image(edited)
+    edit(edited)
+    assert (edited.stat().st_size == size) is same_size
+    assert not np.array_equal(read_image(edited), pixels)
+    assert open_source(tmp_path).splits["train"].fingerprint() != fingerprint

@@ -169,17 +169,28 @@ def test_the_threshold_goes_with_the_run_wherever_it_is_shown_and_exported(calib
 # images that cannot be used, and places
 
 
-def test_a_broken_validation_or_test_image_is_named_before_anything_is_trained(
-    broken_images, quick_recipe, tmp_path
+@pytest.mark.parametrize(
+    ("large", "message"),
+    [
+        (False, r"train/bee/0\.png' \(.*\), and 2 more$"),
+        (True, r"val/bee/0\.png' \(.*\), and 1 more$"),
+    ],
+    ids=["all images", "validation and test of a large set"],
+)
+def test_a_broken_image_is_named_before_anything_is_trained(
+    broken_images, quick_recipe, tmp_path, monkeypatch, large, message
 ):
-    with pytest.raises(InputError, match=r"val/bee/0\.png' \(.*\), and 1 more$"):
+    if large:
+        monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
+    with pytest.raises(InputError, match=message):
         train(broken_images, quick_recipe, tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_image_that_breaks_stops_the_training_with_its_name(
-    broken_images, images, quick_recipe, tmp_path
+    broken_images, images, quick_recipe, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
     for split in ("val", "test"):
         shutil.copy(images / split / "bee" / "0.png", broken_images / split / "bee")
     before = keras.config.dtype_policy()
