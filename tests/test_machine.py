@@ -80,13 +80,6 @@ def test_a_started_tensorflow_logs_errors_where_they_are_seen_and_only_free_cpus
     assert run_python(STARTED).split("\n") == ["ERROR:tensorflow:no more memory", " 1 1", ""]
 
 
-def test_where_cpus_cannot_be_told_apart_all_are_counted(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    for found, counted in ((6, 6), (None, 1)):
-        monkeypatch.setattr(os, "cpu_count", lambda found=found: found)
-        assert machine.cpu_count() == counted
-
-
 def test_the_environment_is_ready_for_json(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     facts = json.loads(json.dumps(machine.environment()))
@@ -125,12 +118,6 @@ def pretend(monkeypatch, tmp_path):
 
 def cpu(flags):
     return f"processor\t: 0\nmodel name\t: A CPU: the flags of it\nflags\t\t: {flags}\nbugs\t: x\n"
-
-
-def test_this_machine_gets_one_of_three_policies_and_a_reason():
-    policy = recommended_policy()
-    assert policy in ("float32", "mixed_bfloat16", "mixed_float16")
-    assert policy.reason
 
 
 @pytest.mark.parametrize(

@@ -250,47 +250,44 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
     def __init__(self, console: Console, history: History, *, epochs: int) -> None:
         super().__init__()
         self._console, self._history, self._epochs = console, history, epochs
-        self._epoch = self._before = 0  # steps of all epochs that were done when `fit` began
-        self._bar: Progress | None = None
-        self._started = self._said = 0.0
+        self._epoch, self._said = 0, 0.0
+        self._bar = Progress(disable=True)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._started = self._said = time.perf_counter()
-        self._before = self._done(len(self._history.rows), self._history.first_step)
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._bar = Progress(
-                *columns, TextColumn("left"), console=self._console, transient=True
-            )
-            self._bar.add_task("", total=self._total())
-            self._bar.start()
+        self._said = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        epochs = self.params["epochs"] - len(self._history.rows)
+        self._bar.add_task("", total=epochs * self.params["steps"] - self._history.first_step)
+        self._bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        silent = self._bar is None and time.perf_counter() - self._said < _SILENCE
-        if silent or batch < self._history.first_step:
+        if batch < self._history.first_step:
             return
         logs, step = logs or {}, batch + 1
         speed = step * self._history.batch_size / self._history.seconds()
         what = f"loss {logs['loss']:.3f}  accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s"
-        if self._bar is None:
-            self._say(step, f"step {step:,}/{self.params['steps']:,}  {what}")
-            return
-        self._bar.update(
-            self._bar.task_ids[0],
-            completed=self._done(self._epoch, step) - self._before,
-            description=f"epoch {self._epoch + 1}/{self._epochs}  {what}",
-        )
+        epoch = f"epoch {self._epoch + 1}/{self._epochs}"
+        self._bar.update(self._bar.task_ids[0], advance=1, description=f"{epoch}  {what}")
+        if self._bar.disable and time.perf_counter() - self._said >= _SILENCE:
+            self._say(f"step {step:,}/{self.params['steps']:,}  {what}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = self._history.rows[-1]
         self._say(
-            self.params["steps"],
             f"loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  "
             f"validation {row['validation_accuracy']:.1%}  "
-            f"{row['images_per_second']:,.0f} images/s",
+            f"{row['images_per_second']:,.0f} images/s"
         )
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -298,23 +295,11 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
 
     def stop(self) -> None:
         """Remove the bar, also after an interruption, when Keras calls no callback."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bar.stop()
 
-    def _done(self, epoch: int, step: int) -> int:
-        """Steps of the whole training up to this one, as if all phases had epochs of one length."""
-        return int(epoch * self.params["steps"] + step)
-
-    def _total(self) -> int:
-        """Steps of the phase that were left when `fit` began."""
-        return self._done(self.params["epochs"], 0) - self._before
-
-    def _say(self, step: int, what: str) -> None:
+    def _say(self, what: str) -> None:
         self._said = time.perf_counter()
-        done, total = self._done(self._epoch, step) - self._before, self._total()
-        left = int((self._said - self._started) / max(done, 1) * (total - done))
-        self._console.print(
-            f"epoch {self._epoch + 1:{len(str(self._epochs))}}/{self._epochs}  {what}  "
-            f"{left // 60}:{left % 60:02} left"
-        )
+        seconds = self._bar.tasks[0].time_remaining
+        left = "?" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+        epoch = f"epoch {self._epoch + 1:{len(str(self._epochs))}}/{self._epochs}"
+        self._console.print(f"{epoch}  {what}  {left} left")

@@ -142,13 +142,13 @@ class Task:
 
 
 def new_task(
-    source: AnySource,
+    open_images: Callable[[Console], Images],
     recipe: Recipe | str | os.PathLike[str] | None,
     weights: str | None,
     settings: Sequence[str],
-    look: Callable[[AnySource], Images],
+    console: Console,
 ) -> Task:
-    """Open the images by `look`, and choose what was left to choose."""
+    """Open the images, and choose what was left to choose."""
     if weights is not None and not is_name(weights) and not Path(weights).exists():
         raise InputError(
             "weights must be a published name, or the path of a checkpoint or a run. "
@@ -163,7 +163,7 @@ def new_task(
             recipe.changed(settings)
     else:
         _check_settings(settings)
-    images = look(source)
+    images = open_images(console)
     recipe = recipe or load_recipe(default_recipe(images.source))
     recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
     recipe = _with_absolute_weights(recipe.changed(settings))

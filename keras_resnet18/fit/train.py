@@ -141,17 +141,10 @@ def train(
         run = Run(path)
         check_outside(path, source)
         check_out(path, overwrite=overwrite)
-
-        def choose(console: Console) -> Task:
-            images = functools.partial(
-                look,
-                console=console,
-                split_seed=split_seed,
-                on_bad_image=on_bad_image,
-                dedupe=dedupe,
-            )
-            return new_task(source, recipe, weights, settings, images)
-
+        open_images = functools.partial(
+            look, source, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
+        )
+        choose = functools.partial(new_task, open_images, recipe, weights, settings)
         work = functools.partial(_begin, run, choose, overwrite)
     with together(cluster):
         first = distributed.is_first()

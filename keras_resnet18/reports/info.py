@@ -122,7 +122,9 @@ def _about_run(path: Path) -> str:
             found = metrics[kind]
             accuracy = in_words(found["accuracy"], found["interval"], found["n"])
             facts[f"{kind} accuracy"] = accuracy
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         fault = f"without {error}" if isinstance(error, KeyError) else "with something else"
         raise InputError(
             f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
