@@ -23,7 +23,13 @@ from keras_resnet18.exporters.compare import (
 )
 from keras_resnet18.files import TFLITE
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import add_metadata, append_files, contents, keep_softmax_float
+from keras_resnet18.tflite_file import (
+    add_metadata,
+    append_files,
+    contents,
+    keep_softmax_float,
+    rewrite_for_gpu,
+)
 
 # Calibration finds the range of each tensor; ranges settle after a few hundred images
 CALIBRATION_IMAGES = 300
@@ -103,6 +109,8 @@ def export_tflite(
         _convert(packed, new, quantize, images)
         if quantize == "int8":
             keep_softmax_float(new)
+        if quantize in ("dynamic", "int8"):
+            rewrite_for_gpu(new)
         add_metadata(new, metadata.pack(metadata.describe_model(twin, spec, about)))
         append_files(new, {LABELS_FILE: spec.labels_txt(), SPEC_FILE: spec.to_json()})
         return open_checked(new, twin)
