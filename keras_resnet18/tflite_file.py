@@ -385,6 +385,73 @@ def keep_softmax_float(path: Path) -> None:
     flatbuffer_utils.write_model(model, str(path))
 
 
+def rewrite_for_gpu(path: Path) -> None:
+    """Replaces in place what LiteRT's GPU engine computes wrongly in a quantized file.
+
+    - A 1×1 convolution with a stride becomes a 1×1 max-pool with this stride and a convolution
+      without one, which compute the same.
+    - An addition to a map of one pixel takes the map itself. The converter reshapes it to a vector.
+    """
+    model = flatbuffer_utils.read_model(str(path))
+    for graph in model.subgraphs:
+        tensors, operators, reshaped = graph.tensors, [], {}
+        for operator in graph.operators or []:
+            name = _operator_name(model, operator)
+            if name == "RESHAPE":
+                reshaped[int(operator.outputs[0])] = int(operator.inputs[0])
+            elif name == "CONV_2D" and _is_strided_1x1(operator, tensors):
+                operators.append(_take_stride(operator, model, tensors))
+            elif name == "ADD":
+                maps = [reshaped.get(int(index), int(index)) for index in operator.inputs]
+                shapes = {tuple(tensors[index].shape) for index in maps}
+                if shapes == {tuple(tensors[operator.outputs[0]].shape)}:
+                    operator.inputs = maps
+            operators.append(operator)
+        used = {int(index) for operator in operators for index in operator.inputs}
+        unused = reshaped.keys() - used - set(map(int, graph.outputs))
+        graph.operators = [one for one in operators if not unused.intersection(one.outputs)]
+    flatbuffer_utils.write_model(model, str(path))
+
+
+def _is_strided_1x1(convolution: Any, tensors: Sequence[Any]) -> bool:
+    options, kernel = convolution.builtinOptions, tensors[convolution.inputs[1]]
+    return max(options.strideH, options.strideW) > 1 and tuple(kernel.shape[1:3]) == (1, 1)
+
+
+def _take_stride(convolution: Any, model: Any, tensors: list[Any]) -> Any:
+    """Takes the stride out of a 1×1 convolution; returns a max-pool with it, which goes before."""
+    image, output = tensors[convolution.inputs[0]], tensors[convolution.outputs[0]]
+    pooled = schema.TensorT(
+        name=output.name + b"_input",
+        type=image.type,
+        shape=[*output.shape[:3], image.shape[3]],
+        quantization=image.quantization,
+    )
+    tensors.append(pooled)
+    code = schema.BuiltinOperator.MAX_POOL_2D
+    version = 1 if image.type == schema.TensorType.FLOAT32 else 2
+    model.operatorCodes.append(
+        schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=version)
+    )
+    options = convolution.builtinOptions
+    pool = schema.OperatorT(
+        opcodeIndex=len(model.operatorCodes) - 1,
+        inputs=[convolution.inputs[0]],
+        outputs=[len(tensors) - 1],
+        builtinOptionsType=schema.BuiltinOptions.Pool2DOptions,
+        builtinOptions=schema.Pool2DOptionsT(
+            padding=schema.Padding.VALID,
+            strideH=options.strideH,
+            strideW=options.strideW,
+            filterHeight=1,
+            filterWidth=1,
+        ),
+    )
+    options.strideH = options.strideW = 1
+    convolution.inputs[0] = len(tensors) - 1
+    return pool
+
+
 def add_metadata(path: Path, buffer: bytes) -> None:
     """Adds TFLite Metadata, as returned by `pack`, to a file that has none."""
     model = flatbuffer_utils.read_model(str(path))

@@ -18,6 +18,7 @@ from keras_resnet18 import export_tflite, info
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.errors import InputError
+from keras_resnet18.exporters import tflite
 from keras_resnet18.files import TFLITE
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import (
@@ -27,6 +28,7 @@ from keras_resnet18.tflite_file import (
     contents,
     keep_softmax_float,
     quantization,
+    rewrite_for_gpu,
 )
 
 FULL = {
@@ -176,6 +178,34 @@ def test_a_softmax_that_is_float_already_is_left_alone(float32_file, tmp_path):
     before = path.read_bytes()
     keep_softmax_float(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("quantize", ["dynamic", "int8"])
+def test_what_the_gpu_engine_computes_wrongly_becomes_what_gives_the_same(
+    quantize, coloured_digits, tmp_path
+):
+    images = coloured_digits[0][:50, :31]  # 31×32: a stride of 2 leaves a row over
+    image = keras.Input(images.shape[1:])
+    x = keras.layers.Conv2D(32, 1, strides=2, activation="relu")(image)
+    x = keras.layers.Conv2D(64, 1, strides=(3, 2), padding="same")(x)
+    x = keras.layers.Conv2D(64, (6, 8))(x)
+    x = keras.layers.Add()([keras.layers.Conv2D(64, 1)(x), keras.layers.Conv2D(64, 1)(x)])
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    converted = tmp_path / "converted.tflite"
+    tflite._convert(model, converted, quantize, images if quantize == "int8" else None)
+    assert contents(converted).operators["RESHAPE"] == 1
+    path = shutil.copy(converted, tmp_path / "rewritten.tflite")
+    rewrite_for_gpu(path)
+    operators = contents(path).operators
+    assert (operators["MAX_POOL_2D"], operators["CONV_2D"]) == (2, 5)
+    assert "RESHAPE" not in operators
+    before, after = (TFLiteFile(file)(images) for file in (converted, path))
+    # a dynamic file takes the range of a convolution's input, which now has fewer pixels
+    tolerance = 0 if quantize == "int8" else 0.03 * abs(before).max()
+    np.testing.assert_allclose(after, before, rtol=0, atol=tolerance)
+    once = path.read_bytes()
+    rewrite_for_gpu(path)
+    assert path.read_bytes() == once
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,13 @@ from keras_resnet18.exporters.compare import (
 )
 from keras_resnet18.files import TFLITE
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import add_metadata, append_files, contents, keep_softmax_float
+from keras_resnet18.tflite_file import (
+    add_metadata,
+    append_files,
+    contents,
+    keep_softmax_float,
+    rewrite_for_gpu,
+)
 
 # Calibration finds the range of each tensor; ranges settle after a few hundred images
 CALIBRATION_IMAGES = 300
@@ -110,12 +116,10 @@ def export_tflite(
         if quantize == "int8":
             keep_softmax_float(new)
         own = spec
-        if (
-            quantize in ("dynamic", "int8")
-            and validation is not None
-            and spec.threshold is not None
-        ):
-            own = _with_own_threshold(spec, TFLiteFile(new), validation, shape)
+        if quantize in ("dynamic", "int8"):
+            rewrite_for_gpu(new)
+            if validation is not None and spec.threshold is not None:
+                own = _with_own_threshold(spec, TFLiteFile(new), validation, shape)
         add_metadata(new, metadata.pack(metadata.describe_model(twin, own, about)))
         append_files(new, {LABELS_FILE: own.labels_txt(), SPEC_FILE: own.to_json()})
         return open_checked(new, twin)
