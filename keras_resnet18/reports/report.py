@@ -247,9 +247,9 @@ def _made(run: Run) -> dict[str, str]:
     """Source, network, time, versions and device, by name."""
     environment, metrics, network = run.environment, run.metrics, run.recipe.network
     sizes = {kind: split["n"] for kind, split in environment["images"].items()}
-    batch = max(1, min(run.recipe.batch_size, sizes["train"]))
-    images = max(1, sizes["train"] // batch) * batch  # of an epoch
-    seconds = sum(images / row["images_per_second"] for row in run.history)
+    batch = min(run.recipe.batch_size, sizes["train"])
+    # of its steps: a limit in minutes may end the last epoch early
+    seconds = sum(row["steps"] * batch / row["images_per_second"] for row in run.history)
     listed = ", ".join(f"{kind} {n:,}" for kind, n in sizes.items())
     return {
         "images": f"{run.source or 'arrays'} ({listed})",

@@ -185,3 +185,13 @@ def test_the_map_of_a_class_is_its_weights_times_the_last_maps(network):
 def test_another_head_has_no_map():
     model = build_tiny(input_shape=(8, 8, 3), classes=3, stem="small", dropout=0)
     assert activation_maps(model, np.zeros((1, 8, 8, 3), np.uint8), np.array([0])) is None
+
+
+def test_the_training_time_counts_the_steps_that_were_taken(copy):
+    rows = [{**row, "steps": 2.0, "images_per_second": 0.1} for row in copy.history]
+    rows[-1]["steps"] = 1.0  # a limit in minutes came in the middle of the epoch
+    copy.write_history(rows)
+    batch = min(copy.recipe.batch_size, copy.environment["images"]["train"]["n"])
+    minutes = sum(row["steps"] for row in rows) * batch / 0.1 / 60
+    page = report(copy).read_text(encoding="utf-8")
+    assert f"{minutes:.0f} min" in page
