@@ -36,7 +36,7 @@ AnySource = Source | str | os.PathLike[str]
 
 ON_BAD_IMAGE = ("raise", "skip")
 
-_QUICK = 10**9  # bytes of image files, which two cores decode in about 10 seconds
+_QUICK = 10**9  # bytes of image files: to decode them takes less time than an epoch
 
 _MUCH_UNSEEN = 0.2  # a photo of 4 to 3 in a square loses 0.25
 
@@ -91,7 +91,7 @@ def look(
     """Opens images for a new training, and says what would spoil it.
 
     Copies are images of the same pixels. All images are decoded to find them, and to find broken
-    ones, with `dedupe`, with `on_bad_image="skip"` and where that takes seconds; of larger sets the
+    ones, with `dedupe`, with `on_bad_image="skip"` and in sets of up to 1 GB; of larger sets the
     validation and test images are decoded, and copies are files of the same bytes.
 
     Raises:
