@@ -102,6 +102,7 @@ def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Co
         facts = [fact for fact in facts if fact.name in used]
     copies = on_copies(same_content(images, {fact.name: fact.digest for fact in facts}))
     findings = [*on_files(facts), *copies, *on_classes(images), *on_sizes(facts)]
+    findings += [Finding("unused columns", False, warning) for warning in images.warnings]
     findings.sort(key=lambda finding: not finding.spoils)
     n = sum(fact.error is None for fact in facts)
     return Check(images.name, n, counts_of(images), images.notes, tuple(findings))

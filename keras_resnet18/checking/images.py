@@ -171,6 +171,7 @@ def _refuse_broken(root: Path, facts: Sequence[Facts]) -> None:
 def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     """Lines for the beginning of a training: classes, what is left out, copies, what is unseen."""
     yield counts_in_words(images.source)
+    yield from images.source.warnings
     for name, reason in images.left_out.items():
         yield f"left out: {name}: {reason}"
     for finding in images.findings:

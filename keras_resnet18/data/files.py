@@ -207,6 +207,7 @@ def open_files(
         classes=classes,
         splits={kind: _split(listing.root, used[kind], classes, plain) for kind in SPLITS},
         notes=listing.notes,
+        warnings=listing.warnings,
         folder=listing.root,
     ).with_notes_on(
         dict.fromkeys(wanted, f"about 10 % of {listing.origins['train']} by hash")

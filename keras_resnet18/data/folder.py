@@ -27,8 +27,8 @@ SPLIT_NAMES: dict[str, SplitName] = {
     "test": "test",
 }
 
-# Other words in the names of folders that are likely to be splits
-_SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
+# Words in the names of folders, or in the cells of a table, that are likely to be splits
+SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
     **dict.fromkeys(("training", "trainset"), "train"),
     "dev": "validation",
     **dict.fromkeys(("testing", "testset", "eval", "pred"), "test"),
@@ -76,12 +76,14 @@ class Listing:
         given: The images of each split that is named, `"train"` among them.
         origins: Where the images of each of these splits come from, for the notes.
         notes: Other notes for the person.
+        warnings: Sentences on what may spoil a training.
     """
 
     root: Path
     given: Mapping[SplitName, Sequence[ImageFile]]
     origins: Mapping[SplitName, str]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -283,7 +285,7 @@ def split_like(names: Iterable[str]) -> dict[str, SplitName]:
     found: dict[str, SplitName] = {}
     for name in names:
         words = re.findall("[a-z]+", name.lower())
-        kinds = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        kinds = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
         if len(kinds) == 1 and len(words) <= 2:
             found[name] = kinds.pop()
     return found

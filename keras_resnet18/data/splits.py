@@ -86,6 +86,7 @@ class Source:
         image_size: (height, width) where all images are known to share it, else None.
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
         folder: The folder that the images' names are relative to; None if they are not files.
+        warnings: Sentences on what may spoil a training, for `train` and `check`.
 
     Raises:
         InputError: For fewer than two classes, a name that is not one line of text, an empty split,
@@ -99,6 +100,7 @@ class Source:
     image_size: tuple[int, int] | None = None
     spec: str | None = None
     folder: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
