@@ -116,10 +116,22 @@ def test_uneven_classes_and_those_without_held_out_images_are_named(tmp_path):
 def test_class_names_that_differ_only_in_case_or_are_like_splits_spoil(tmp_path):
     draw_images(tmp_path, {"ant": 4, "bee": 4, "蝉": 4})
     (tmp_path / "bee").rename(tmp_path / "Ant")
-    (tmp_path / "蝉").rename(tmp_path / "test_set")
+    for top in ("train_set", "test_set"):
+        draw_images(tmp_path / top, {"ant": 2, "bee": 2})
     found = check(tmp_path)
     assert "'Ant', 'ant'" in finding(found, "names alike").text
-    assert "'test_set' as test/" in finding(found, "named like splits").text and found.spoiled
+    text = finding(found, "named like splits").text
+    assert text.endswith("'test_set' as test/, 'train_set' as train/") and found.spoiled
+
+
+def test_classes_with_a_word_of_splits_are_classes(tmp_path):
+    draw_images(tmp_path, {"ant": 5, "bee": 5, "蝉": 5})
+    (tmp_path / "ant").rename(tmp_path / "test_tube")
+    (tmp_path / "train_station").mkdir()
+    (tmp_path / "bee").rename(tmp_path / "train_station/hall")
+    (tmp_path / "蝉").rename(tmp_path / "cat")
+    found = check(tmp_path)
+    assert {*found.counts["train"]} == {"test_tube", "train_station", "cat"} and not found.spoiled
 
 
 @pytest.mark.parametrize(
@@ -177,8 +189,11 @@ def test_folders_that_are_all_named_like_splits_are_not_trained_on(tmp_path, top
 
 
 def test_words_that_contain_those_of_splits_are_classes():
-    assert split_like(["trains", "contest", "testament", "valley", "steam train engine"]) == {}
-    assert split_like(["train_data"]) == {"train_data": "train"}
+    names = ["trains", "contest", "testament", "valley", "steam train engine"]
+    assert split_like([f"{name}/ant/1.png" for name in names]) == {}
+    named = {"train_data": "train", "test_data": "test", "seg_pred": "test"}
+    images = ["train_data/ant/1.png", "test_data/ant/2.png", "seg_pred/3.png", *names]
+    assert split_like([path for path in images if "/" in path]) == named
 
 
 def test_arrays_are_checked_by_their_numbers(digits):
