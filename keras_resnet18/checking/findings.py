@@ -262,13 +262,8 @@ def on_classes(source: Source) -> Iterator[Finding]:
         )
         yield Finding("uneven classes", False, text)
     yield from on_names(source)
-    folders = {place.class_name: f"{place.class_name}/" for place in places(source)}
-    from_class = (
-        place.name[place.name.find(folders[place.class_name]) :]
-        for place in places(source)
-        if folders[place.class_name] in place.name
-    )
-    if named := split_like(from_class):
+    tops = ((place.class_name, place.name) for place in places(source))
+    if named := split_like(f"{top}/{name.partition(f'{top}/')[2]}" for top, name in tops):
         likely = ", ".join(f"{name!r} as {split}/" for name, split in named.items())
         text = f"classes named like splits: rename them if they are splits, {likely}"
         yield Finding("named like splits", True, text)
