@@ -303,7 +303,7 @@ def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Fi
         what = f"white from {max_value:,} on"
     text = (
         f"16-bit files: {len(used):,}, with values up to {largest:,}, become {what} by "
-        f"max_value={max_value}; --set max_value={fitting} in training scales them by {fitting:,}"
+        f"max_value={max_value}; settings='max_value={fitting}' scales them by {fitting:,}"
     )
     yield Finding("16-bit range", False, text, tuple(used))
 

@@ -370,7 +370,7 @@ def deep(tmp_path):
 def test_16_bit_files_that_use_a_part_of_their_range_are_said(training, deep):
     text = (
         "with values up to 4,095, become 17 levels of 256 by max_value=65535; "
-        "--set max_value=4095 in training scales them by 4,095"
+        "settings='max_value=4095' scales them by 4,095"
     )
     folder = deep(False)
     found = check(folder)
