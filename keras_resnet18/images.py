@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.preprocess import FULL_RANGE, Preprocess
 
 MAX_PIXELS = 89_478_485  # of an image: where Pillow begins to warn; 268 MB once it is decoded
 
@@ -36,6 +36,9 @@ if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's lic
     pillow_heif.register_heif_opener()
     FORMATS["HEIF"] = (".heic", ".heif")
     FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
+
+_PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes; byte 24 is its bits, byte 25 its kind of colours
+_GREY = 0
 
 # Markers of JPEG (ITU T.81, table B.1) that are not part of a scan's data
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])", re.DOTALL)
@@ -66,7 +69,9 @@ def is_image_name(name: str | os.PathLike[str]) -> bool:
     return any(lower.endswith(suffixes) for suffixes in FORMATS.values())
 
 
-def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint8]:
+def decode_image(
+    data: bytes, *, name: str | None = None, max_value: int = FULL_RANGE
+) -> npt.NDArray[np.uint8]:
     """Decodes an image to the way a person sees it.
 
     EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
@@ -76,23 +81,30 @@ def decode_image(data: bytes, *, name: str | None = None) -> npt.NDArray[np.uint
     Args:
         data: A JPEG, PNG, BMP, GIF, WebP or AVIF file; HEIC with the extra `heic`.
         name: What an error should call the image; its number of bytes by default.
+        max_value: Value that is white in 16-bit grey, as `Preprocess` has it.
 
     Returns:
         uint8 array of shape (height, width, 3), 0 to 255.
 
     Raises:
-        InputError: If `data` is of another format, damaged, cut short or of over MAX_PIXELS.
+        InputError: If `data` is of another format, damaged, cut short or of over MAX_PIXELS; and
+            for 16-bit colours with a `max_value` other than 65,535.
     """
     try:
+        if max_value != FULL_RANGE and data[:8] == _PNG and data[24] == 16 and data[25] != _GREY:
+            raise ValueError("16-bit colors, which max_value cannot scale: make them 8-bit or grey")
         with _opened(io.BytesIO(data)) as image:
             image.load()
             turn = _TURNS.get(orientation(image.info.get("exif", b"")))
-            return np.array(_as_rgb(image if turn is None else image.transpose(turn)))
+            upright = image if turn is None else image.transpose(turn)
+            return np.array(_as_rgb(upright, max_value))
     except Exception as error:  # broken bytes make Pillow raise nearly anything, and only they vary
         raise InputError(_refusal(name or f"{len(data)} bytes", error)) from error
 
 
-def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: str | os.PathLike[str], *, max_value: int = FULL_RANGE
+) -> npt.NDArray[np.uint8]:
     """Reads an image file; see `decode_image`.
 
     Returns:
@@ -105,7 +117,15 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(_unreadable(os.fspath(path), error.strerror)) from error
-    return decode_image(data, name=os.fspath(path))
+    return decode_image(data, name=os.fspath(path), max_value=max_value)
+
+
+def largest_value(data: bytes) -> int | None:
+    """Largest value of a 16-bit grey image file, 0 to 65,535; None for any other image."""
+    if data[:8] != _PNG or data[24:26] != bytes((16, _GREY)):
+        return None
+    with _opened(io.BytesIO(data)) as image:
+        return int(np.asarray(image).max())
 
 
 def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
@@ -313,10 +333,11 @@ def _refusal(name: str, error: Exception) -> str:
     )
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, max_value: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips at 255
         grey = np.asarray(image)
-        levels = np.rint(grey.astype(np.float32) / 257).astype(np.uint8)
+        scaled = grey.astype(np.float32) / (max_value / 255)
+        levels = np.rint(scaled.clip(0, 255)).astype(np.uint8)
         levels[grey == image.info.get("transparency", -1)] = 255
         image = Image.fromarray(levels)
     if image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:

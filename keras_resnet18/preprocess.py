@@ -20,6 +20,8 @@ _INTERPOLATIONS = ("bilinear", "bicubic")
 _FITS = ("crop", "pad", "squash")
 _LARGEST_SIDE = 16_384
 
+FULL_RANGE = 65_535  # the largest value of 16 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
@@ -39,6 +41,9 @@ class Preprocess:
         fit: `"crop"` keeps the proportions and covers the size: the ends of a long image are never
             seen. `"pad"` keeps the proportions and shows the whole image, with black bars.
             `"squash"` shows the whole image and gives up the proportions.
+        max_value: Value that is white in 16-bit grey files, 1 to 65,535, such as 4,095 for 12-bit
+            data. Files are scaled by it to 0 to 255, and higher values are white too. Files of 8
+            bits, arrays and exported models' pixels are 0 to 255 whatever it is.
 
     Raises:
         InputError: For a value outside of these ranges.
@@ -51,17 +56,21 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     fit: str = "crop"
+    max_value: int = FULL_RANGE
 
     def __post_init__(self) -> None:
         for name, kind in (("size", int), ("mean", float), ("std", float)):
             object.__setattr__(self, name, _plain(getattr(self, name), kind))
         object.__setattr__(self, "crop_ratio", _plain(self.crop_ratio, float))
+        object.__setattr__(self, "max_value", _plain(self.max_value, int))
         size = f"(height, width), two whole numbers from 1 to {_LARGEST_SIDE:,}"
         within("size", self.size, _all_within(self.size, 2, int, 1, _LARGEST_SIDE), size)
         crop_ratio = _all_within((self.crop_ratio,), 1, float, 0.1, 1)
         within("crop_ratio", self.crop_ratio, crop_ratio, "a number from 0.1 to 1")
         one_of("interpolation", self.interpolation, _INTERPOLATIONS)
         one_of("fit", self.fit, _FITS)
+        max_value = _all_within((self.max_value,), 1, int, 1, FULL_RANGE)
+        within("max_value", self.max_value, max_value, f"a whole number from 1 to {FULL_RANGE:,}")
         within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
         mean, std = "three numbers from 0 to 1", "three numbers from 0.001 to 1"
         within("mean", self.mean, _all_within(self.mean, 3, float, 0, 1), mean)

@@ -277,6 +277,8 @@ class Recipe:
             `Preprocess` has it; None for the way of published weights, `"crop"` without any.
         crop_ratio: Fraction of each side that evaluation keeps, 0.1 to 1; None for the ratio of
             published weights, 0.875 for other pretrained weights, 1 from scratch.
+        max_value: Value that is white in 16-bit grey files, 1 to 65,535, such as 4,095 for 12-bit
+            data; None for that of published weights, 65,535.
         precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
         patience: Epochs without a better one after which the training ends, in fine-tuning those
@@ -298,6 +300,7 @@ class Recipe:
     image_size: int | tuple[int, int] | None = None
     fit: str | None = None
     crop_ratio: float | None = None
+    max_value: int | None = None
     precision: str = "auto"
     seed: int = 0
     patience: int | None = None
@@ -319,6 +322,7 @@ class Recipe:
             allowed = f"{least} or more with network.stem={stem!r}"
             within("image_size", self.image_size, min(self.input_size) >= least, allowed)
         given = {"size": self.input_size, "fit": self.fit, "crop_ratio": self.crop_ratio}
+        given["max_value"] = self.max_value
         Preprocess.from_dict(without_none(given))  # its ranges
         one_of("precision", self.precision, PRECISIONS)
         if self.patience is not None:

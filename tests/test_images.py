@@ -18,6 +18,7 @@ from keras_resnet18.images import (
     image_format,
     is_image_name,
     jpeg_damage,
+    largest_value,
     orientation,
     read_image,
 )
@@ -192,3 +193,23 @@ def test_a_jpeg_that_is_damaged_inside_is_told_from_a_whole_one(options, damage,
     damaged = damage(data)
     decode_image(damaged)  # as if it were whole
     assert re.search(reason, jpeg_damage(damaged))
+
+
+def test_16_bit_grey_is_scaled_by_a_stated_maximum_and_nothing_else_is():
+    grey = np.array([[0, 16, 2048, 4095, 5000]], np.uint16)
+    data = encoded(Image.fromarray(grey), "PNG")
+    assert decode_image(data)[0, :, 0].tolist() == [0, 0, 8, 16, 19]
+    scaled = decode_image(data, max_value=4095)
+    assert scaled[0, :, 1].tolist() == [0, 1, 128, 255, 255]  # higher values are white too
+    assert largest_value(data) == 5000
+    for kind in ("PNG", "JPEG"):
+        data = encoded(Image.fromarray(QUARTERS), kind)
+        np.testing.assert_array_equal(decode_image(data, max_value=4095), decode_image(data))
+        assert largest_value(data) is None
+
+
+def test_16_bit_colours_are_not_scaled_wrongly_but_refused():
+    data = tf.io.encode_png(np.full((4, 4, 3), 4095, np.uint16)).numpy()
+    assert (decode_image(data) == 15).all()
+    with pytest.raises(InputError, match="16-bit colors, which max_value cannot scale"):
+        decode_image(data, max_value=4095)

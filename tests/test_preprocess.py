@@ -51,7 +51,7 @@ def pillow_crop(image, cover, size, filter_):
 def test_a_spec_survives_json_and_is_checked_again():
     numbers = np.array([160, 192]).tolist(), np.float32(0.5)
     spec = Preprocess(
-        *numbers, "bicubic", False, (0.5, 0.5, 0.5), [np.float64(0.25), 0.5, 1], "pad"
+        *numbers, "bicubic", False, (0.5, 0.5, 0.5), [np.float64(0.25), 0.5, 1], "pad", 4095
     )
     read = Preprocess.from_dict(json.loads(json.dumps(spec.to_dict())))
     assert read == spec and hash(read) == hash(spec)
@@ -68,6 +68,7 @@ def test_the_default_is_the_published_evaluation_of_resnet18():
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
         "fit": "crop",
+        "max_value": 65535,
     }
 
 
@@ -85,6 +86,9 @@ def test_the_default_is_the_published_evaluation_of_resnet18():
         ({"interpolation": "lanczos"}, "bilinear, bicubic"),
         ({"fit": "stretch"}, "crop, pad, squash"),
         ({"antialias": 1}, "true or false"),
+        ({"max_value": 0}, "a whole number from 1 to 65,535"),
+        ({"max_value": 65536}, "a whole number from 1 to 65,535"),
+        ({"max_value": 1.0}, "a whole number from 1 to 65,535"),
         ({"mean": (0.5, 0.5)}, "three numbers from 0 to 1"),
         ({"mean": (123.7, 116.3, 103.5)}, "three numbers from 0 to 1"),
         ({"mean": "rgb"}, "three numbers from 0 to 1"),

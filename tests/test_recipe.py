@@ -33,6 +33,7 @@ def test_a_recipe_without_a_default_left_survives_toml():
         image_size=(96, 128),
         fit="pad",
         crop_ratio=0.9,
+        max_value=4095,
         precision="mixed_bfloat16",
         seed=5,
         network=Network("plain34", "small", dropout=0.2),

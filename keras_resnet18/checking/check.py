@@ -18,6 +18,7 @@ from keras_resnet18.checking.findings import (
     on_classes,
     on_copies,
     on_files,
+    on_range,
     on_sizes,
     places,
     same_content,
@@ -101,7 +102,9 @@ def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Co
         used = {place.name for place in places(images)} | broken.keys()
         facts = [fact for fact in facts if fact.name in used]
     copies = on_copies(same_content(images, {fact.name: fact.digest for fact in facts}))
-    findings = [*on_files(facts), *copies, *on_classes(images), *on_sizes(facts)]
+    findings = [*on_files(facts), *copies, *on_classes(images), *on_range(facts)]
+    findings += on_sizes(facts)
+    findings += [Finding("unused columns", False, warning) for warning in images.warnings]
     findings.sort(key=lambda finding: not finding.spoils)
     n = sum(fact.error is None for fact in facts)
     return Check(images.name, n, counts_of(images), images.notes, tuple(findings))

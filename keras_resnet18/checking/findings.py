@@ -24,8 +24,9 @@ from keras_resnet18.data.folder import split_like
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, listed
-from keras_resnet18.images import FORMATS, decode_image, image_format, jpeg_damage
+from keras_resnet18.images import FORMATS, decode_image, image_format, jpeg_damage, largest_value
 from keras_resnet18.machine import cpu_count
+from keras_resnet18.preprocess import FULL_RANGE
 from keras_resnet18.recipe import SPLITS, SplitName
 
 _BLANK = 8  # levels between the darkest and the brightest value, at most
@@ -48,6 +49,7 @@ class Facts:
         size: (height, width) in pixels, upright.
         digest: SHA-256 of size and pixels; empty if it cannot be decoded.
         spread: Largest difference between two values of a channel, 0 to 255.
+        largest: Largest value of a 16-bit grey file, 0 to 65,535; None for any other.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Facts:
     size: tuple[int, int] = (0, 0)
     digest: str = ""
     spread: int = 0
+    largest: int | None = None
 
 
 def inspect_files(root: Path, names: Sequence[str], console: Console) -> list[Facts]:
@@ -93,7 +96,8 @@ def _inspect_file(root: Path, name: str) -> Facts:
         return Facts(name, error=reason or str(error))
     if damage := jpeg_damage(data):
         return Facts(name, error=damage)
-    return facts_of(name, pixels, image_format(io.BytesIO(data)))
+    found = facts_of(name, pixels, image_format(io.BytesIO(data)))
+    return dataclasses.replace(found, largest=largest_value(data))
 
 
 def facts_of(name: str, pixels: npt.NDArray[np.uint8], kind: str | None = None) -> Facts:
@@ -258,7 +262,8 @@ def on_classes(source: Source) -> Iterator[Finding]:
         )
         yield Finding("uneven classes", False, text)
     yield from on_names(source)
-    if named := split_like(source.classes):
+    tops = ((place.class_name, place.name) for place in places(source))
+    if named := split_like(f"{top}/{name.partition(f'{top}/')[2]}" for top, name in tops):
         likely = ", ".join(f"{name!r} as {split}/" for name, split in named.items())
         text = f"classes named like splits: rename them if they are splits, {likely}"
         yield Finding("named like splits", True, text)
@@ -284,6 +289,23 @@ def _as_read(name: str) -> str:
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
     text = " ".join(text.split()).casefold()
     return str(Fraction(text)) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?", text) else text
+
+
+def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Finding]:
+    """16-bit files that use a part of the range up to `max_value`, or more than it."""
+    used = {fact.name: fact.largest for fact in facts if fact.largest is not None}
+    largest = max(used.values(), default=max_value)
+    fitting = max(2 ** largest.bit_length() - 1, 1)
+    if largest > max_value // 2 and largest <= max_value:
+        return
+    what = f"{round(255 * largest / max_value) + 1} levels of 256"
+    if largest > max_value:
+        what = f"white from {max_value:,} on"
+    text = (
+        f"16-bit files: {len(used):,}, with values up to {largest:,}, become {what} by "
+        f"max_value={max_value}; settings='max_value={fitting}' scales them by {fitting:,}"
+    )
+    yield Finding("16-bit range", False, text, tuple(used))
 
 
 def on_sizes(facts: Sequence[Facts]) -> Iterator[Finding]:

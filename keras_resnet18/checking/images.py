@@ -21,6 +21,7 @@ from keras_resnet18.checking.findings import (
     inspect_files,
     on_copies,
     on_names,
+    on_range,
     places,
     same_content,
 )
@@ -50,7 +51,7 @@ class Images:
         split_seed: Seed of the hash split.
         left_out: Files that are not used, and why.
         findings: What was found about class names and copies, for the metrics.
-        sizes: (height, width) of the images that were decoded to be checked.
+        decoded: Facts of the images that were decoded to be checked.
         compared_by: What copies share, "pixels" or "bytes"; None where they were not looked for.
     """
 
@@ -58,8 +59,15 @@ class Images:
     split_seed: int = 0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    decoded: tuple[Facts, ...] = ()
     compared_by: str | None = None
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the images, as far as they are known."""
+        if self.source.image_size is not None:
+            return [self.source.image_size]
+        return [fact.size for fact in self.decoded]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -112,8 +120,7 @@ def look(
                 f"dedupe compares image files. Received: {found.name!r}, whose images are not "
                 "files. `check` finds their copies."
             )
-        one_size = [] if found.image_size is None else [found.image_size]
-        return Images(found, split_seed, left_out, tuple(on_names(found)), tuple(one_size))
+        return Images(found, split_seed, left_out, tuple(on_names(found)))
     names = [place.name for place in places(found)]
     quick = sum((root / name).stat().st_size for name in names) <= _QUICK
     compared_by = "pixels" if facts or dedupe or quick else "bytes"
@@ -132,8 +139,8 @@ def look(
         groups = [[place for place in group if place.name not in copies] for group in groups]
     copies_left = on_copies(group for group in groups if len(group) > 1)
     findings = (*on_names(found), *copies_left)
-    sizes = tuple(fact.size for fact in facts if fact.error is None)
-    return Images(found, split_seed, left_out, findings, sizes, compared_by)
+    decoded = tuple(fact for fact in facts if fact.error is None)
+    return Images(found, split_seed, left_out, findings, decoded, compared_by)
 
 
 def look_again(source: Source, compared_by: str | None, console: Console) -> tuple[Finding, ...]:
@@ -171,12 +178,15 @@ def _refuse_broken(root: Path, facts: Sequence[Facts]) -> None:
 def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     """Lines for the beginning of a training: classes, what is left out, copies, what is unseen."""
     yield counts_in_words(images.source)
+    yield from images.source.warnings
     for name, reason in images.left_out.items():
         yield f"left out: {name}: {reason}"
     for finding in images.findings:
         yield finding.text
     if images.compared_by == "bytes":
         yield "copies were looked for by their bytes; dedupe=True and `check` compare pixels"
+    for finding in on_range(images.decoded, preprocess.max_value):
+        yield finding.text
     unseen, ratio = preprocess.fraction_unseen(images.sizes), preprocess.crop_ratio
     # what crop_ratio takes from an image of the input's proportions is the field's custom
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:

@@ -71,7 +71,9 @@ class Classifier:
         Raises:
             InputError: If the file is not an image.
         """
-        return resize_and_crop(read_image(path), self.preprocess)
+        return resize_and_crop(
+            read_image(path, max_value=self.preprocess.max_value), self.preprocess
+        )
 
     def with_threshold(self, threshold: float) -> Classifier:
         """The same classifier with another score threshold."""
@@ -134,7 +136,7 @@ def open_images(
             f"the images must have the classifier's classes, {listed(spec.labels)}. "
             f"Received: {name} with {listed(source.classes)}"
         )
-    return source
+    return source if spec.preprocess is None else source.scaled(spec.preprocess.max_value)
 
 
 def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:

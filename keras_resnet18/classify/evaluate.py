@@ -196,6 +196,10 @@ def _open(
     splits = SPLITS if split == "all" else (split,)
     if data is not None and split == "all":
         whole = open_whole(data, classifier.spec.labels)
+        if classifier.spec.preprocess is not None:
+            value = classifier.spec.preprocess.max_value
+            scaled = tuple(part.scaled_by(value) for part in whole.splits)
+            whole = dataclasses.replace(whole, splits=scaled)
     else:
         source = classifier.open_images(data, splits)
         whole = whole_of(source, classifier.spec.labels, split)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 import hashlib
 import os
 import struct
@@ -26,6 +28,7 @@ from keras_resnet18.images import (
     orientation,
     read_image,
 )
+from keras_resnet18.preprocess import FULL_RANGE
 from keras_resnet18.recipe import SPLITS
 
 # Receives the number of files that were done since its last call, and of all
@@ -207,6 +210,7 @@ def open_files(
         classes=classes,
         splits={kind: _split(listing.root, used[kind], classes, plain) for kind in SPLITS},
         notes=listing.notes,
+        warnings=listing.warnings,
         folder=listing.root,
     ).with_notes_on(
         dict.fromkeys(wanted, f"about 10 % of {listing.origins['train']} by hash")
@@ -258,7 +262,11 @@ def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]
 
 
 def _split(
-    root: Path, images: Sequence[ImageFile], classes: Sequence[str], plain: set[str]
+    root: Path,
+    images: Sequence[ImageFile],
+    classes: Sequence[str],
+    plain: set[str],
+    max_value: int = FULL_RANGE,
 ) -> Split:
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     labels = np.array([index_of[image.class_name] for image in images], np.int64)
@@ -267,7 +275,7 @@ def _split(
     is_plain = on_cpu([name in plain for name in names])
 
     def read(path: bytes) -> np.ndarray:
-        return read_image(os.fsdecode(path))
+        return read_image(os.fsdecode(path), max_value=max_value)
 
     def image(index: tf.Tensor) -> StoredImage:
         data = tf.cond(is_plain[index], lambda: tf.io.read_file(paths[index]), lambda: "")
@@ -278,4 +286,6 @@ def _split(
         for name, (size, digest) in zip(names, files, strict=True):
             yield os.fsencode(f"{name} {size} ") + digest + b"\n"
 
-    return indexed_split(labels, image, names, content)
+    split = indexed_split(labels, image, names, content)
+    scaled = functools.partial(_split, root, images, classes, plain)
+    return dataclasses.replace(split, scaled=scaled)

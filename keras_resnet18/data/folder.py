@@ -10,7 +10,7 @@ import heapq
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -27,8 +27,8 @@ SPLIT_NAMES: dict[str, SplitName] = {
     "test": "test",
 }
 
-# Other words in the names of folders that are likely to be splits
-_SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
+# Words in the names of folders, or in the cells of a table, that are likely to be splits
+SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
     **dict.fromkeys(("training", "trainset"), "train"),
     "dev": "validation",
     **dict.fromkeys(("testing", "testset", "eval", "pred"), "test"),
@@ -76,12 +76,14 @@ class Listing:
         given: The images of each split that is named, `"train"` among them.
         origins: Where the images of each of these splits come from, for the notes.
         notes: Other notes for the person.
+        warnings: Sentences on what may spoil a training.
     """
 
     root: Path
     given: Mapping[SplitName, Sequence[ImageFile]]
     origins: Mapping[SplitName, str]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -210,8 +212,8 @@ def _split_folders(tree: Tree, name: str) -> dict[SplitName, str]:
     kinds = list(splits.values())
     classes_on_top = len(splits) < len(tops)
     if not splits or (kinds == ["train"] and classes_on_top):
-        likely = split_like(tops)
-        if len(tops) > 1 and len(likely) == len(tops):
+        likely = split_like(path for path in tree.images if "/" in path)
+        if len(likely) == len(tops) > 1:
             renames = ", ".join(f"{top!r} to {split}/" for top, split in likely.items())
             raise InputError(
                 "classes lie in one folder each, or below train/, val/ and test/. "
@@ -278,12 +280,24 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def split_like(names: Iterable[str]) -> dict[str, SplitName]:
-    """Names of folders that look like those of splits, and which: `{"seg_test": "test"}`."""
+def split_like(paths: Iterable[str]) -> dict[str, SplitName]:
+    """Folders on top that are likely to be splits, and which: `{"seg_test": "test"}`.
+
+    One word of their names is a split's, they are of two splits or more, and two of them hold
+    classes of one name.
+
+    Args:
+        paths: Images below the folders.
+    """
+    below: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        top, *others, _ = path.split("/")
+        below[top].update({*others[-1:]} - {top})
     found: dict[str, SplitName] = {}
-    for name in names:
+    for name in sorted(below):
         words = re.findall("[a-z]+", name.lower())
-        kinds = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        kinds = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
         if len(kinds) == 1 and len(words) <= 2:
             found[name] = kinds.pop()
-    return found
+    classes = Counter(class_name for name in found for class_name in below[name])
+    return found if len({*found.values()}) > 1 and max(classes.values(), default=0) > 1 else {}

@@ -156,6 +156,12 @@ def from_arrays(
             f"Received: {' and '.join(map(str, sizes))}. Resize them first."
         )
     highest = max(int(targets.max(initial=-1)) for _, targets in given.values())
+    lowest = min(int(targets.min(initial=highest)) for _, targets in given.values())
+    if lowest > 0 and (classes is None or highest >= len(classes)):
+        raise InputError(
+            f"labels must count from 0. Received: {name!r} with labels from {lowest} to {highest}. "
+            f"Subtract {lowest} from all of them."
+        )
     names = tuple(str(i) for i in range(highest + 1)) if classes is None else tuple(classes)
     if highest >= len(names) or len(set(names)) < len(names):
         raise InputError(

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.errors import InputError, listed
+from keras_resnet18.preprocess import FULL_RANGE
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.spec import ClassifierSpec
 
@@ -48,6 +49,8 @@ class Split:
         names: The images' POSIX paths relative to the folder, in the same order, or None.
         content: Gives what tells these images from others: names, sizes, first and last bytes of
             files, or pixels.
+        scaled: From a `Preprocess.max_value` to the same images, decoded with it; None where no
+            image is a file.
     """
 
     size: int
@@ -56,6 +59,11 @@ class Split:
     labels: npt.NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     content: Callable[[], Iterable[bytes]] = tuple
+    scaled: Callable[[int], Split] | None = None
+
+    def scaled_by(self, max_value: int) -> Split:
+        """The same images with 16-bit files scaled by `Preprocess.max_value`."""
+        return self if self.scaled is None or max_value == FULL_RANGE else self.scaled(max_value)
 
     def fingerprint(self) -> str:
         """SHA-256 of content and labels: two splits that share it hold the same images."""
@@ -86,6 +94,7 @@ class Source:
         image_size: (height, width) where all images are known to share it, else None.
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
         folder: The folder that the images' names are relative to; None if they are not files.
+        warnings: Sentences on what may spoil a training, for `train` and `check`.
 
     Raises:
         InputError: For fewer than two classes, a name that is not one line of text, an empty split,
@@ -99,6 +108,7 @@ class Source:
     image_size: tuple[int, int] | None = None
     spec: str | None = None
     folder: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -130,6 +140,11 @@ class Source:
             return []
         counts = np.bincount(labels, minlength=len(self.classes))
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
+
+    def scaled(self, max_value: int) -> Source:
+        """The same images with 16-bit files scaled by `Preprocess.max_value`."""
+        splits = {kind: split.scaled_by(max_value) for kind, split in self.splits.items()}
+        return dataclasses.replace(self, splits=splits)
 
     def with_notes_on(self, origins: Mapping[SplitName, str]) -> Source:
         """Adds what every source should say: where its splits come from, and what they lack.

@@ -57,6 +57,15 @@ def _decode(file: Any) -> Any:
 decode: Callable[[Any], Any] = tf.function(_decode, [tf.TensorSpec((), tf.string)], autograph=False)
 
 
+def refuse_16_bit(file: Any) -> Any:
+    """Returns a JPEG or PNG file with an assertion that it is not a PNG of 16 bits."""
+    bits = tf.pad(tf.io.decode_raw(file, tf.uint8), [[0, 25]])[24]
+    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    return _checked(
+        file, ~is_png | (bits != 16), "of 8 bits, scaled before by max_value", "16 bits"
+    )
+
+
 def _checked(file: Any, condition: Any, expected: str, received: Any) -> Any:
     """Returns the file with an assertion that runs before it is decoded."""
     message = f"an image must be {expected}. Received:"

@@ -15,8 +15,9 @@ from keras_resnet18.classify.exported import SPEC_IN_SAVED_MODEL, SavedModelFold
 from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import graph
 from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
-from keras_resnet18.exporters.image_bytes import decode
+from keras_resnet18.exporters.image_bytes import decode, refuse_16_bit
 from keras_resnet18.files import FLOAT32_TOLERANCE, INPUT, OUTPUT
+from keras_resnet18.preprocess import FULL_RANGE
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
 # Number of classes that `serve_bytes` returns
@@ -59,7 +60,8 @@ def export_saved_model(
       classes (all, if there are fewer), most probable first. The EXIF orientation of a JPEG is
       applied, that of a PNG is not (`predict` applies both). Transparent pixels are blended over
       white. A file of another format, a damaged file or one of over 89,478,485 pixels fails the
-      whole request with an InvalidArgumentError.
+      whole request with an InvalidArgumentError, and so does a PNG of 16 bits where
+      `spec.preprocess.max_value` scales those.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
       vector before the classifier; only if the model has a layer `head_pool`, as our builders make.
     - `labels`: no input → `labels`, strings (classes,), in the order of `probabilities`.
@@ -132,9 +134,13 @@ def _write_endpoints(model: keras.Model, path: Path, spec: ClassifierSpec) -> No
     def prepared(image: Any) -> Any:
         return image if preprocess is None else preprocess.resize_and_crop(image)
 
+    def decoded_one(file: Any) -> Any:
+        is_scaled = preprocess is not None and preprocess.max_value != FULL_RANGE
+        return prepared(decode(refuse_16_bit(file) if is_scaled else file))
+
     def decoded(image_bytes: Any) -> Any:
         spec = tf.TensorSpec(shape, "uint8")
-        return tf.map_fn(lambda file: prepared(decode(file)), image_bytes, fn_output_signature=spec)
+        return tf.map_fn(decoded_one, image_bytes, fn_output_signature=spec)
 
     def one_of(name: str, image: Any) -> dict[str, Any]:
         return {name: network(image)[name]}

@@ -22,7 +22,7 @@ from keras_resnet18.distributed import check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import Recipe, load_recipe
+from keras_resnet18.recipe import Recipe, load_recipe, without_none
 from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights.catalogue import find_weights
@@ -70,10 +70,10 @@ class Task:
     policy: str
     reason: str
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        """The images."""
-        return self.images.source
+        """The images, 16-bit files scaled as the preprocessing says."""
+        return self.images.source.scaled(self.preprocess.max_value)
 
     def __post_init__(self) -> None:
         self.class_weights  # noqa: B018  # or the error that says why there are none
@@ -337,5 +337,5 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
         preprocess = find_weights(recipe.finetune.weights).preprocess
     else:
         preprocess = Preprocess()
-    chosen: dict[str, Any] = {"size": size, "crop_ratio": recipe.crop_ratio, "fit": recipe.fit}
-    return dataclasses.replace(preprocess, **{k: x for k, x in chosen.items() if x is not None})
+    own = {key: getattr(recipe, key) for key in ("crop_ratio", "fit", "max_value")}
+    return dataclasses.replace(preprocess, size=size, **without_none(own))

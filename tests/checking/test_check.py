@@ -16,6 +16,7 @@ from small import draw_images
 
 from keras_resnet18 import Preprocess, check, from_arrays, report, train
 from keras_resnet18.checking.images import in_words, look
+from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.classify.evaluate import evaluate
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
@@ -116,10 +117,22 @@ def test_uneven_classes_and_those_without_held_out_images_are_named(tmp_path):
 def test_class_names_that_differ_only_in_case_or_are_like_splits_spoil(tmp_path):
     draw_images(tmp_path, {"ant": 4, "bee": 4, "蝉": 4})
     (tmp_path / "bee").rename(tmp_path / "Ant")
-    (tmp_path / "蝉").rename(tmp_path / "test_set")
+    for top in ("train_set", "test_set"):
+        draw_images(tmp_path / top, {"ant": 2, "bee": 2})
     found = check(tmp_path)
     assert "'Ant', 'ant'" in finding(found, "names alike").text
-    assert "'test_set' as test/" in finding(found, "named like splits").text and found.spoiled
+    text = finding(found, "named like splits").text
+    assert text.endswith("'test_set' as test/, 'train_set' as train/") and found.spoiled
+
+
+def test_classes_with_a_word_of_splits_are_classes(tmp_path):
+    draw_images(tmp_path, {"ant": 5, "bee": 5, "蝉": 5})
+    (tmp_path / "ant").rename(tmp_path / "test_tube")
+    (tmp_path / "train_station").mkdir()
+    (tmp_path / "bee").rename(tmp_path / "train_station/hall")
+    (tmp_path / "蝉").rename(tmp_path / "cat")
+    found = check(tmp_path)
+    assert {*found.counts["train"]} == {"test_tube", "train_station", "cat"} and not found.spoiled
 
 
 @pytest.mark.parametrize(
@@ -177,8 +190,11 @@ def test_folders_that_are_all_named_like_splits_are_not_trained_on(tmp_path, top
 
 
 def test_words_that_contain_those_of_splits_are_classes():
-    assert split_like(["trains", "contest", "testament", "valley", "steam train engine"]) == {}
-    assert split_like(["train_data"]) == {"train_data": "train"}
+    names = ["trains", "contest", "testament", "valley", "steam train engine"]
+    assert split_like([f"{name}/ant/1.png" for name in names]) == {}
+    named = {"train_data": "train", "test_data": "test", "seg_pred": "test"}
+    images = ["train_data/ant/1.png", "test_data/ant/2.png", "seg_pred/3.png", *names]
+    assert split_like([path for path in images if "/" in path]) == named
 
 
 def test_arrays_are_checked_by_their_numbers(digits):
@@ -331,3 +347,51 @@ def test_another_split_seed_deals_otherwise_and_the_run_keeps_it(training, tmp_p
 def test_what_to_do_about_a_bad_image_is_one_of_two_words(images):
     with pytest.raises(InputError, match="on_bad_image must be one of raise, skip"):
         train(images, "digits", "never", on_bad_image="ignore")
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """`deep(scale)` writes 12-bit images in 16-bit files, or the same ones scaled to 8 bits."""
+
+    def write(scale):
+        random = np.random.default_rng(0)
+        for number in range(60):
+            values = random.integers(0, 4096, (16, 16), np.uint16)
+            values[0, 0] = 4095
+            folder = tmp_path / ("scaled" if scale else "deep") / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            eight_bits = np.rint(values / (4095 / 255)).astype(np.uint8)
+            Image.fromarray(eight_bits if scale else values).save(folder / f"{number}.png")
+        return folder.parent
+
+    return write
+
+
+def test_16_bit_files_that_use_a_part_of_their_range_are_said(training, deep):
+    text = (
+        "with values up to 4,095, become 17 levels of 256 by max_value=65535; "
+        "settings='max_value=4095' scales them by 4,095"
+    )
+    folder = deep(False)
+    found = check(folder)
+    assert finding(found, "16-bit range").text == f"16-bit files: 60, {text}" and not found.spoiled
+    _, lines = training(folder)
+    (said,) = (line for line in lines if line.startswith("16-bit files"))
+    assert said.endswith(text)
+    _, lines = training(folder, "clipped", settings=["max_value=1000"])
+    assert any("become white from 1,000 on by max_value=1000" in line for line in lines)
+
+
+def test_16_bit_files_are_scaled_alike_in_training_evaluation_and_prediction(training, deep):
+    folder, scaled = deep(False), deep(True)
+    run, lines = training(folder, settings=["max_value=4095"])
+    assert not any(line.startswith("16-bit") for line in lines)
+    assert run.preprocess.max_value == 4095
+    same, _ = training(scaled, "same")
+    for split, of_run, of_same in (("test", None, None), ("all", str(folder), str(scaled))):
+        loss = evaluate(run, data=of_run, split=split).loss
+        assert loss == evaluate(same, data=of_same, split=split).loss
+    assert [r["loss"] for r in run.history] == [r["loss"] for r in same.history]
+    classifier = open_classifier(run)
+    pixels = [classifier.read(f / "a" / "0.png") for f in (folder, scaled)]
+    np.testing.assert_array_equal(*pixels)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from keras_resnet18 import check
 from keras_resnet18.checking.findings import digests_of_alike
 from keras_resnet18.classify.evaluate import open_whole
-from keras_resnet18.data.sources import open_source
+from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.recipe import SPLITS
 
@@ -74,7 +75,7 @@ def test_images_of_a_group_share_a_split(table):
         (HEAD, [["0.png", "a", "held out", ""]], "needs a split.*line 2, 'held out'"),
         (HEAD, [["0.png", "a", "", ""]], "needs a split.*line 2, ''"),
         (HEAD, [["0.png", "a", "train", ""], ["99.png", "a", "train", ""]], "there: '99.png'"),
-        (HEAD, [["0.png", "a", "train", ""], ["0.png", "b", "train", ""]], "more than one row"),
+        (HEAD, [["0.png", "a", "train", ""], ["0.png", "a", "train", ""]], "more than one row"),
         (HEAD, [["0.png", "a", "train", "x"], ["1.png", "b", "test", "x"]], "line 3, 'x'"),
         (HEAD, [["0.png", "a", "test", ""]], "needs training images"),
         (["path", "label"], [["0.png", "a", "b"]], "a cell for each column.*line 2, 'b'"),
@@ -91,7 +92,102 @@ def test_an_unusable_table_is_an_input_error_of_one_line(table, columns, rows, m
             open_whole(path, ("a", "b"))
 
 
-def test_a_table_in_another_encoding_is_an_input_error(tmp_path):
-    (tmp_path / "table.csv").write_bytes("path,label\nä.png,a\n".encode("latin-1"))
-    with pytest.raises(InputError, match="UTF-8"):
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_a_table_in_another_encoding_says_what_to_do(tmp_path, encoding):
+    (tmp_path / "table.csv").write_bytes("path,label\nä.png,a\n".encode(encoding))
+    with pytest.raises(InputError, match=r"in another encoding.*0x.*CSV UTF-8.*iconv") as caught:
         open_source(str(tmp_path / "table.csv"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv"])
+def test_a_table_as_windows_and_excel_write_it_opens(make_folder, separator, name):
+    images = [f"photos/{'ab'[i % 2]}/{i}.png" for i in range(20)]
+    folder = make_folder(*images)
+    rows = [["path", "label"], *([image.replace("/", "\\"), image[7]] for image in images)]
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in rows]
+    (folder / name).write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    used = names(open_source(folder / name))
+    assert sorted(name for of_split in used.values() for name in of_split) == sorted(images)
+
+
+def test_a_backslash_in_a_name_stays(make_folder):
+    folder = make_folder(*[f"{i}\\x.png" for i in range(20)])
+    lines = ["path,label", *(f"{i}\\x.png,{'ab'[i % 2]}" for i in range(20))]
+    (folder / "table.csv").write_text("\n".join(lines))
+    assert "0\\x.png" in sum(names(open_source(folder / "table.csv")).values(), ())
+
+
+def test_paths_from_the_working_directory_are_to_be_relative_to_the_table(
+    table, tmp_path, monkeypatch
+):
+    rows = [[f"{i}.png", "ab"[i % 2]] for i in range(60)]
+    (tmp_path / "tables").mkdir()
+    path = table(["path", "label"], rows, "tables/table.csv")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"relative to the table.*but in the working directory"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "kind"),
+    [
+        ("set", ["train", "valid"], "split"),
+        ("is_valid", ["False", "True"], "split"),
+        ("partition", ["0", "1"], "split"),
+        ("fold", ["1", "2"], "split"),
+        ("where", ["train", "test"], "split"),  # by its values
+        ("patient", ["p1", "p2"], "group"),
+        ("Subject_ID", ["7", "8"], "group"),
+        ("PatientID", ["7", "8"], "group"),
+        ("offset", ["7", "8"], None),
+        ("value", ["1", "2"], None),
+    ],
+)
+def test_columns_that_are_not_used_are_named_and_likely_ones_offered(table, column, cells, kind):
+    rows = [[f"{i}.png", "ab"[i % 2], cells[i // 2 % 2], "x"] for i in range(60)]
+    path = table(["path", "label", column, "note"], rows)
+    source = open_source(path)
+    named = f"columns of table.csv that are not used: {column.lower()!r}, 'note'"
+    assert named in source.notes
+    offered = [
+        f"columns that look like a {kind}, and are not used: {column.lower()!r}. Name the column "
+        f"{kind}, "
+    ]
+    assert [text[: len(offered[0])] for text in source.warnings] == offered * (kind is not None)
+    found = check(path)
+    warned = [one for one in found.findings if one.kind == "unused columns"]
+    assert [one.text for one in warned] == list(source.warnings)
+
+
+def test_a_column_that_is_used_leaves_none_to_offer(table):
+    rows = [[f"{i}.png", "ab"[i % 2], "train", f"g{i}", "p"] for i in range(50)]
+    rows += [[f"{i}.png", "ab"[i % 2], "test", "h", "p"] for i in range(50, 60)]
+    source = open_source(table([*HEAD, "patient"], rows))
+    assert source.warnings == () and "'patient'" in source.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "message"),
+    [
+        (HEAD[:2], [["0.png", "cats"], ["0.png", "animal"]], "'0.png' for 'cats', 'animal'"),
+        (HEAD[:2], [["0.png", '"cats,animal"'], ["1.png", "dogs"]], "such as 'cats,animal'"),
+        (HEAD[:2], [["0.png", "cats|animal"], ["1.png", "dogs"]], r"such as 'cats\|animal'"),
+        (HEAD[:2], [["0.png", '"cats, animal"'], ["1.png", "cats"]], "such as 'cats, animal'"),
+        (["path", "cat", "dog"], [["0.png", "0", "1"], ["1.png", "1", "1"]], "'cat', 'dog'"),
+        (["image", "cat", "dog"], [["0.png", "-1", "1"]], "columns of 0 and 1, 'cat', 'dog'"),
+    ],
+)
+def test_several_labels_of_an_image_are_said_to_be_unsupported(table, columns, rows, message):
+    path = table(columns, rows)
+    for call in (open_source, labelled_files):
+        with pytest.raises(InputError, match=f"multi-label.*not supported.*{message}") as caught:
+            call(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_several_names_is_one_class(table):
+    labels = ['"tench, Tinca tinca"', "crane", '"crane, bird"', '"goldfish, Carassius auratus"']
+    source = open_source(table(HEAD[:2], [[f"{i}.png", labels[i % 4]] for i in range(60)]))
+    assert "tench, Tinca tinca" in source.classes and len(source.classes) == 4

@@ -181,6 +181,21 @@ def test_damaged_idx_files_are_an_input_error(tmp_path):
         open_source(tmp_path)
 
 
+def test_labels_that_begin_at_1_are_said_to(tmp_path):
+    write_mnist(tmp_path)
+    for path in tmp_path.glob("*labels*"):
+        write_idx(path, LABELS[: 30 if "t10k" in path.name else 200] + 1)
+    highest = LABELS[:200].max() + 1
+    with pytest.raises(
+        InputError, match=f"from 0. Received: .* labels from 1 to {highest}. Subtract 1"
+    ):
+        open_source(tmp_path)
+    with pytest.raises(InputError, match="labels from 1 to 3"):  # as in MATLAB
+        from_arrays(IMAGES[:6], [1, 2, 3, 1, 2, 3], classes=["a", "b", "c"])
+    with pytest.raises(InputError, match="none of 'a'"):  # has a name, and no images
+        from_arrays(IMAGES[:6], [1, 2, 2, 1, 2, 1], classes=["a", "b", "c"])
+
+
 # Folders
 
 
@@ -240,10 +255,21 @@ def test_the_missing_split_is_carved_from_train(make_folder, own, kind, carved):
     assert f"{kind}: {own}/ (2 images)" in source.notes[0]
 
 
-@pytest.mark.parametrize("tops", [("train/a", "train/b"), ("bus", "car", "train")])
+@pytest.mark.parametrize(
+    "tops",
+    [
+        ("train/a", "train/b"),
+        ("bus", "car", "train"),
+        ("bullet_train", "freight_train"),
+        ("bullet_train/day", "freight_train/day"),  # of one split
+        ("test_tube", "train_station"),
+        ("test_tube/glass", "train_station/hall"),
+    ],
+)
 def test_a_lone_train_is_a_split_and_among_other_vehicles_a_class(make_folder, tops):
     source = open_source(make_folder(*(name for top in tops for name in numbered(top, 40))))
-    assert source.classes == tuple(Path(top).name for top in tops) and all(sizes(source))
+    classes = tuple(top.removeprefix("train/").split("/")[0] for top in tops)
+    assert source.classes == classes and all(sizes(source))
 
 
 def test_a_class_that_validation_lacks_shifts_no_index(make_folder):

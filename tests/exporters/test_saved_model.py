@@ -154,3 +154,19 @@ def test_whose_outputs_are_no_probabilities_is_refused(tiny, tmp_path):
     with pytest.raises(ExportError, match=r"do not sum to 1 on 16 images.*must end in a softmax"):
         export_saved_model(sigmoid, tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_16_bit_files_are_refused_where_the_training_scaled_them(tiny, tmp_path):
+    deep, plain = (tf.io.encode_png(np.full((8, 8, 1), 9, kind)).numpy() for kind in ("u2", "u1"))
+    for max_value in (4095, 65535):
+        preprocess = Preprocess(size=(8, 8), crop_ratio=1.0, max_value=max_value)
+        spec = ClassifierSpec(("a", "b", "c"), preprocess)
+        export_saved_model(tiny, tmp_path / "tiny", spec=spec)
+        served = SavedModelFolder(tmp_path / "tiny")
+        assert served.spec == spec
+        assert served.endpoint("serve_bytes", image_bytes=[plain])["labels"].shape == (1, 3)
+        if max_value == 65535:
+            assert served.endpoint("serve_bytes", image_bytes=[deep])["labels"].shape == (1, 3)
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="8 bits, scaled before by max_va"):
+            served.endpoint("serve_bytes", image_bytes=[deep])
