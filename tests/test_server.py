@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-from keras_resnet18 import open_classifier
+from keras_resnet18 import Preprocess, open_classifier, read_image
+from keras_resnet18.images import resize_and_crop
 
 PAGE = (Path(__file__).parents[1] / "docs" / "server.md").read_text(encoding="utf-8")
 
@@ -101,7 +102,30 @@ def test_a_program_gives_the_answer_of_predict(place, capsys, words, file, thres
     assert " ".join(label) == ("not sure" if threshold else best)
     assert float(probability) == pytest.approx(expected, abs=0.02)
     written = [line for line in program.splitlines() if line]
-    assert len([line for line in written if not re.match("import|from", line)]) <= 15
+    assert len([line for line in written if not re.match("import|from", line)]) <= 17
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "crop_ratio"), [((24, 32), 1.0), ((40, 28), 0.8)])
+def test_its_pixels_are_prepared_as_the_specification_says(
+    tmp_path, monkeypatch, fit, interpolation, size, crop_ratio
+):
+    smooth = np.linspace(0, 255, 90 * 61 * 3).reshape(61, 90, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "photo.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    preprocess = Preprocess(size, crop_ratio, interpolation, fit=fit)
+    expected = resize_and_crop(read_image(tmp_path / "photo.jpg"), preprocess)
+    for words in FILES:
+        (program,) = (text for text in blocks("python") if words in text)
+        start, end = program.index("image = ImageOps"), program.index("(probabilities,)")
+        known = {"prepare": preprocess.to_dict(), "Image": Image, "ImageOps": ImageOps}
+        exec(program[start:end], known)
+        found = np.asarray(known["pixels"]).astype(int)
+        assert found.shape == expected.shape
+        difference = np.abs(found - expected)
+        # Pillow rounds where a bar ends, and so may be off by one row there
+        assert np.median(difference) <= 2 and difference.mean() < (12 if fit == "pad" else 3)
 
 
 def test_the_two_lines_do_it_too(place, capsys):
