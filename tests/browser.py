@@ -21,12 +21,20 @@ CHROMIUM = shutil.which("chromium")
 # As root, in a container without a network: no sandbox, and no connections of Chromium's own.
 FLAGS = [
     "--no-sandbox",
-    "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+]
+
+# WebGPU without a GPU: SwiftShader computes it on the CPU.
+WEBGPU = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan,WebGPU",
+    "--use-vulkan=swiftshader",
+    "--enable-unsafe-swiftshader",
 ]
 
 
@@ -47,14 +55,16 @@ def served() -> Iterator[str]:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Callable[..., Any]]:
-    """`launch(*flags)`, which gives a browser as Playwright has it."""
+    """`launch(*flags, webgpu=False)`, which gives a browser as Playwright has it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as running:
         browsers = []
 
-        def launch(*flags: str) -> Any:
-            browser = running.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+        def launch(*flags: str, webgpu: bool = False) -> Any:
+            gpu = WEBGPU if webgpu else ["--disable-gpu"]
+            arguments = [*FLAGS, *gpu, *flags]
+            browser = running.chromium.launch(executable_path=CHROMIUM, args=arguments)
             browsers.append(browser)
             return browser
 

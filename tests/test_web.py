@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from keras_resnet18 import Preprocess, export_tflite, open_classifier
+from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.images import read_image
 from keras_resnet18.spec import ClassifierSpec
 
@@ -29,6 +30,8 @@ if not (WEB / "node_modules").is_dir():
     pytest.skip("needs npm ci in examples/web: see CONTRIBUTING.md", allow_module_level=True)
 
 PREPROCESS = Preprocess((32, 32), crop_ratio=0.9, interpolation="bicubic")
+ENGINE = {False: "the CPU", True: "WebGPU"}
+JS = "text/javascript"
 SPEC = {"labels": LABELS, "preprocess": PREPROCESS.to_dict(), "threshold": None}
 
 
@@ -83,22 +86,30 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def browser(folder, photo):
-    """A browser whose camera sees the photo: YUV4MPEG2, 4:2:0."""
+def browsers(folder, photo):
+    """Browsers without WebGPU and with it. Their camera sees the photo: YUV4MPEG2, 4:2:0."""
     luma, *chroma = Image.fromarray(read_image(photo)).convert("YCbCr").split()
     planes = (luma, *(plane.resize((35, 45)) for plane in chroma))
     frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
     film = folder / "photo.y4m"
     film.write_bytes(b"YUV4MPEG2 W70 H90 F30:1 Ip A1:1 C420jpeg\n" + 30 * frame)
     flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    flags = (*flags, f"--use-file-for-fake-video-capture={film}")
     with chromium() as launch:
-        yield launch(*flags, f"--use-file-for-fake-video-capture={film}")
+        yield {webgpu: launch(*flags, webgpu=webgpu) for webgpu in (False, True)}
 
 
 @pytest.fixture
-def page(browser, site):
+def webgpu():
+    """Whether `page` is in a browser with WebGPU."""
+    return False
+
+
+@pytest.fixture
+def page(browsers, webgpu, site):
     """The page on a phone of 360×740 points; it asks nobody else for a byte."""
-    page = browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    page = browsers[webgpu].new_page(**phone)
     addresses: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     page.goto(site)
@@ -122,8 +133,11 @@ def error(page) -> str:
     return page.get_by_role("alert").inner_text()
 
 
+@pytest.mark.parametrize("webgpu", [False, True], ids=["CPU", "WebGPU"])
 @pytest.mark.parametrize("quantize", [None, "int8"])
-def test_from_one_file_the_page_gives_the_answer_of_the_interpreter(page, models, photo, quantize):
+def test_from_one_file_the_page_gives_the_answer_of_the_interpreter(
+    page, models, photo, quantize, webgpu
+):
     status = page.get_by_role("status")
     assert status.inner_text() == "Choose a model and an image."
     page.get_by_label("Model", exact=True).set_input_files(models[quantize])
@@ -137,7 +151,8 @@ def test_from_one_file_the_page_gives_the_answer_of_the_interpreter(page, models
     assert list(got.values()) == pytest.approx([p for _, p in expected], abs=1e-3)
     best, probability = expected[0]
     assert re.fullmatch(
-        rf"{best}, {100 * probability:.1f} %\. The model took [\d.]+ ms, .* [\d.]+ ms\.",
+        rf"{best}, {100 * probability:.1f} %\. Preparing the image took [\d.]+ ms, "
+        rf"the model [\d.]+ ms on {ENGINE[webgpu]}\.",
         status.inner_text(),
     )
     assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -241,20 +256,49 @@ def test_without_litert_the_page_says_how_to_get_it(page, models):
     assert "run npm ci" in error(page)
 
 
-def test_the_camera_is_answered_frame_by_frame_until_it_is_stopped(page, models, photo):
+NO_LOG = ("|Shape mismatch/", "/")
+NO_COMPARISON = ("TOLERANCE = 0.02", "TOLERANCE = 2")
+
+
+@pytest.mark.parametrize("webgpu", [True], ids=["WebGPU"])
+@pytest.mark.parametrize("without", [(), (NO_LOG,), (NO_COMPARISON,), (NO_LOG, NO_COMPARISON)])
+def test_the_cpu_answers_where_webgpu_is_wrong(page, int8_file, photo, without):
+    """The converter's own file, on which LiteRT's GPU engine is wrong."""
+    script = (WEB / "classifier.js").read_text()
+    for old, new in without:
+        assert old in script
+        script = script.replace(old, new)
+    page.route("**/classifier.js", lambda route: route.fulfill(body=script, content_type=JS))
+    page.set_input_files("#model", int8_file.converted)
+    page.set_input_files("#image", photo)
+    got = answers(page)
+    pixels = Preprocess((32, 32)).resize_and_crop(read_image(photo)).numpy()
+    expected = TFLiteFile(int8_file.converted)(pixels[np.newaxis])[0]
+    difference = max(abs(value - expected[int(name)]) for name, value in got.items())
+    status = page.get_by_role("status").inner_text()
+    if without == (NO_LOG, NO_COMPARISON):  # else the test could not fail
+        assert difference > 0.02 and status.endswith(" ms on WebGPU.")
+    else:
+        assert difference < 0.005  # its probabilities are steps of 1/256
+        assert status.endswith(" ms on the CPU, because WebGPU failed a check.")
+
+
+@pytest.mark.parametrize("webgpu", [False, True], ids=["CPU", "WebGPU"])
+def test_the_camera_is_answered_frame_by_frame_until_it_is_stopped(page, models, photo, webgpu):
+    frames = rf"^digit 7, \d.* \d+\.\d frames a second, the model [\d.]+ ms on {ENGINE[webgpu]}\.$"
     page.get_by_role("button", name="Start the camera").click()
     assert error(page) == "Choose a model first."
     page.set_input_files("#model", models["int8"])
     playwright.expect(page.get_by_role("status")).to_have_text("Now choose an image.")
     page.get_by_role("button", name="Start the camera").click()
     status = page.get_by_role("status")
-    playwright.expect(status).to_have_text(re.compile(r"^digit 7, \d.* \d+\.\d frames a second\.$"))
+    playwright.expect(status).to_have_text(re.compile(frames))
     assert status.get_attribute("aria-live") == "off"  # not every frame is read out
     page.set_input_files("#model", models[None])  # while it runs
-    playwright.expect(status).to_have_text(re.compile(r"^digit 7, \d.* \d+\.\d frames a second\.$"))
+    playwright.expect(status).to_have_text(re.compile(frames))
     page.get_by_role("button", name="Stop the camera").click()
     playwright.expect(status).to_have_text("The camera is stopped.")
     assert page.locator("#camera").is_hidden()
     assert page.locator("#camera").evaluate("video => video.srcObject") is None
     page.set_input_files("#image", photo)
-    playwright.expect(status).to_have_text(re.compile("^digit 7, .* The model took"))
+    playwright.expect(status).to_have_text(re.compile("^digit 7, .* Preparing the image took"))

@@ -59,19 +59,19 @@ async function runtime() {
 
 async function answerImage() {
   say("Classifying …");
-  const { best, prepare, run } = await answer(image);
+  const { best, preparing, milliseconds, engine } = await answer(image);
   say(
-    `${best}. The model took ${run.toFixed(1)} ms, preparing the image ${prepare.toFixed(1)} ms.`,
+    `${best}. Preparing the image took ${preparing.toFixed(1)} ms, ` +
+      `the model ${milliseconds.toFixed(1)} ms on ${engine}.`,
   );
 }
 
-/** Shows what the model says of an image; gives that in words, and the milliseconds it took. */
+/** Shows what the model says of an image; gives that in words, and what took how long. */
 async function answer(image) {
   const start = performance.now();
   const pixels = resizeAndCrop(image, model.spec.preprocess);
-  const prepared = performance.now();
-  const probabilities = await model.run(pixels);
-  const done = performance.now();
+  const preparing = performance.now() - start;
+  const { probabilities, milliseconds, engine } = await model.run(pixels);
 
   const best = Array.from(probabilities.keys())
     .sort((a, b) => probabilities[b] - probabilities[a])
@@ -82,7 +82,7 @@ async function answer(image) {
   const highest = `${model.spec.labels[best[0]]}, ${percent(probabilities[best[0]])}`;
   const first =
     probabilities[best[0]] < model.spec.threshold ? `Not sure (best: ${highest})` : highest;
-  return { best: first, prepare: prepared - start, run: done - prepared };
+  return { best: first, preparing, milliseconds, engine };
 }
 
 /** Starts the camera, whose frames are then answered one after another, until `stopCamera`. */
@@ -109,11 +109,12 @@ async function answerFrame(times) {
   const frame = camera?.frame();
   if (!frame || !model) return;
   try {
-    const { best } = await answer(frame);
+    const { best, milliseconds, engine } = await answer(frame);
     times.push(performance.now());
     if (times.length > FRAMES) times.shift();
     const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
-    if (camera) say(times.length > 1 ? `${best}. ${rate.toFixed(1)} frames a second.` : `${best}.`);
+    const speed = times.length > 1 ? `${rate.toFixed(1)} frames a second, the` : "The";
+    if (camera) say(`${best}. ${speed} model ${milliseconds.toFixed(1)} ms on ${engine}.`);
   } catch (error) {
     element("error").textContent = error.message;
     stopCamera();
