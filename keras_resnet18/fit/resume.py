@@ -22,7 +22,7 @@ from keras import ops
 from rich.console import Console
 
 from keras_resnet18 import distributed
-from keras_resnet18.errors import DivergedError
+from keras_resnet18.errors import DivergedError, InputError
 from keras_resnet18.files import staged
 from keras_resnet18.fit.callbacks import Arrays, BestModel, EarlyEnd, History
 
@@ -96,9 +96,10 @@ def stop_signals() -> Iterator[Stop]:
 
 _KEPT = 2  # a damaged newest one leaves the one before
 _ARRAYS = ("values", "best")
-# What NumPy and zipfile raise for a damaged file
+_VERSION = 1  # of the file's fields
+# What NumPy and zipfile raise for a damaged file; an OSError is the disk's
 _DAMAGED = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError),
+    *(ValueError, KeyError, EOFError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
 )
 
@@ -143,6 +144,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """
     fields = dict(vars(checkpoint))
     lists = {name: fields.pop(name) for name in _ARRAYS}
+    fields["version"] = _VERSION
     fields["counts"] = {name: len(arrays) for name, arrays in lists.items()}
     named = {f"{name}{i}": array for name in lists for i, array in enumerate(lists[name])}
     text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
@@ -162,16 +164,32 @@ def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
 
     Returns:
         The checkpoint, or None if there is none.
+
+    Raises:
+        InputError: If one cannot be read, or another version wrote it. Nothing is changed then.
     """
     for path in _newest_first(folder):
         try:
             with np.load(path, allow_pickle=False) as file:
                 fields = json.loads(file["fields"].tobytes())
+                if (version := fields.pop("version", 0)) != _VERSION:
+                    raise InputError(
+                        "a training is resumed by the version of keras-resnet18 that began it: "
+                        "install that one, or train again. "
+                        f"Received: {path} of format {version}, not {_VERSION}"
+                    )
                 lists: dict[str, Any] = {
                     name: [file[f"{name}{i}"] for i in range(count)]
                     for name, count in fields.pop("counts").items()
                 }
             return Checkpoint(**fields, **lists)
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read: {error.strerror or error}. Nothing was changed: see to "
+                "the disk, and resume again"
+            ) from error
         except _DAMAGED as error:
             aside = path.with_name(f"{path.name}.damaged")
             console.print(

@@ -201,7 +201,8 @@ class TestReport:
             quantize="int8" if "int8" in small_file.report.format else None,
             calibration=tf.data.Dataset.from_tensor_slices(training).repeat().batch(50),
         )
-        assert report.comparison.n == 210 and report.comparison.accuracy > 0.95
+        assert (report.comparison.n, report.comparison.accuracy) == (210, None)
+        assert "accuracy not measured" in str(report)
 
     def test_without_any_images_is_about_noise(
         self, classifier, float32_file, convert_to, tmp_path

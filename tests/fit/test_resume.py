@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -180,6 +181,32 @@ def test_a_damaged_newest_one_is_set_aside_and_the_one_before_is_used(tmp_path, 
     assert newest.name in line and "damaged" in line
     assert not newest.exists()  # or it would be kept in the place of a good one
     assert newest.with_name(f"{newest.name}.damaged").read_bytes() == data
+
+
+@pytest.mark.parametrize("errno_", ["ESTALE", "EIO", "EACCES"])
+def test_a_disk_that_does_not_answer_costs_no_checkpoint(tmp_path, monkeypatch, errno_):
+    save_checkpoint(made(1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(path, **options):
+        raise OSError(getattr(errno, errno_), "the disk does not answer", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.np, "load", fail)
+        with pytest.raises(InputError, match="cannot be read: the disk does not answer"):
+            load(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert same(load(tmp_path)[0], made(1))
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_stays(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_VERSION", 0)
+        save_checkpoint(made(1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"by the version .* of format 0, not 1"):
+        load(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
