@@ -52,7 +52,7 @@ def run(path: Path, *, write: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="run the notebooks, write nothing")
-    parser.add_argument("names", nargs="*", help="notebooks, such as photos.ipynb")
+    parser.add_argument("names", nargs="*", help="notebooks, such as keras.ipynb")
     arguments = parser.parse_args()
     names = arguments.names or sorted(path.name for path in FOLDER.glob("*.ipynb"))
     for name in names:
