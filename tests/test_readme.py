@@ -91,7 +91,7 @@ def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar
     assert phone.startswith("cifar10.tflite: tflite-int8,")
     assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 95
     assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 70  # of ten classes, it has learnt
-    assert phone.endswith("n = 40")
+    assert "n = 40; 40 images show little" in phone
     assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
     with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES
