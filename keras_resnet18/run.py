@@ -115,7 +115,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test."""
+        """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test, or of folds."""
         return self._read_json(self.metrics_file)
 
     @property
@@ -144,7 +144,23 @@ class Run:
     def source_options(self) -> dict[str, Any]:
         """How `open_source` opens the training's images, besides the source's name."""
         facts = self.environment
-        return {"split_seed": facts.get("split_seed", 0), "leave_out": facts.get("left_out", {})}
+        return {
+            "split_seed": facts.get("split_seed", 0),
+            "leave_out": facts.get("left_out", {}),
+            "whole": self.folds is not None,
+        }
+
+    @property
+    def folds(self) -> int | None:
+        """Number of folds whose figures it has; None if it has those of a test split."""
+        folds = self.environment.get("folds")
+        return None if folds is None else int(folds["count"])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures of the images that tested it: those of the test split, or of all folds."""
+        found: dict[str, Any] = self.metrics["test" if self.folds is None else "folds"]
+        return found
 
     @cached_property
     def model(self) -> Any:

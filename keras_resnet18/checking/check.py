@@ -107,7 +107,9 @@ def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Co
     findings += [Finding("unused columns", False, warning) for warning in images.warnings]
     findings.sort(key=lambda finding: not finding.spoils)
     n = sum(fact.error is None for fact in facts)
-    return Check(images.name, n, counts_of(images), images.notes, tuple(findings))
+    return Check(
+        images.name, n, counts_of(images), (*images.split_notes, *images.notes), tuple(findings)
+    )
 
 
 def _decoded(source: Source, console: Console) -> tuple[Source, list[Facts]]:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from keras_resnet18.data.files import Advance, each_file, silent, size_and_look
 from keras_resnet18.data.folder import split_like
+from keras_resnet18.data.folds import is_whole
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, listed
@@ -334,11 +335,13 @@ def counts_of(source: Source) -> dict[str, dict[str, int]]:
 def counts_in_words(source: Source, most: int = 20) -> str:
     """`2 classes (training/validation/test images): ant 17/3/4, bee 16/3/4`; long lists are cut."""
     counts = counts_of(source)
+    if is_whole(source):
+        counts = {"train": counts["train"]} if counts else {}
     shown = ", ".join(
         " ".join([name, "/".join(str(of_split[name]) for of_split in counts.values())])
         for name in source.classes[:most]
     )
     more = len(source.classes) - most
-    what = " (training/validation/test images)" if counts else ""
+    what = " (training/validation/test images)" if len(counts) > 1 else " (images)" * len(counts)
     rest = f" and {more:,} more" if more > 0 else ""
     return f"{len(source.classes)} classes{what}: {shown}{rest}"

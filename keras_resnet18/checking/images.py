@@ -25,6 +25,7 @@ from keras_resnet18.checking.findings import (
     places,
     same_content,
 )
+from keras_resnet18.data.folds import Folds, deal, whole_source
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source
@@ -53,6 +54,7 @@ class Images:
         findings: What was found about class names and copies, for the metrics.
         decoded: Facts of the images that were decoded to be checked.
         compared_by: What copies share, "pixels" or "bytes"; None where they were not looked for.
+        folds: Which trainings leave each image out; None for a training with a test split.
     """
 
     source: Source
@@ -61,6 +63,7 @@ class Images:
     findings: tuple[Finding, ...] = ()
     decoded: tuple[Facts, ...] = ()
     compared_by: str | None = None
+    folds: Folds | None = None
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -72,7 +75,9 @@ class Images:
     @property
     def facts(self) -> dict[str, Any]:
         """What opens the same images again, for `environment.json`."""
+        folds = {} if self.folds is None else {"folds": self.folds.to_dict()}
         return {
+            **folds,
             "split_seed": self.split_seed,
             "left_out": dict(self.left_out),
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
@@ -94,13 +99,20 @@ def opened(
 
 
 def look(
-    source: AnySource, console: Console, *, split_seed: int, on_bad_image: str, dedupe: bool
+    source: AnySource,
+    console: Console,
+    *,
+    split_seed: int,
+    on_bad_image: str,
+    dedupe: bool,
+    folds: int | None = None,
 ) -> Images:
     """Opens images for a new training, and says what would spoil it.
 
     Copies are images of the same pixels. All images are decoded to find them, and to find broken
     ones, with `dedupe`, with `on_bad_image="skip"` and in sets of up to 1 GB; of larger sets the
-    validation and test images are decoded, and copies are files of the same bytes.
+    validation and test images are decoded, and copies are files of the same bytes. With `folds` the
+    images are dealt out to so many, copies to the same one.
 
     Raises:
         InputError: If they cannot be used, or one is broken and `on_bad_image` is `"raise"`.
@@ -120,7 +132,8 @@ def look(
                 f"dedupe compares image files. Received: {found.name!r}, whose images are not "
                 "files. `check` finds their copies."
             )
-        return Images(found, split_seed, left_out, tuple(on_names(found)))
+        images = Images(found, split_seed, left_out, tuple(on_names(found)))
+        return images if folds is None else _with_folds(images, folds, [])
     names = [place.name for place in places(found)]
     quick = sum((root / name).stat().st_size for name in names) <= _QUICK
     compared_by = "pixels" if facts or dedupe or quick else "bytes"
@@ -140,7 +153,19 @@ def look(
     copies_left = on_copies(group for group in groups if len(group) > 1)
     findings = (*on_names(found), *copies_left)
     decoded = tuple(fact for fact in facts if fact.error is None)
-    return Images(found, split_seed, left_out, findings, decoded, compared_by)
+    images = Images(found, split_seed, left_out, findings, decoded, compared_by)
+    return images if folds is None else _with_folds(images, folds, groups)
+
+
+def _with_folds(images: Images, count: int, copies: Sequence[Sequence[Place]]) -> Images:
+    """The images dealt out to folds, whatever splits they were in."""
+    source, names = images.source, ([place.name for place in group] for group in copies)
+    return dataclasses.replace(
+        images,
+        source=whole_source(source),
+        findings=tuple(one for one in images.findings if one.kind != "in two splits"),
+        folds=deal(source, count, images.split_seed, names),
+    )
 
 
 def look_again(source: Source, compared_by: str | None, console: Console) -> tuple[Finding, ...]:

@@ -145,6 +145,8 @@ class Evaluation:
         names: The images' names, or their numbers from 0 where they have none.
         trained_on: How many of the images the classifier was trained on; None if that is not known.
         latency_ms: Median time of one image at batch 1, in milliseconds; None if not measured.
+        folds: Number of trainings that each left out a part of the images and answered it; None
+            where one classifier gave all answers.
     """
 
     accuracy: float
@@ -159,6 +161,7 @@ class Evaluation:
     names: tuple[str, ...]
     trained_on: int | None = 0
     latency_ms: float | None = None
+    folds: int | None = None
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
@@ -214,6 +217,7 @@ class Evaluation:
             "coverage": self.coverage,
             "accuracy_answered": self.accuracy_answered,
             "per_class": to_rows(self.per_class),
+            "folds": self.folds,
         }
 
     def __str__(self) -> str:
@@ -243,7 +247,7 @@ class Evaluation:
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """Lines that qualify the accuracy: the majority class, classes that were never tested.
+    """Lines that qualify the accuracy: the majority class, classes never tested, folds.
 
     Args:
         figures: `Evaluation.to_dict()`.
@@ -254,6 +258,12 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
     if figures["never_tested"]:
         lines.append(f"classes without an image: {listed(figures['never_tested'])}")
+    if figures["folds"] is not None:
+        lines.append(
+            f"estimated from {figures['folds']} folds: each image was left out of the training "
+            "that gave its answer, and the model that ships trained on all of them. The folds "
+            "share training images, so the interval is somewhat too narrow"
+        )
     return lines
 
 
@@ -309,9 +319,35 @@ def measure_splits(
     number = np.asarray(numbers, np.int64)
     with broken_images_named():
         answers = np.concatenate([_answers(predict, split, number, spec) for split in splits])
+    names = [name for split in splits for name in split.names or ()]
+    return _evaluation(answers, spec, names)
+
+
+def evaluate_folds(
+    probabilities: npt.NDArray[np.float32],
+    labels: Classes,
+    spec: ClassifierSpec,
+    names: Sequence[str] | None,
+    folds: int,
+) -> Evaluation:
+    """What the probabilities are worth that networks gave to images of the fold they left out.
+
+    Args:
+        probabilities: Shape (n, classes), 0 to 1.
+        labels: The true classes, (n,).
+        spec: The classifier's specification.
+        names: The images' names, if they have any.
+        folds: Number of folds.
+    """
+    found = _evaluation(_answer(probabilities, labels), spec, names or ())
+    return dataclasses.replace(found, folds=folds)
+
+
+def _evaluation(
+    answers: npt.NDArray[Any], spec: ClassifierSpec, names: Sequence[str]
+) -> Evaluation:
     truth, predicted = answers["label"], answers["prediction"]
     hits, n = int((truth == predicted).sum()), len(truth)
-    names = [name for split in splits for name in split.names or ()]
     return Evaluation(
         accuracy=hits / n,
         interval=interval(hits, n),
@@ -347,15 +383,19 @@ def _answers(
     """The answers to all images of a split, in its order."""
     answers = [np.zeros(0, _ANSWER)]  # one of several processes may have no image
     for images, targets in eval_batches(split, spec.prepare, batch_size=_BATCH_SIZE):
-        probabilities, truth = predict(images.numpy()), number[targets.numpy()]
-        right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
-        best = (-probabilities).argsort(1, kind="stable")[:, :5]
-        part = np.zeros(len(truth), _ANSWER)
-        part["label"], part["prediction"] = truth, best[:, 0]
-        part["probability"], part["loss"] = probabilities.max(1), -np.log(right)
-        part["among_five"] = (best == truth[:, np.newaxis]).any(1)
-        answers.append(part)
+        answers.append(_answer(predict(images.numpy()), number[targets.numpy()]))
     return distributed.gather(np.concatenate(answers), split.size)
+
+
+def _answer(probabilities: npt.NDArray[np.float32], truth: Classes) -> npt.NDArray[Any]:
+    """What is kept of the answers to some images."""
+    right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
+    best = (-probabilities).argsort(1, kind="stable")[:, :5]
+    answers = np.zeros(len(truth), _ANSWER)
+    answers["label"], answers["prediction"] = truth, best[:, 0]
+    answers["probability"], answers["loss"] = probabilities.max(1), -np.log(right)
+    answers["among_five"] = (best == truth[:, np.newaxis]).any(1)
+    return answers
 
 
 # predictions.csv: a row for each image, with its class and the predicted one.

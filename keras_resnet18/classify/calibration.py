@@ -108,15 +108,15 @@ class Calibration:
             **both,
         }
 
-    def in_words(self) -> list[str]:
-        """What was done, a line each."""
+    def in_words(self, images: str = "validation images") -> list[str]:
+        """What was done, a line each; `images` says what the images are."""
         if self.threshold is None:
             return [
-                f"not calibrated, and without a score threshold: {self.n:,} validation images are "
+                f"not calibrated, and without a score threshold: {self.n:,} {images} are "
                 f"fewer than {MIN_IMAGES}"
             ]
         return [
-            f"calibrated on {self.n:,} validation images: temperature {self.temperature:.3g}, "
+            f"calibrated on {self.n:,} {images}: temperature {self.temperature:.3g}, "
             f"calibration error (ECE) {self.before.ece:.1%}, now {self.after.ece:.1%}",
             f"below a probability of {self.threshold:.1%} the answer is {NOT_SURE!r}",
             *([_USELESS] if is_at_the_end(self.temperature) else ()),

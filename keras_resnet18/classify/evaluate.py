@@ -15,6 +15,7 @@ from keras_resnet18.classify.accuracy import (
     Evaluation,
     is_predictions,
     measure_splits,
+    read_predictions,
     write_predictions,
 )
 from keras_resnet18.classify.classifier import Classifier, of_training, open_classifier
@@ -148,7 +149,8 @@ def evaluate(
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
-        data: The source of the images; by default the one that the run was trained on.
+        data: The source of the images; by default the one that the run was trained on. A run of
+            folds gives their figures, which its training found.
         split: `"train"`, `"validation"`, `"test"` or `"all"`; by default the test images of the
             run's own source, and all of another. All of a source may lack classes, and it is
             counted how many of its images have the bytes of a training image.
@@ -158,7 +160,7 @@ def evaluate(
         InputError: If the model or the images cannot be opened, an image is broken, or `out` holds
             files of these names that `evaluate` did not write, such as a run's.
     """
-    split = split or ("test" if data is None else "all")
+    given, split = split, split or ("test" if data is None else "all")
     one_of("split", split, (*SPLITS, "all"))
     if out is not None:
         figures_file, predictions_file = (
@@ -167,26 +169,51 @@ def evaluate(
         check_destination(figures_file, _is_evaluation, "an evaluation")
         check_destination(predictions_file, is_predictions, "a table of predictions")
     classifier = open_classifier(model)
-    whole, trained_on = _open(classifier, data, split)
-    found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
-    found = dataclasses.replace(
-        found,
-        trained_on=trained_on,
-        latency_ms=latency_ms(classifier.predict, (*classifier.preprocess.size, 3)),
-    )
+    speed = latency_ms(classifier.predict, (*classifier.preprocess.size, 3))
+    if data is given is None and (run := _run_of_folds(model)) is not None:
+        found, images = _of_folds(run), run.source
+    else:
+        whole, trained_on = _open(classifier, data, split)
+        found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
+        found, images = dataclasses.replace(found, trained_on=trained_on), whole.spec
+    found = dataclasses.replace(found, latency_ms=speed)
     if out is not None:
         about = {
             "model": str(model.path if isinstance(model, Run) else model),
-            "data": whole.spec or "arrays",
-            "split": split,
-            "trained_on": trained_on,
-            "latency_ms": found.latency_ms,
+            "data": images or "arrays",
+            "split": split if found.folds is None else "folds",
+            "trained_on": found.trained_on,
+            "latency_ms": speed,
         }
         with staged(figures_file) as new:
             new.write_text(to_json({**about, **found.to_dict()}), encoding="utf-8")
         with staged(predictions_file) as new:
             write_predictions(found, new)
     return found
+
+
+def _run_of_folds(model: Run | str | os.PathLike[str]) -> Run | None:
+    """The run, if the model is one and has figures of folds."""
+    run = model if isinstance(model, Run) else Run(Path(model))
+    return run if run.finished and run.folds is not None else None
+
+
+def _of_folds(run: Run) -> Evaluation:
+    """What the training found of all folds."""
+    figures, found = run.figures, read_predictions(run.predictions_file, run.spec.labels)
+    return Evaluation(
+        accuracy=figures["accuracy"],
+        interval=tuple(figures["interval"]),
+        loss=figures["loss"],
+        n=figures["n"],
+        top5=figures["top5"],
+        labels=found.labels,
+        predictions=found.predictions,
+        probabilities=found.probabilities,
+        spec=run.spec,
+        names=found.names,
+        folds=run.folds,
+    )
 
 
 def _open(
@@ -202,8 +229,12 @@ def _open(
             whole = dataclasses.replace(whole, splits=scaled)
     else:
         source = classifier.open_images(data, splits)
+        run = classifier.run
+        own = run is not None and of_training(run, source, splits)
+        if own and run is not None and run.folds is not None:  # all splits are all images
+            splits, split = ("train",), "train"
         whole = whole_of(source, classifier.spec.labels, split)
-        if classifier.run is not None and of_training(classifier.run, source, splits):
+        if own:
             return whole, source.splits["train"].size if "train" in splits else 0
     if classifier.run is None:
         return whole, None

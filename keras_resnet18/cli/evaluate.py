@@ -40,7 +40,8 @@ def evaluate(
     out = console()
     found = evaluate(model, data=data, split=split, out=folder)
     split = split or ("test" if data is None else "all")
-    out.print(f"{'accuracy' if split == 'all' else f'{split} accuracy'} {found}")
+    what = split if found.folds is None else f"{found.folds}-fold"
+    out.print(f"{'accuracy' if what == 'all' else f'{what} accuracy'} {found}")
     out.print(*found.notes(), sep="\n")
     all_in = "metrics.json with --out" if folder is None else str(folder / "metrics.json")
     print_classes(out, found.per_class, all_in)

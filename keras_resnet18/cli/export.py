@@ -124,6 +124,8 @@ def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
         )
     console.print(table, soft_wrap=False)
     warnings = [f"{x.format}: {x.comparison.warning}" for x in reports if x.comparison.warning]
+    if any(report.seen for report in reports):
+        warnings.append("compared on images seen in training, so top-1 is not measured")
     for line in (*dict.fromkeys(warnings), *(report.path for report in reports)):
         console.print(line)
 

@@ -72,6 +72,14 @@ def train(
             "--dedupe", help="Leave out validation and test images that are copies of others."
         ),
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="For few images: N trainings each leave out a part of all images and are measured "
+            "on it, then one trains on all. It takes N + 1 times as long.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the run in --out, once the new one is finished."),
@@ -133,6 +141,7 @@ def train(
             split_seed=split_seed,
             on_bad_image=on_bad_image,
             dedupe=dedupe,
+            folds=folds,
             overwrite=overwrite,
             resume=resume,
             cluster=Cluster(*cluster) if distributed else None,

@@ -205,10 +205,12 @@ def open_files(
     dealt = carve(keys, labels, wanted, split_seed)
     parts = {**given, **{kind: [training[i] for i in rows] for kind, rows in dealt.items()}}
     used = {kind: [i for i in of_split if i.path not in unused] for kind, of_split in parts.items()}
+    split = functools.partial(_split, listing.root, classes=classes, plain=plain)
     return Source(
         name=name,
         classes=classes,
-        splits={kind: _split(listing.root, used[kind], classes, plain) for kind in SPLITS},
+        splits={kind: split(used[kind]) for kind in SPLITS},
+        pool=lambda: split([image for kind in SPLITS for image in used[kind]]),
         notes=listing.notes,
         warnings=listing.warnings,
         folder=listing.root,
@@ -288,4 +290,4 @@ def _split(
 
     split = indexed_split(labels, image, names, content)
     scaled = functools.partial(_split, root, images, classes, plain)
-    return dataclasses.replace(split, scaled=scaled)
+    return dataclasses.replace(split, scaled=scaled, keys=tuple(image.key for image in images))

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.files import Advance, open_files, silent
 from keras_resnet18.data.folder import ImageFile, class_images, list_folder
+from keras_resnet18.data.folds import whole_source
 from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.data.tables import (
@@ -35,6 +36,7 @@ def open_source(
     *,
     split_seed: int = 0,
     leave_out: Collection[str] = (),
+    whole: bool = False,
     advance: Advance = silent,
 ) -> Source:
     """Opens labelled images by name or path.
@@ -49,6 +51,7 @@ def open_source(
             and does not use it.
         leave_out: Image files that are not used, by their paths relative to the folder, or to the
             table's. The splits of the others stay the same.
+        whole: Whether all images train, and are validation and test images too.
         advance: Is called with the number of image files whose headers were read since its last
             call, and of all; shows nothing by default.
 
@@ -68,7 +71,8 @@ def open_source(
         listing = list_folder(path, name) if kind == "folder" else list_manifest(path, name)
         source = open_files(listing, name, split_seed, leave_out, advance)
     named = kind in ("digits", "tfds")
-    return dataclasses.replace(source, spec=name if named else str(path.resolve()))
+    source = dataclasses.replace(source, spec=name if named else str(path.resolve()))
+    return whole_source(source) if whole else source
 
 
 def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
@@ -181,8 +185,18 @@ def from_arrays(
         home: SplitName = kind if kind in given else "train"
         return _split(stored[home], given[home][1], rows[kind])
 
+    def pool() -> Split:
+        height, width = sizes[0]
+        pixels = [np.broadcast_to(x, (len(x), height, width, 3)) for x, _ in given.values()]
+        targets = np.concatenate([targets for _, targets in given.values()])
+        return _split(on_cpu(np.concatenate(pixels)), targets, np.arange(len(targets)))
+
     return Source(
-        name=name, classes=names, splits={kind: split(kind) for kind in SPLITS}, image_size=sizes[0]
+        name=name,
+        classes=names,
+        splits={kind: split(kind) for kind in SPLITS},
+        image_size=sizes[0],
+        pool=pool,
     ).with_notes_on(
         dict.fromkeys(given, "as given")
         | dict.fromkeys(wanted, f"about 10 % of {size:,} by hash")

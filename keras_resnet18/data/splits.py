@@ -49,6 +49,8 @@ class Split:
         names: The images' POSIX paths relative to the folder, in the same order, or None.
         content: Gives what tells these images from others: names, sizes, first and last bytes of
             files, or pixels.
+        keys: What each image's split is hashed from, in the same order: images of one key stay
+            together. None where each has its own.
         scaled: From a `Preprocess.max_value` to the same images, decoded with it; None where no
             image is a file.
     """
@@ -59,6 +61,7 @@ class Split:
     labels: npt.NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     content: Callable[[], Iterable[bytes]] = tuple
+    keys: tuple[str, ...] | None = None
     scaled: Callable[[int], Split] | None = None
 
     def scaled_by(self, max_value: int) -> Split:
@@ -90,11 +93,13 @@ class Source:
         name: What the person called it.
         classes: Names; a label is an index into them.
         splits: Exactly `"train"`, `"validation"` and `"test"`; no image is in two of them.
-        notes: Sentences for the person: where each split comes from, what was ignored, what lacks.
+        notes: Sentences for the person, such as what was ignored.
         image_size: (height, width) where all images are known to share it, else None.
         spec: What `open_source` opens it by again, from any working directory; None for arrays.
         folder: The folder that the images' names are relative to; None if they are not files.
         warnings: Sentences on what may spoil a training, for `train` and `check`.
+        split_notes: Sentences for the person: where each split comes from, and what it lacks.
+        pool: All images in one split; None where they have no order of their own (TFDS).
 
     Raises:
         InputError: For fewer than two classes, a name that is not one line of text, an empty split,
@@ -109,6 +114,8 @@ class Source:
     spec: str | None = None
     folder: Path | None = None
     warnings: tuple[str, ...] = ()
+    split_notes: tuple[str, ...] = ()
+    pool: Callable[[], Split] | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -143,8 +150,11 @@ class Source:
 
     def scaled(self, max_value: int) -> Source:
         """The same images with 16-bit files scaled by `Preprocess.max_value`."""
-        splits = {kind: split.scaled_by(max_value) for kind, split in self.splits.items()}
-        return dataclasses.replace(self, splits=splits)
+        made = {split: split.scaled_by(max_value) for split in set(self.splits.values())}
+        splits = {kind: made[split] for kind, split in self.splits.items()}
+        pool = self.pool
+        scaled = None if pool is None else lambda: pool().scaled_by(max_value)
+        return dataclasses.replace(self, splits=splits, pool=scaled)
 
     def with_notes_on(self, origins: Mapping[SplitName, str]) -> Source:
         """Adds what every source should say: where its splits come from, and what they lack.
@@ -159,7 +169,7 @@ class Source:
             for kind in SPLITS
             if (absent := self.absent_from(kind))
         ]
-        return dataclasses.replace(self, notes=(parts, *self.notes, *lacking))
+        return dataclasses.replace(self, split_notes=(parts, *lacking))
 
 
 def indexed_split(

@@ -328,6 +328,7 @@ class ExportReport:
         fault: Why the file failed, in one line; None if it passed.
         threshold: Score threshold of the file; that of a quantized file may be its own.
         threads: Number of threads that the latency was measured on.
+        seen: Whether the images trained the model, so that accuracy on them means nothing.
     """
 
     path: Path
@@ -339,6 +340,7 @@ class ExportReport:
     fault: str | None = None
     threshold: float | None = None
     threads: int = dataclasses.field(default_factory=cpu_count)
+    seen: bool = False
 
     def __str__(self) -> str:
         found = self.comparison
@@ -351,6 +353,7 @@ class ExportReport:
             f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
             f"an image, agreement {found.agreement:.2%}, largest difference "
             f"{found.max_difference:.1e}, {accuracy}, n = {found.n}"
+            + (", seen in training" if self.seen else "")
             + ("" if found.warning is None else f"; {found.warning}")
         )
 
@@ -382,7 +385,8 @@ class ExportReport:
 
     def _fraction(self, value: float | None) -> str:
         if value is None:
-            return "not measured: the images have no labels"
+            why = "were seen in training" if self.seen else "have no labels"
+            return f"not measured: the images {why}"
         return in_words(value, self.comparison.interval(value), self.comparison.n)
 
     def to_dict(self) -> dict[str, Any]:
@@ -399,6 +403,7 @@ class ExportReport:
             "threshold": self.threshold,
             "latency_ms": self.latency_ms,
             "threads": self.threads,
+            "seen_in_training": self.seen,
         }
 
 

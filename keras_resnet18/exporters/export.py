@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ import tensorflow as tf
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
 from keras_resnet18.classify.exported import check_onnx_extra
+from keras_resnet18.data.folds import is_whole
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import ExportError, InputError, listed, one_of, within
-from keras_resnet18.exporters.compare import ExportReport
+from keras_resnet18.exporters.compare import ExportReport, report_file, write_figures
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
@@ -22,7 +24,7 @@ from keras_resnet18.exporters.tflite import (
     MIN_CALIBRATION_IMAGES,
     export_tflite,
 )
-from keras_resnet18.files import EXPORTS, check_parent
+from keras_resnet18.files import EXPORTS, check_parent, staged
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
@@ -47,6 +49,9 @@ def export(
     note: Callable[[str], None] = print,
 ) -> list[ExportReport]:
     """Exports a run's model and compares each file with it on test and validation images.
+
+    A run of folds has none that its model did not train on: agreement and coverage are measured on
+    training images, accuracy is not.
 
     int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
     files. If the run's images cannot be opened, `"all"` exports the formats that need none and
@@ -162,9 +167,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def held_out(source: Source, preprocess: Preprocess, limit: int | None = None) -> tf.data.Dataset:
-    """Batches of test and then validation images: more images tell more of agreement."""
+    """Batches of test and then validation images: more images tell more of agreement.
+
+    Where all images train, batches of them, without labels.
+    """
     test, validation = source.splits["test"], source.splits["validation"]
     batches = sample_batches(test, preprocess.resize_and_crop, limit=limit)
+    if is_whole(source):
+        return batches.map(lambda images, labels: images)
     rest = None if limit is None else limit - min(limit, test.size)
     if rest == 0:
         return batches
@@ -186,7 +196,9 @@ def _export(
 
     path = out / EXPORTS[name].file
     check = None if source is None else held_out(source, run.preprocess, check_images)
-    validation = sample("validation", check_images)
+    seen = source is not None and is_whole(source)
+    # of images that trained it a file is too sure for a threshold of its own
+    validation = None if seen else sample("validation", check_images)
     with broken_images_named():
         if name == "saved_model":
             report = export_saved_model(run.model, path, spec=run.spec, check=check)
@@ -203,6 +215,10 @@ def _export(
                 validation=validation,
                 about=about,
             )
+    if seen:
+        report = dataclasses.replace(report, seen=True)
+        with staged(report_file(path)) as figures:
+            write_figures(figures, report.to_dict())
     run.write_text(out / SPEC_FILE, run.spec.to_json())
     run.write_text(out / LABELS_FILE, run.spec.labels_txt())
     return report

@@ -18,6 +18,7 @@ from keras_resnet18.classify.exported import (
     open_exported,
 )
 from keras_resnet18.classify.table import size_bytes
+from keras_resnet18.data.folds import is_whole
 from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.errors import ExportError, InputError, one_of
 from keras_resnet18.exporters.compare import (
@@ -111,7 +112,7 @@ def _report(
         raise InputError(f"{path} is not a file of this run: {error}") from None
     wanted: tuple[SplitName, ...] = ("test", "validation") if split is None else (split,)
     source = open_images(run.spec, run, data, wanted)
-    if split is None:
+    if split is None or is_whole(source):
         batches = held_out(source, run.preprocess)
     else:
         batches = sample_batches(source.splits[split], run.preprocess.resize_and_crop)
@@ -130,6 +131,7 @@ def _report(
         operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
         threshold=spec.threshold,
+        seen=is_whole(source),
     )
 
 

@@ -13,6 +13,7 @@ import keras
 from rich.console import Console
 
 from keras_resnet18.data.augment import augment, mix
+from keras_resnet18.data.folds import pool_of
 from keras_resnet18.data.pipeline import (
     eval_batches,
     train_batches,
@@ -24,7 +25,8 @@ from keras_resnet18.fit.task import Task
 from keras_resnet18.fit.twin import alone
 from keras_resnet18.machine import device_count
 
-Pair = tuple[Any, Any]  # endless training batches from a step on, and finite validation batches
+# Endless training batches from a step on, and finite validation batches or None
+Pair = tuple[Any, Any]
 
 
 def image_batches(task: Task, first_step: int) -> Pair:
@@ -40,17 +42,27 @@ def image_batches(task: Task, first_step: int) -> Pair:
         first_step=first_step,
         mix=mixed if any(mixing.values()) else None,
     )
-    validation = task.source.splits["validation"]
-    return batches, _in_order(task, validation, task.preprocess.resize_and_crop)
+    if task.held_out is None:
+        return batches, None
+    return batches, _in_order(task, task.held_out, task.preprocess.resize_and_crop)
 
 
 def feature_batches(task: Task, body: keras.Model, console: Console, first_step: int) -> Pair:
-    """The same of a model's outputs for the images, which are computed once."""
-    body = alone(body)
-    known, held_out = (
-        array_split(*features_of(body, task.source.splits[kind], task.preprocess, console))
-        for kind in ("train", "validation")
-    )
+    """The same of a model's outputs for the images, which are computed once, for all folds too."""
+    body, folds = alone(body), task.images.folds
+    if folds is None:
+        known, held_out = (
+            array_split(*features_of(body, task.source.splits[kind], task.preprocess, console))
+            for kind in ("train", "validation")
+        )
+    else:
+        if folds.features is None:
+            pool = pool_of(task.source)
+            folds.features = features_of(body, pool, task.preprocess, console)
+        out = folds.numbers == (-1 if task.fold is None else task.fold)
+        known, held_out = (
+            array_split(*(values[rows] for values in folds.features)) for rows in (~out, out)
+        )
     batches = train_batches(
         known,
         lambda features, seed: features.whole(),
@@ -58,6 +70,8 @@ def feature_batches(task: Task, body: keras.Model, console: Console, first_step:
         seed=task.recipe.seed,
         first_step=first_step,
     )
+    if task.held_out is None:
+        return batches, None
     return batches, _in_order(task, held_out, lambda features: features)
 
 

@@ -37,13 +37,19 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     Args:
         batch_size: Images per step, for the speed.
         write: Receives all rows after each epoch.
+        held_out: Rows of a training with validation images, for one that has none.
     """
 
-    def __init__(self, batch_size: int, write: Callable[[list[Row]], None]) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        write: Callable[[list[Row]], None],
+        held_out: Sequence[Row] | None = None,
+    ) -> None:
         super().__init__()
         self.rows: list[Row] = []
         self.batch_size = batch_size
-        self._write = write
+        self._write, self._held_out = write, held_out
         self.first_step = 0
         self._before = self._start = self._seconds = 0.0
         self._steps = 0
@@ -67,14 +73,19 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
+        if self._held_out is None:
+            validation = [float(logs[key]) for key in ("val_cross_entropy", "val_accuracy")]
+        else:
+            row, self._seconds = self._held_out[epoch], self.seconds()
+            validation = [row["validation_loss"], row["validation_accuracy"]]
         self.rows.append(
             {
                 "epoch": epoch + 1,
                 "steps": self._steps,
                 "loss": float(logs["loss"]),
                 "accuracy": float(logs["accuracy"]),
-                "validation_loss": float(logs["val_cross_entropy"]),
-                "validation_accuracy": float(logs["val_accuracy"]),
+                "validation_loss": validation[0],
+                "validation_accuracy": validation[1],
                 "learning_rate": float(self.model.optimizer.learning_rate),
                 "images_per_second": self._steps * self.batch_size / self._seconds,
             }
@@ -115,7 +126,7 @@ _TIMES_ITS_COST = 100
 
 
 class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Keeps the weights of the best epoch, and writes them as `model.keras`.
+    """Keeps the weights of the best or the last epoch, and writes them as `model.keras`.
 
     They are written at once, or a minute after the last ones.
 
@@ -126,12 +137,16 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         network: The network to keep; what is fitted may be a part of it.
         history: Comes before this callback in the list.
         path: The file to write.
+        is_last: Whether the last epoch is kept, whatever its validation accuracy.
     """
 
-    def __init__(self, network: keras.Model, history: History, path: Path) -> None:
+    def __init__(
+        self, network: keras.Model, history: History, path: Path, *, is_last: bool = False
+    ) -> None:
         super().__init__()
         self.weights: Arrays = []
         self._network, self._history, self._path = network, history, path
+        self._is_last = is_last
         self._copy: keras.Model | None = None
         self._write_from = -math.inf
         self._is_written = True
@@ -141,7 +156,7 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
         self.weights, self._is_written = weights, not weights
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if best_row(self._history.rows)["epoch"] == epoch + 1:
+        if self._is_last or best_row(self._history.rows)["epoch"] == epoch + 1:
             self.weights, self._is_written = self._network.get_weights(), False
         if time.monotonic() >= self._write_from:
             self.write()

@@ -179,11 +179,11 @@ def _remove_files(run: Run) -> None:
 
 
 def _checkpoints(run: Run) -> list[Path]:
-    """Checkpoints, whole, damaged or half written."""
+    """Checkpoints, whole, damaged or half written, and what is known of folds."""
     return [
         entry
         for entry in run.checkpoints_folder.glob("*")
-        if entry.match("epoch*-step*.npz*") or is_leftover(entry)
+        if any(map(entry.match, ("epoch*-step*.npz*", "fold*"))) or is_leftover(entry)
     ]
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from rich.console import Console
 
 from keras_resnet18 import distributed
-from keras_resnet18.classify.calibration import Calibration, calibrate
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Split
@@ -143,28 +142,32 @@ def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
             layer.trainable = trainable
 
 
-def calibrate_network(
-    model: keras.Model, validation: Split, preprocess: Preprocess, run: Run, console: Console
-) -> Calibration:
-    """Divide the logits by the temperature that fits validation images best.
+def logits_of(
+    model: keras.Model, split: Split, preprocess: Preprocess, console: Console
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Logits of a classifier that a builder of this package made, and the labels, on every process.
+
+    They are computed from the features: a probability of a float32 softmax may be 0, whose
+    logarithm is lost.
+
+    Returns:
+        Logits (n, classes) and labels (n,).
+    """
+    features, labels = features_of(split_head(model)[0], split, preprocess, console)
+    kernel, bias = model.layers[-1].get_weights()
+    return features.astype(np.float32) @ kernel + bias, labels
+
+
+def divide_logits(model: keras.Model, temperature: float, run: Run) -> None:
+    """Divide the logits by a temperature, and write the run's `model.keras` anew.
 
     Kernel and bias of the last layer are divided, so that the model and all its exports are
-    calibrated, and the most probable classes stay. The run's `model.keras` is written anew.
-
-    Args:
-        model: A classifier that a builder of this package made, with softmax.
-        validation: The images.
-        preprocess: How they become the model's pixels.
-        run: The run of the model.
-        console: Where progress is shown.
+    calibrated, and the most probable classes stay.
     """
-    features, labels = features_of(split_head(model)[0], validation, preprocess, console)
+    if temperature == 1:
+        return
     kernel, bias = model.layers[-1].get_weights()
-    # of the features: a probability of a float32 softmax may be 0, whose logarithm is lost
-    found = calibrate(features.astype(np.float32) @ kernel + bias, labels)
-    if found.temperature != 1:
-        model.layers[-1].set_weights([kernel / found.temperature, bias / found.temperature])
-        if distributed.is_first():
-            with staged(run.model_file) as new:
-                save_model(model, new)
-    return found
+    model.layers[-1].set_weights([kernel / temperature, bias / temperature])
+    if distributed.is_first():
+        with staged(run.model_file) as new:
+            save_model(model, new)

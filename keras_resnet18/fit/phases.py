@@ -204,8 +204,9 @@ def train_network(
     start: Checkpoint | None,
     stop: Stop,
     console: Console,
+    held_out: Sequence[Row] | None = None,
 ) -> list[Row]:
-    """Train a network, and give it the weights of its best epoch.
+    """Train a network, and give it the weights of its best epoch, or of its last one with folds.
 
     Args:
         network: Built for the task's recipe.
@@ -214,6 +215,7 @@ def train_network(
         start: A checkpoint of this training to begin at; None for its first step.
         stop: A request to end, obeyed between steps.
         console: Where progress is printed.
+        held_out: The mean history of the folds, for the training that has no validation images.
 
     Returns:
         The history, a row for each epoch.
@@ -223,8 +225,9 @@ def train_network(
     """
     phases = list(phases_of(network, task, console))
     first = distributed.is_first()
-    history = History(task.batch_size, run.write_history if first else lambda rows: None)
-    best = BestModel(network, history, run.model_file)
+    history = History(task.batch_size, run.write_history if first else lambda rows: None, held_out)
+    folded = task.images.folds is not None
+    best = BestModel(network, history, run.model_file, is_last=folded)
     ending = EarlyEnd(task.recipe, history, task.steps_per_epoch)
     epochs = sum(phase.recipe.epochs for phase in phases)
     progress = ProgressLine(console, history, epochs=epochs)

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from keras_resnet18.checking.findings import Finding
 from keras_resnet18.checking.images import AnySource, Images, look_again, open_again, opened
+from keras_resnet18.data.folds import Folds, fold_source, whole_source
 from keras_resnet18.data.pipeline import steps_per_epoch
-from keras_resnet18.data.splits import Source
+from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.distributed import check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
@@ -59,6 +60,7 @@ class Task:
         preprocess: Preprocessing of evaluation, with the network's input size.
         policy: Keras dtype policy.
         reason: Why that policy.
+        fold: The fold that this training leaves out, from 0; None if it leaves none out.
 
     Raises:
         InputError: If the devices cannot share a batch, or classes cannot be weighed.
@@ -69,6 +71,7 @@ class Task:
     preprocess: Preprocess
     policy: str
     reason: str
+    fold: int | None = None
 
     @cached_property
     def source(self) -> Source:
@@ -78,6 +81,25 @@ class Task:
     def __post_init__(self) -> None:
         self.class_weights  # noqa: B018  # or the error that says why there are none
         check_batch(self.batch_size, mixes=self.recipe.augment.mixes)
+
+    @property
+    def n(self) -> int:
+        """Number of images that are used, each counted once."""
+        splits = self.source.splits
+        return splits["train"].size if self.images.folds else sum(x.size for x in splits.values())
+
+    @property
+    def held_out(self) -> Split | None:
+        """Validation images; None where all images train."""
+        all_train = self.images.folds is not None and self.fold is None
+        return None if all_train else self.source.splits["validation"]
+
+    def folded(self, number: int) -> Task:
+        """The training that leaves a fold out."""
+        assert self.images.folds is not None
+        source = fold_source(self.images.source, self.images.folds, number)
+        images = dataclasses.replace(self.images, source=source)
+        return dataclasses.replace(self, images=images, fold=number)
 
     @property
     def batch_size(self) -> int:
@@ -167,6 +189,12 @@ def new_task(
     recipe = recipe or load_recipe(default_recipe(images.source))
     recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
     recipe = _with_absolute_weights(recipe.changed(settings))
+    early = {key: getattr(recipe, key) for key in ("patience", "max_minutes")}
+    if images.folds is not None and any(early.values()):
+        raise InputError(
+            "with folds every training has the recipe's whole length: leave out patience and "
+            f"max_minutes. Received: {without_none(early)}"
+        )
     policy, reason = recipe.precision, "as the recipe says"
     if policy == "auto":
         recommended = recommended_policy()
@@ -199,6 +227,7 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     facts = training.environment
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
     findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
+    folds = Folds.from_dict(facts["folds"]) if "folds" in facts else None
     if source is None and training.source is None:
         raise InputError(
             f"the images of {training.path} came from arrays: give them again, as "
@@ -206,12 +235,14 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
         )
     try:
         found = open_again(training) if source is None else opened(source, seed, left_out)
+        if folds is not None and source is not None:
+            found = whole_source(found)
     except InputError as error:
         raise InputError(f"{error} If the images have moved, give the source as well") from None
     if found.splits["test"].facts() != facts["images"]["test"]:
         findings = look_again(found, facts.get("compared_by"), console)
     return Task(
-        Images(found, seed, left_out, findings, compared_by=facts.get("compared_by")),
+        Images(found, seed, left_out, findings, compared_by=facts.get("compared_by"), folds=folds),
         training.recipe,
         training.preprocess,
         facts["precision"],

@@ -19,8 +19,9 @@ from keras_resnet18.classify.accuracy import (
     measure,
     write_predictions,
 )
-from keras_resnet18.classify.calibration import Calibration
+from keras_resnet18.classify.calibration import Calibration, calibrate
 from keras_resnet18.classify.table import print_classes
+from keras_resnet18.data.folds import check_folds
 from keras_resnet18.data.sources import check_spec
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.distributed import Cluster, sharing_in_words, together
@@ -34,7 +35,8 @@ from keras_resnet18.fit.folder import (
     old_training,
     unfinished,
 )
-from keras_resnet18.fit.network import build_network, calibrate_network
+from keras_resnet18.fit.folds import cost_in_words, new_network, train_folds
+from keras_resnet18.fit.network import divide_logits, logits_of
 from keras_resnet18.fit.phases import train_network
 from keras_resnet18.fit.resume import Checkpoint, load_checkpoint, stop_signals
 from keras_resnet18.fit.task import (
@@ -47,7 +49,7 @@ from keras_resnet18.fit.task import (
     same_everywhere,
 )
 from keras_resnet18.fit.twin import alone
-from keras_resnet18.machine import device_name, dtype_policy, fastest_jit, missing_gpu
+from keras_resnet18.machine import device_name, fastest_jit, missing_gpu
 from keras_resnet18.recipe import Recipe
 from keras_resnet18.reports.plots import plot_confusion, plot_curves
 from keras_resnet18.reports.report import write_report
@@ -70,6 +72,7 @@ def train(
     split_seed: int = 0,
     on_bad_image: str = "raise",
     dedupe: bool = False,
+    folds: int | None = None,
     overwrite: bool = False,
     resume: str | os.PathLike[str] | None = None,
     cluster: Cluster | None = None,
@@ -105,6 +108,11 @@ def train(
             the broken ones out, by name.
         dedupe: Whether to leave out validation and test images that have the pixels of others,
             also in another format; decodes all images first.
+        folds: Number of folds, 2 to 10, for few images: so many trainings each leave out another
+            part of all images, which measures them, and then the one that ships has all images.
+            Images of a class are dealt out evenly, those of one group and copies together. Each
+            training has the recipe's whole length and keeps its last epoch. A validation or test
+            split of the images' own is not used.
         overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
         resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
         cluster: Where the processes of a training on several machines meet; each of them calls
@@ -122,7 +130,7 @@ def train(
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if resume is not None:
         choices = (recipe, out, weights, settings, split_seed, on_bad_image != "raise", dedupe)
-        if any(choices) or overwrite:
+        if any(choices) or overwrite or folds is not None:
             raise InputError(
                 "a training is resumed as it was begun: with resume give the images at most, where "
                 "they have moved, and nothing else"
@@ -133,6 +141,13 @@ def train(
         settings = [settings] if isinstance(settings, str) else settings
         whole = isinstance(split_seed, int) and split_seed >= 0
         within("split_seed", split_seed, whole, "a whole number, 0 or more")
+        if folds is not None:
+            check_folds(folds)
+            if dedupe or cluster is not None:
+                raise InputError(
+                    "folds keep copies together, and train on one machine: leave out dedupe and "
+                    f"cluster. Received: dedupe={dedupe}, cluster={cluster}"
+                )
         if source is None:
             raise InputError("train needs images, or the run to go on with. Received: neither")
         if not isinstance(source, Source):
@@ -142,7 +157,12 @@ def train(
         check_outside(path, source)
         check_out(path, overwrite=overwrite)
         open_images = functools.partial(
-            look, source, split_seed=split_seed, on_bad_image=on_bad_image, dedupe=dedupe
+            look,
+            source,
+            split_seed=split_seed,
+            on_bad_image=on_bad_image,
+            dedupe=dedupe,
+            folds=folds,
         )
         choose = functools.partial(new_task, open_images, recipe, weights, settings)
         work = functools.partial(_begin, run, choose, overwrite)
@@ -157,17 +177,24 @@ class Results(NamedTuple):
 
     Attributes:
         rows: Its history.
+        best_epoch: The epoch that is kept.
         calibration: Calibration of the network.
-        evaluations: Evaluations on validation and test images.
-        images: The test images.
+        evaluations: Evaluations on validation and test images, or of all folds.
+        images: The test images, or all of them.
         model: The network.
     """
 
     rows: list[Row]
+    best_epoch: int
     calibration: Calibration
     evaluations: Mapping[str, Evaluation]
     images: Split
     model: keras.Model
+
+    @property
+    def tested(self) -> Evaluation:
+        """The evaluation that is reported."""
+        return list(self.evaluations.values())[-1]
 
 
 def _begin(
@@ -214,7 +241,8 @@ def _resume(run: Run, source: AnySource | None, console: Console) -> Results | N
             now = {key: task.settings["environment"][key] for key in kept}
             training.write_json(training.environment_file, {**training.environment, **now})
         model = _build(task, console, resumed=start is not None)
-        console.print(f"going on at {start or 'the first step'}")
+        if task.images.folds is None or start is not None:
+            console.print(f"going on at {start or 'the first step'}")
         return _train(task, start, model, run, training, console)
 
 
@@ -230,12 +258,12 @@ def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Mode
     for line in (missing_gpu(), sharing_in_words(task.batch_size)):
         if line is not None:
             console.print(line)
-    for line in (*task.source.notes, *in_words(task.images, task.preprocess)):
+    source = task.source
+    for line in (*source.split_notes, *source.notes, *in_words(task.images, task.preprocess)):
         console.print(line)
-    # Keras' initialisers draw from a global generator; everything else has seeds of its own.
-    keras.utils.set_random_seed(task.recipe.seed)
-    with dtype_policy(task.policy):
-        return build_network(task, console, resumed=resumed)
+    if task.images.folds is not None:
+        console.print(cost_in_words(task))
+    return new_network(task, console, resumed=resumed)
 
 
 def _train(
@@ -266,21 +294,41 @@ def _train(
     try:
         with stop_signals() as stop, broken_images_named():
             with broken_images_named(_OF_TRAINING):
-                rows = train_network(model, task, training, start=start, stop=stop, console=console)
-            model, splits = alone(model), task.source.splits
-            found = calibrate_network(
-                model, splits["validation"], task.preprocess, training, console
-            )
-            spec = task.spec(found.threshold)
-            model.compile(jit_compile=fastest_jit())
-            evaluations = {
-                name: measure(model.predict_on_batch, splits[name], spec)
-                for name in ("validation", "test")
-            }
+                held_out = None
+                if task.images.folds is not None:
+                    held_out = train_folds(task, training, stop=stop, console=console)
+                    model = new_network(task, Console(quiet=True), resumed=start is not None)
+                    console.print(
+                        f"the training that ships: {task.source.split_notes[0]}; validation is the "
+                        "folds' mean"
+                    )
+                rows = train_network(
+                    model,
+                    task,
+                    training,
+                    start=start,
+                    stop=stop,
+                    console=console,
+                    held_out=None if held_out is None else held_out.rows,
+                )
+            model, images = alone(model), task.source.splits["test"]
+            if held_out is not None:
+                found, evaluations = held_out.calibrated(task)
+                divide_logits(model, found.temperature, training)
+            else:
+                validation = task.source.splits["validation"]
+                found = calibrate(*logits_of(model, validation, task.preprocess, console))
+                divide_logits(model, found.temperature, training)
+                model.compile(jit_compile=fastest_jit())
+                evaluations = {
+                    name: measure(model.predict_on_batch, split, task.spec(found.threshold))
+                    for name, split in (("validation", validation), ("test", images))
+                }
             distributed.part()
             if not distributed.is_first():
                 return None
-            results = Results(rows, found, evaluations, splits["test"], model)
+            best = best_row(rows) if held_out is None else rows[-1]
+            results = Results(rows, best["epoch"], found, evaluations, images, model)
             _write(task, results, training)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a terminal that hung up
@@ -296,15 +344,15 @@ def _write(task: Task, results: Results, run: Run) -> None:
     """Write what a training found out, the metrics at the end: they make the run finished."""
     run.write_text(run.spec_file, task.spec(results.calibration.threshold).to_json())
     with staged(run.predictions_file) as new:
-        write_predictions(results.evaluations["test"], new)
+        write_predictions(results.tested, new)
     facts = task.images.facts
     metrics = {
         **{name: evaluation.to_dict() for name, evaluation in results.evaluations.items()},
-        "best_epoch": best_row(results.rows)["epoch"],
+        "best_epoch": results.best_epoch,
         "epochs": len(results.rows),
         "calibration": results.calibration.to_dict(),
         "images": {
-            "compared": sum(split.size for split in task.source.splits.values()),
+            "compared": task.n,
             "compared_by": facts["compared_by"],
             "left_out": len(facts["left_out"]),
             "findings": facts["findings"],
@@ -315,11 +363,11 @@ def _write(task: Task, results: Results, run: Run) -> None:
 
 def _plot(run: Run, results: Results, console: Console) -> None:
     """Draw curves and confusion matrix. A failure is reported and does not fail the run."""
-    rows, test, finetune = results.rows, results.evaluations["test"], run.recipe.finetune
+    rows, test, finetune = results.rows, results.tested, run.recipe.finetune
     head_epochs = finetune.head_epochs if finetune else 0
     try:
         with staged(run.curves_file) as new:
-            plot_curves(rows, best_row(rows)["epoch"], new, head_epochs=head_epochs)
+            plot_curves(rows, results.best_epoch, new, head_epochs=head_epochs)
         with staged(run.confusion_file) as new:
             plot_confusion(test.labels, test.predictions, run.spec.labels, new)
     except Exception as error:
@@ -333,12 +381,17 @@ def _finished(run: Run, results: Results | None, console: Console) -> Run:
         page = "" if run.report_file.is_file() else f"; report({str(run.path)!r}) makes its page"
         console.print(f"{run.path} is finished: there is nothing to go on with{page}")
         return run
-    console.print(best_in_words(results.rows))
-    for line in results.calibration.in_words():
+    if run.folds is None:
+        console.print(best_in_words(results.rows))
+        of = "validation images"
+    else:
+        of = "images of the folds"
+    for line in results.calibration.in_words(of):
         console.print(line)
     for name, evaluation in results.evaluations.items():
+        name = name if run.folds is None else f"{run.folds}-fold"
         console.print(f"{name:10} accuracy {evaluation}")
-    test = results.evaluations["test"]
+    test = results.tested
     for note in test.notes():
         console.print(f"{'':10} {note}")
     print_classes(console, test.per_class, str(run.metrics_file))

@@ -16,7 +16,7 @@ def write_card(run: Run) -> None:
         return
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    figures = run.metrics["test"]
+    figures, folds = run.figures, run.folds
     name, images = run.path.absolute().name, Path(run.source or "arrays").name
     data = ModelCardData(
         library_name="keras",
@@ -28,7 +28,7 @@ def write_card(run: Run) -> None:
                 task_type="image-classification",
                 dataset_type=images,
                 dataset_name=images,
-                dataset_split="test",
+                dataset_split="test" if folds is None else f"{folds}-fold",
                 metric_type=kind,
                 metric_value=figures[kind],
             )

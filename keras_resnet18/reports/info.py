@@ -88,9 +88,10 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         if not run.finished:
             state = "damaged: no metrics.json" if run.lacks_metrics else "unfinished"
             return images, what, f"{_epochs(run)} of {recipe.epochs}", state
-        epochs, test = run.metrics["epochs"], run.metrics["test"]
+        epochs, test = run.metrics["epochs"], run.figures
         low, high = test["interval"]
         accuracy = f"{test['accuracy']:.2%}\n{low:.2%} to {high:.2%}\nn = {test['n']:,}"
+        accuracy += "" if run.folds is None else f", {run.folds}-fold"
         if run.replacement.path.is_dir():
             accuracy += "\nan unfinished training is to replace it"
         return images, what, str(epochs), accuracy
@@ -118,10 +119,11 @@ def _about_run(path: Path) -> str:
         environment, metrics = run.environment, run.metrics
         facts["precision"] = f"{environment['precision']}, on {environment['device']}"
         facts["kept epoch"] = f"{metrics['best_epoch']} of {metrics['epochs']}"
-        for kind in ("validation", "test"):
-            found = metrics[kind]
+        names = ("validation", "test") if run.folds is None else (f"{run.folds}-fold",)
+        for name in names:
+            found = metrics[name] if run.folds is None else run.figures
             accuracy = in_words(found["accuracy"], found["interval"], found["n"])
-            facts[f"{kind} accuracy"] = accuracy
+            facts[f"{name} accuracy"] = accuracy
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -56,7 +56,7 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
         images = source.splits["test"]
         if not of_training(run, source, ["test"]):
             raise InputError(
-                f"a report shows the {run.metrics['test']['n']} images that the run was tested on: "
+                f"a report shows the {run.figures['n']} images that the run was tested on: "
                 f"give their place as data=SOURCE. Received: {data} with {images.size:,} others"
             )
     return write_report(run, images)
@@ -77,15 +77,17 @@ def write_report(run: Run, images: Split | None, model: keras.Model | None = Non
 
 def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[str, Any]:
     """Collect what the template report.html names."""
-    figures, metrics = run.metrics["test"], run.metrics
+    figures, metrics, folds = run.figures, run.metrics, run.folds
     found = _predictions(run, images)
     matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.spec.labels)))
     mistakes = [] if images is None else _mistakes(run, found, images, model)
-    curves, calibration = _calibration(metrics.get("calibration"), figures, found)
+    curves, calibration = _calibration(metrics.get("calibration"), figures, found, folds)
     return {
         "name": run.path.absolute().name,
         "figures": figures,
         "notes": notes(figures),
+        "folds": folds,
+        "image": "test image" if folds is None else "image",
         "wrong": int((found.labels != found.predictions).sum()),
         "mistakes": mistakes,
         "has_maps": bool(mistakes) and mistakes[0]["activation"] is not None,
@@ -93,7 +95,7 @@ def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[
         "confused": confusions(matrix),
         "reliability": reliability_svg(curves),
         "calibration": calibration,
-        "data_check": _data_check(metrics["images"]),
+        "data_check": _data_check(metrics["images"], folds),
         "curves": _curves(run),
         "made": _made(run),
         "command": _command(run),
@@ -103,7 +105,7 @@ def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[
 
 def _predictions(run: Run, images: Split | None) -> Predictions:
     """Read predictions.csv; its rows must be those of the figures, and of the images in order."""
-    found, figures = read_predictions(run.predictions_file, run.spec.labels), run.metrics["test"]
+    found, figures = read_predictions(run.predictions_file, run.spec.labels), run.figures
     right = float((found.labels == found.predictions).mean())
     same_order = images is None or images.names in (None, found.names)
     if not same_order or abs(right - figures["accuracy"]) > 1e-6 or len(found[0]) != figures["n"]:
@@ -133,10 +135,12 @@ def _mistakes(
     if not len(wrong):
         return []
     pixels = images_at(images, run.preprocess, wrong.tolist())
-    maps = activation_maps(model or run.model, np.stack(pixels), found.predictions[wrong])
+    maps = None
+    if run.folds is None:  # or another network gave the answers, of which nothing is left
+        maps = activation_maps(model or run.model, np.stack(pixels), found.predictions[wrong])
     return [
         {
-            "path": f"test image {i}" if found.names[i] == str(i) else found.names[i],
+            "path": f"image {i}" if found.names[i] == str(i) else found.names[i],
             "true": run.spec.labels[found.labels[i]],
             "predicted": run.spec.labels[found.predictions[i]],
             "probability": float(found.probabilities[i]),
@@ -187,44 +191,51 @@ def activation_maps(
 
 
 def _calibration(
-    said: Mapping[str, Any] | None, figures: Mapping[str, Any], found: Predictions
+    said: Mapping[str, Any] | None,
+    figures: Mapping[str, Any],
+    found: Predictions,
+    folds: int | None,
 ) -> tuple[dict[str, Reliability], dict[str, str]]:
     """The reliability curves by name, and the figures beside their plot."""
     curves, facts = {}, {}
+    images, tested = ("validation images", "test images") if folds is None else ("images",) * 2
     if said is not None and said["threshold"] is None:
-        facts["temperature"] = f"1: {said['n']:,} validation images are too few for another"
-        curves["validation images"] = Reliability.from_dict(said["after"])
+        facts["temperature"] = f"1: {said['n']:,} {images} are too few for another"
+        curves[images] = Reliability.from_dict(said["after"])
     elif said is not None:
-        facts["temperature"] = f"{said['temperature']:.3g}, from {said['n']:,} validation images"
+        facts["temperature"] = f"{said['temperature']:.3g}, from {said['n']:,} {images}"
         if is_at_the_end(said["temperature"]):
             facts["temperature"] += ", the end of the range: its answers say little"
-        curves["validation images, before"] = Reliability.from_dict(said["before"])
-        curves["validation images, calibrated"] = Reliability.from_dict(said["after"])
-    curves["test images"] = reliability(found.probabilities, found.labels == found.predictions)
+        curves[f"{images}, before"] = Reliability.from_dict(said["before"])
+        curves[f"{images}, calibrated"] = Reliability.from_dict(said["after"])
+    if folds is None:  # or it is the curve of the calibrated ones
+        curves[tested] = reliability(found.probabilities, found.labels == found.predictions)
     for name, one in curves.items():
         facts[f"calibration error (ECE), {name}"] = percent(one.ece, 1)
     if figures["threshold"] is not None:
         facts["score threshold"] = percent(figures["threshold"], 1)
-        facts["test images answered at it"] = percent(figures["coverage"], 1)
+        facts[f"{tested} answered at it"] = percent(figures["coverage"], 1)
         facts["of these right"] = percent(figures["accuracy_answered"], 1)
     return curves, facts
 
 
-def _data_check(facts: Mapping[str, Any]) -> list[str]:
+def _data_check(facts: Mapping[str, Any], folds: int | None) -> list[str]:
     """What was found about the images before the training, a line each."""
     lines = [finding["text"] for finding in facts["findings"]]
     if facts["left_out"]:
         lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
     if facts["compared_by"] is None:
-        lines.append("the images are not files: whether some are in two splits was not looked for")
+        places = "two splits" if folds is None else "two folds"
+        lines.append(f"the images are not files: whether some are in {places} was not looked for")
     elif not {"in two classes", "in two splits"} & {one["kind"] for one in facts["findings"]}:
         others = (
             ""
             if facts["compared_by"] == "pixels"
             else ("; whether two have the same pixels, `keras-resnet18 check` tells")
         )
+        places = "two classes or two splits" if folds is None else "two classes"
         lines.append(
-            "no image is in two classes or two splits: "
+            f"no image is in {places}: "
             f"{facts['compared']:,} compared by their {facts['compared_by']}{others}"
         )
     return lines
@@ -234,9 +245,10 @@ def _curves(run: Run) -> dict[str, bytes]:
     """The plots of loss and accuracy, by their description."""
     rows, finetune = run.history, run.recipe.finetune
     head_epochs, best = finetune.head_epochs if finetune else 0, run.metrics["best_epoch"]
+    others = "validation images" if run.folds is None else "images left out, as the folds' mean"
     return {
         f"{name} over {len(rows)} epochs; at the end {rows[-1][name]:.3g} on training images and "
-        f"{rows[-1][f'validation_{name}']:.3g} on validation images": curve_svg(
+        f"{rows[-1][f'validation_{name}']:.3g} on {others}": curve_svg(
             rows, name, best, head_epochs=head_epochs
         )
         for name in ("loss", "accuracy")
@@ -251,6 +263,8 @@ def _made(run: Run) -> dict[str, str]:
     # of its steps: a limit in minutes may end the last epoch early
     seconds = sum(row["steps"] * batch / row["images_per_second"] for row in run.history)
     listed = ", ".join(f"{kind} {n:,}" for kind, n in sizes.items())
+    if run.folds is not None:
+        listed = f"{sizes['train']:,}, all of which train; {run.folds} folds"
     return {
         "images": f"{run.source or 'arrays'} ({listed})",
         "network": f"{network.name}, stem {network.stem}, input "
@@ -271,6 +285,7 @@ def _command(run: Run) -> str:
     options = run.source_options
     if options["split_seed"]:
         words += ["--split-seed", str(options["split_seed"])]
+    words += ["--folds", str(run.folds)] * (run.folds is not None)
     copies = [is_left_out_copy(reason) for reason in options["leave_out"].values()]
     words += ["--dedupe"] * any(copies) + ["--on-bad-image", "skip"] * (not all(copies))
     return shlex.join([*words, "--out", "again"])

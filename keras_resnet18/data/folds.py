@@ -1,0 +1,163 @@
+"""Folds: all images of a source, each in the test of one of several trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+from keras_resnet18.data.splits import Source, Split, indexed_split, on_cpu
+from keras_resnet18.data.stored import StoredImage
+from keras_resnet18.errors import InputError, within
+
+MAX_FOLDS = 10
+
+
+@dataclasses.dataclass
+class Folds:
+    """Which training each image of a source is left out of.
+
+    Attributes:
+        count: Number of folds, 2 to 10.
+        numbers: The fold of each image, from 0, int64 (n,), in the order of `Source.pool`.
+        features: Features of all images and their labels, once a training has computed them.
+    """
+
+    count: int
+    numbers: npt.NDArray[np.int64]
+    features: tuple[npt.NDArray[Any], npt.NDArray[np.int64]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: a digit for each image."""
+        return {"count": self.count, "of_images": "".join(map(str, self.numbers))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Folds:
+        """What `to_dict` gave."""
+        return cls(values["count"], np.array(list(values["of_images"]), np.int64))
+
+
+def check_folds(count: Any) -> None:
+    """Raises InputError unless `count` is a number of folds."""
+    whole = isinstance(count, int) and 2 <= count <= MAX_FOLDS
+    within("folds", count, whole, f"a whole number, 2 to {MAX_FOLDS}")
+
+
+def deal(source: Source, count: int, seed: int, copies: Iterable[Sequence[str]]) -> Folds:
+    """Deals all images of a source out to folds, each class evenly.
+
+    Images of one key (a group of a table) and copies stay together. The folds are those of
+    scikit-learn's `StratifiedGroupKFold`.
+
+    Args:
+        source: The images.
+        count: Number of folds.
+        seed: Another seed deals differently.
+        copies: Groups of names of images that are copies of each other.
+
+    Raises:
+        InputError: If the images have no order of their own (TFDS), there are too few, or a class
+            would lie in one fold alone.
+    """
+    pool = pool_of(source)
+    assert pool.labels is not None  # or it would be no pool
+    group = _groups(pool, copies)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    numbers = np.zeros(pool.size, np.int64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class smaller than the folds
+            for number, (_, rows) in enumerate(folds.split(numbers, pool.labels, group)):
+                numbers[rows] = number
+    except ValueError:  # every class is smaller than the folds
+        numbers[:] = 0
+    of_class = [set(numbers[pool.labels == label]) for label in range(len(source.classes))]
+    single = [name for name, of in zip(source.classes, of_class, strict=True) if len(of) < 2]
+    if single or len(set(numbers)) < count:
+        raise InputError(
+            f"{count} folds need {count} images or more that are no copies, and every class images "
+            f"in two of them. Received: {source.name!r} with {len(set(group)):,} different images"
+            + (f", and {single[0]!r} in one fold alone" if single else "")
+            + ". Take fewer folds, or add images."
+        )
+    return Folds(count, numbers)
+
+
+def _groups(pool: Split, copies: Iterable[Sequence[str]]) -> npt.NDArray[np.int32]:
+    """A number for each image; images that must stay together share it."""
+    names = pool.names or tuple(map(str, range(pool.size)))
+    row_of = {name: row for row, name in enumerate(names)}
+    together = [[row_of[name] for name in group] for group in copies]
+    of_key: dict[str, list[int]] = {}
+    for row, key in enumerate(pool.keys or names):
+        of_key.setdefault(key, []).append(row)
+    pairs = [(rows[0], row) for rows in (*together, *of_key.values()) for row in rows]
+    first, second = np.array(pairs).T
+    edges = coo_array((np.ones(len(pairs)), (first, second)), shape=(pool.size, pool.size))
+    _, group = connected_components(edges, directed=False)
+    return group  # type: ignore[no-any-return]
+
+
+def pool_of(source: Source) -> Split:
+    """All images of a source in one split.
+
+    Raises:
+        InputError: If they have no order of their own.
+    """
+    if source.pool is None:
+        raise InputError(
+            "folds need images that are files or arrays. "
+            f"Received: {source.name!r}: export it as a folder first."
+        )
+    return source.pool()
+
+
+def whole_source(source: Source) -> Source:
+    """The same images, all of them for training, and again as validation and test images."""
+    pool = pool_of(source)
+    splits: dict[Any, Split] = dict.fromkeys(source.splits, pool)
+    return dataclasses.replace(
+        source, splits=splits, pool=lambda: pool, split_notes=(f"all {pool.size:,} images train",)
+    )
+
+
+def is_whole(source: Source) -> bool:
+    """Whether `whole_source` made a source, of which no image is held out."""
+    return source.splits["train"] is source.splits["test"]
+
+
+def fold_source(source: Source, folds: Folds, number: int) -> Source:
+    """The images of a fold as validation and test images, and all others for training."""
+    pool, out = pool_of(source), folds.numbers == number
+    train, held_out = (_subset(pool, np.flatnonzero(rows)) for rows in (~out, out))
+    splits: dict[Any, Split] = {"train": train, "validation": held_out, "test": held_out}
+    notes = (f"{train.size:,} images train, {held_out.size:,} are left out",)
+    return dataclasses.replace(source, splits=splits, split_notes=notes)
+
+
+def _subset(pool: Split, rows: npt.NDArray[np.int64]) -> Split:
+    """Some images of a pool, in its order."""
+    kept = on_cpu(rows)
+    names = None if pool.names is None else tuple(pool.names[row] for row in rows)
+
+    def image(index: tf.Tensor) -> StoredImage:
+        return pool.stored(kept[index])[0]
+
+    def content() -> list[bytes]:
+        every = list(pool.content())
+        return [every[row] for row in rows]
+
+    def scaled(max_value: int) -> Split:
+        return _subset(pool.scaled_by(max_value), rows)
+
+    assert pool.labels is not None
+    split = indexed_split(pool.labels[rows], image, names, content)
+    return dataclasses.replace(split, scaled=scaled)
