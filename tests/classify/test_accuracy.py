@@ -91,6 +91,7 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
         "threshold": None,
         "coverage": 1.0,
         "accuracy_answered": 0.5,
+        "folds": None,
         "per_class": to_rows(result.per_class),
     }
     assert str(result).startswith("50.00% (95 % interval 41.")

@@ -55,7 +55,7 @@ def test_splits_of_the_table_are_used_and_the_missing_one_is_carved(table):
     source = open_source(table(HEAD[:3], [[f"{i}.png", "ab"[i % 2], kinds[i]] for i in range(30)]))
     assert source.splits["test"].names == tuple(f"{i}.png" for i in range(6))
     assert source.splits["train"].size + source.splits["validation"].size == 24
-    assert "validation: about 10 % of rows of table.csv by hash" in source.notes[0]
+    assert "validation: about 10 % of rows of table.csv by hash" in source.split_notes[0]
 
 
 def test_images_of_a_group_share_a_split(table):
@@ -165,7 +165,7 @@ def test_a_column_that_is_used_leaves_none_to_offer(table):
     rows = [[f"{i}.png", "ab"[i % 2], "train", f"g{i}", "p"] for i in range(50)]
     rows += [[f"{i}.png", "ab"[i % 2], "test", "h", "p"] for i in range(50, 60)]
     source = open_source(table([*HEAD, "patient"], rows))
-    assert source.warnings == () and "'patient'" in source.notes[1]
+    assert source.warnings == () and "'patient'" in source.notes[0]
 
 
 @pytest.mark.parametrize(

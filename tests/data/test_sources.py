@@ -209,7 +209,7 @@ def test_a_folder_of_classes_is_dealt_out(make_folder):
         assert [name[:3] for name in split.names] == [source.classes[i][:3] for i in split.labels]
     train, _, test = sizes(source)
     assert 84 <= train <= 108
-    assert "about 10 % of" in source.notes[0] and f"({test} images)" in source.notes[0]
+    assert "about 10 % of" in source.split_notes[0] and f"({test} images)" in source.split_notes[0]
 
 
 def test_pixels_and_labels_are_those_of_the_named_file(make_folder):
@@ -237,7 +237,7 @@ def test_own_folders_are_the_splits(make_folder):
     assert list(homes(source).items()) == list(
         zip(names, ["train"] * 2 + ["validation"] * 2 + ["test"], strict=True)
     )
-    assert source.notes == (
+    assert source.split_notes == (
         "train: train/ (2 images); validation: valid/ (2 images); test: test/ (1 images)",
         "no test image of 'a'",
     )
@@ -251,8 +251,8 @@ def test_the_missing_split_is_carved_from_train(make_folder, own, kind, carved):
     source = open_source(make_folder(*train, f"{own}/a/x.png", f"{own}/b/x.png"))
     assert set(source.splits[kind].names) == {f"{own}/a/x.png", f"{own}/b/x.png"}
     assert 4 <= source.splits[carved].size <= 22 and sum(sizes(source)) == 122
-    assert f"{carved}: about 10 % of train/ by hash" in source.notes[0]
-    assert f"{kind}: {own}/ (2 images)" in source.notes[0]
+    assert f"{carved}: about 10 % of train/ by hash" in source.split_notes[0]
+    assert f"{kind}: {own}/ (2 images)" in source.split_notes[0]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_class_that_validation_lacks_shifts_no_index(make_folder):
     train = [name for c in "abc" for name in numbered(f"train/{c}", 30)]
     source = open_source(make_folder(*train, "val/a/x.png", "val/c/x.png"))
     np.testing.assert_array_equal(source.splits["validation"].labels, [0, 2])
-    assert "no validation image of 'b'" in source.notes
+    assert "no validation image of 'b'" in source.split_notes
 
 
 def test_what_is_not_used_is_counted_and_said(make_folder):
@@ -291,8 +291,8 @@ def test_what_is_not_used_is_counted_and_said(make_folder):
     (folder / "val").mkdir()
     source = open_source(folder)
     assert source.classes == ("a", "b") and len(homes(source)) == 80
-    assert "test: about 10 % of train/ by hash" in source.notes[0]
-    assert source.notes[1:] == (
+    assert "test: about 10 % of train/ by hash" in source.split_notes[0]
+    assert source.notes == (
         "ignored 2 files that are not images (1 without ending and 1 .txt): "
         "'README', 'train/b/notes.txt'",
         "ignored 5 files and folders that are hidden or the system's: "

@@ -96,7 +96,7 @@ def greys(split, order=None, start=0):
 def test_given_splits_are_used_and_missing_ones_carved(config, sizes, train):
     source = opened(config)
     assert [source.splits[kind].size for kind in SPLITS] == sizes
-    assert source.notes[0].startswith(train)
+    assert source.split_notes[0].startswith(train)
     seen = [grey for kind in SPLITS for grey in greys(source.splits[kind])]
     assert len(set(seen)) == len(seen) == sum(sizes)
     assert source.classes == ("even", "odd") and source.image_size == (6, 5)
@@ -107,7 +107,7 @@ def test_a_test_set_without_labels_is_not_used():
     source = opened("blind")
     assert [split.size for split in source.splits.values()] == [90, 10, 10]
     assert "not used, because there are no labels in it: 'test'" in source.notes
-    assert "test: train[90%:] (10 images)" in source.notes[0]
+    assert "test: train[90%:] (10 images)" in source.split_notes[0]
 
 
 def test_images_of_any_size_have_no_common_size():

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from small import build_tiny
 
+from keras_resnet18.classify.calibration import calibrate
 from keras_resnet18.data.sources import from_arrays
-from keras_resnet18.fit.network import calibrate_network, frozen_batch_norm, split_head
+from keras_resnet18.fit.network import divide_logits, frozen_batch_norm, logits_of, split_head
 from keras_resnet18.fit.phases import compile_model, fit, head_recipe
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Finetune, Optimizer, Recipe
@@ -83,7 +84,8 @@ def test_the_head_is_divided_by_the_temperature_and_no_class_changes(digits, tmp
     model = build_tiny(input_shape=(32, 32, 3), classes=10, stem="", dropout=0)
     before, then = model.get_weights(), model.predict_on_batch(pixels)
     preprocess, run = Preprocess(size=(32, 32)), Run(tmp_path)
-    found = calibrate_network(model, split, preprocess, run, Console(quiet=True))
+    found = calibrate(*logits_of(model, split, preprocess, Console(quiet=True)))
+    divide_logits(model, found.temperature, run)
     assert found.n == 150 and found.temperature != pytest.approx(1, abs=0.01)
     written = open_model(run.model_file).get_weights()
     divided = [*before[:-2], *(weight / found.temperature for weight in before[-2:])]
