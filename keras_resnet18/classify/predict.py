@@ -44,7 +44,7 @@ class Prediction:
 
 
 def predict(
-    model: Run | str | os.PathLike[str],
+    model: Classifier | Run | str | os.PathLike[str],
     images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     top: int = 3,
@@ -57,7 +57,8 @@ def predict(
     not grow with their number. A .tflite or .onnx file is run without TensorFlow.
 
     Args:
-        model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
+        model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel;
+            or what `open_classifier` made of one.
         images: Image files, and folders for all images in them; one or several.
         top: How many classes to name for each; all of them, if there are fewer.
         threshold: Score threshold in place of the model's own; 0 answers every image.
@@ -73,7 +74,7 @@ def predict(
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
     check_threshold(threshold)
     several = images if isinstance(images, Iterable) and not isinstance(images, str) else [images]
-    classifier = open_classifier(model)
+    classifier = model if isinstance(model, Classifier) else open_classifier(model)
     if threshold is not None:
         classifier = classifier.with_threshold(threshold)
     return _predictions(classifier, image_files(several), top, console or Console())

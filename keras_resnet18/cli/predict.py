@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
+from keras_resnet18.errors import InputError
 from keras_resnet18.spec import NOT_SURE
 
 if TYPE_CHECKING:
@@ -40,6 +42,17 @@ def predict(
         ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV in UTF-8.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--sort-into",
+            metavar="FOLDER",
+            help="Copy each image into FOLDER/CLASS/, or FOLDER/not sure/. Nothing is overwritten.",
+        ),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="With --sort-into: links in place of copies.")
+    ] = False,
 ) -> None:
     """Name the most probable classes of images.
 
@@ -47,16 +60,39 @@ def predict(
     below the score threshold, which the training found on validation images. A file that cannot be
     read gets a row that says why, and the exit status is 1.
     """
+    if link and folder is None:
+        raise InputError("--link goes with --sort-into")
     if model.is_dir():  # the other models are run without TensorFlow
         machine.start_keras()
+    from keras_resnet18.classify.classifier import open_classifier
     from keras_resnet18.classify.predict import predict
+    from keras_resnet18.classify.sort import check_folder, sort_into
 
     # on a terminal the rows themselves show how far it is
     console = Console(stderr=True, quiet=sys.stdout.isatty())
-    rows = predict(model, images, top=top, threshold=threshold, console=console)
+    if folder is not None:
+        check_folder(folder, images)
+    classifier = open_classifier(model)
+    rows = predict(classifier, images, top=top, threshold=threshold, console=console)
+    places: Counter[str] = Counter()
+    if folder is not None:
+        rows = _sorted(sort_into(folder, rows, classifier.spec.labels, link=link), places)
     broken = (_print_csv if as_csv else _print_text)(rows, top)
+    if places:
+        listed = ", ".join(f"{name} {n:,}" for name, n in sorted(places.items()))
+        print(f"{folder}: {listed}", file=sys.stderr)
     if broken:
         raise typer.Exit(1)
+
+
+def _sorted(
+    found: Iterable[tuple[Prediction, Path | None]], places: Counter[str]
+) -> Iterator[Prediction]:
+    """The predictions, and in `places` how many images each folder has got."""
+    for prediction, path in found:
+        if path is not None:
+            places[path.parent.name] += 1
+        yield prediction
 
 
 def _print_text(rows: Iterable[Prediction], top: int) -> int:
