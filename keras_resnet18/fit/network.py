@@ -66,8 +66,8 @@ def build_network(task: Task, console: Console, *, resumed: bool = False) -> ker
         return model
     if (run := run_of_weights(recipe)) is not None:
         model = build()
-        same = run.spec.labels == task.source.classes
-        console.print(f"{weights}: {copy_weights(model, run.model, classes_match=same)}")
+        names = {"classes": task.source.classes, "trained_classes": run.spec.labels}
+        console.print(f"{weights}: {copy_weights(model, run.model, **names)}")
     elif is_name(weights):  # the builder, for their normalisation
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", UserWarning)  # every training says it

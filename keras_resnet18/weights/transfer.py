@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet18.errors import InputError, one_of
+from keras_resnet18.errors import InputError, listed, one_of
 from keras_resnet18.weights import checkpoints as files
 from keras_resnet18.weights.layouts import (
     COLUMNS,
@@ -45,13 +45,21 @@ _BATCH_NORM = {
 _KERNEL = {"weight": "kernel", "bias": "bias"}
 
 
-def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: bool) -> str:
-    """Copies the weights of a trained model to a model, layer by layer.
+def copy_weights(
+    model: keras.Model,
+    trained: keras.Model,
+    *,
+    classes: Sequence[str],
+    trained_classes: Sequence[str],
+) -> str:
+    """Copies the weights of a trained model to a model, layer by layer, the head by class names.
 
     Args:
         model: Model to change.
         trained: Model with layers of the same names and shapes, except perhaps the head.
-        classes_match: Whether both heads are for the same classes; if not, the head is kept.
+        classes: Names of the model's classes. One that `trained` does not know keeps the weights
+            that it has.
+        trained_classes: Names of the trained model's classes.
 
     Returns:
         Summary for people.
@@ -60,9 +68,7 @@ def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: boo
         InputError: If a layer is missing or has another shape. The model is unchanged.
     """
     ours, theirs = _own_layers(model), _own_layers(trained)
-    if not classes_match:
-        ours.pop(HEAD, None)
-        theirs.pop(HEAD, None)
+    heads = ours.pop(HEAD, None), theirs.pop(HEAD, None)
     wanted, given = (
         {name: [v.shape for v in layer.weights] for name, layer in layers.items()}
         for layers in (ours, theirs)
@@ -74,8 +80,23 @@ def copy_weights(model: keras.Model, trained: keras.Model, *, classes_match: boo
         )
     for name, layer in ours.items():
         layer.set_weights(theirs[name].get_weights())
-    kept = "with its head" if classes_match else "its head left out: the classes are others"
-    return f"{sum(len(layer.weights) for layer in ours.values())} variables, {kept}"
+    known = [name for name in classes if name in trained_classes]
+    if heads[0] is not None and heads[1] is not None:
+        to, of = ([names.index(x) for x in known] for names in (classes, trained_classes))
+        weights = heads[0].get_weights()  # kernel (features, classes) and bias (classes,)
+        for ours_, theirs_ in zip(weights, heads[1].get_weights(), strict=True):
+            ours_[..., to] = theirs_[..., of]
+        heads[0].set_weights(weights)
+    summary = f"{sum(len(layer.weights) for layer in ours.values())} variables"
+    if not known:
+        return f"{summary}, its head left out: the classes are others"
+    new = [name for name in classes if name not in known]
+    gone = [name for name in trained_classes if name not in known]
+    return (
+        f"{summary}, with the head of {len(known)} classes"
+        + (f"; new: {listed(new)}" if new else "")
+        + (f"; left out: {listed(gone)}" if gone else "")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
