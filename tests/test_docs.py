@@ -41,6 +41,14 @@ def test_a_page_says_what_an_exported_file_takes_and_gives(page, made):
     assert script["with_table"](other, made) == text
 
 
+def test_the_reference_is_what_the_package_says():
+    reference = runpy.run_path(str(DOCS / "reference.py"))
+    said = reference["PAGE"].read_text(encoding="utf-8")
+    assert said == reference["page"](), "run docs/reference.py"
+    assert "| `--folds N` |" in said and "| `optimizer.clip_norm` | none |" in said
+    assert not [row for row in said.splitlines() if row.endswith("|  |")]
+
+
 def test_what_pages_link_to_is_there():
     for page in DOCS.glob("*.md"):
         text = page.read_text(encoding="utf-8")
