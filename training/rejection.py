@@ -1,7 +1,7 @@
 """What the score threshold says of images that show none of a run's classes.
 
     python training/rejection.py --run RUN --foreign NAME=SOURCE... [--images N] [--data SOURCE]
-                                 [--rows FILE]
+                                 [--other CLASS] [--rows FILE]
 
 Shows a run its own test images and all images of foreign sources, in the run's preprocessing, and
 prints of each: the fraction that is refused, whose highest probability lies below the run's score
@@ -13,7 +13,9 @@ of the exponentials of the logits, Liu et al. 2020; files of ours give probabili
 The threshold is that in the run's classifier.json, or else the 5th percentile of the validation
 images' highest probability. NAME is what a source is called in the table; SOURCE is a folder,
 `tfds:NAME` or `digits`. --images takes that many images of each source instead of all; --data opens
-the run's own images where they have moved, or came from arrays. Each line is a row in --rows as
+the run's own images where they have moved, or came from arrays. --other names a class of other
+things that the run was trained with: a further column gives the fraction that is refused or given
+this class. Each line is a row in --rows as
 soon as it is known, and is not measured again while the run's model stays. 10,000 images of 28 px
 take half a minute on two threads.
 """
@@ -40,10 +42,10 @@ from rows import (
 )
 from runs import digest
 
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, one_of
 from keras_resnet18.machine import start_keras
 
-KEY = ("run", "model", "images", "data", "name", "source")
+KEY = ("run", "model", "images", "data", "other", "name", "source")
 OWN = "its own test images"
 REFUSED_PERCENT = 5  # of the validation images, where a run has no threshold
 
@@ -54,6 +56,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--foreign", nargs="+", required=True, metavar="NAME=SOURCE")
     parser.add_argument("--images", type=at_least_one, help="images of each source; all by default")
     parser.add_argument("--data", help="the run's images, where they are not where they were")
+    parser.add_argument("--other", metavar="CLASS", help="the run's class of other things")
     parser.add_argument("--rows", type=Path, default=Path("saved_models/rejection.jsonl"))
     arguments = parser.parse_args(given)
     with refused_in_a_line():
@@ -76,7 +79,7 @@ def measure(run: Any, foreign: dict[str, str], arguments: argparse.Namespace) ->
     """A row for the run's own images and one for each foreign source, as far as they lack."""
     import keras_resnet18 as kr
 
-    about = (str(run.path), digest(run), arguments.images, arguments.data)
+    about = (str(run.path), digest(run), arguments.images, arguments.data, arguments.other)
     keys = [(*about, OWN, None), *((*about, *pair) for pair in foreign.items())]
     known = {tuple(row[name] for name in KEY): row for row in read_rows(arguments.rows, *KEY)}
     if all(key in known for key in keys):
@@ -85,11 +88,15 @@ def measure(run: Any, foreign: dict[str, str], arguments: argparse.Namespace) ->
     classifier = kr.open_classifier(run)
     source, predict = classifier.open_images(arguments.data), with_energy(run.model)
 
-    def scores(split: Any, limit: int | None) -> tuple[Any, Any, Any]:
-        """Highest probabilities, energies, and whether the most probable class is right."""
+    if arguments.other is not None:
+        one_of("--other", arguments.other, run.spec.labels)
+
+    def scores(split: Any, limit: int | None) -> tuple[Any, Any, Any, Any]:
+        """Highest probabilities, energies, and the most probable classes, right or not."""
         found, labels = answers(predict, split, run.preprocess, limit=limit)
         probabilities, energies = found[:, :-1], found[:, -1]
-        return probabilities.max(1), energies, probabilities.argmax(1) == labels
+        best = probabilities.argmax(1)
+        return probabilities.max(1), energies, best == labels, np.array(run.spec.labels)[best]
 
     rows = []
     threshold, origin = threshold_of(run, lambda: scores(source.splits["validation"], None)[0])
@@ -98,15 +105,21 @@ def measure(run: Any, foreign: dict[str, str], arguments: argparse.Namespace) ->
         row = known.get(key)
         if row is None:
             if key is keys[0]:
-                figures = {**refused(own[0], threshold), **accuracies(own, threshold)}
+                figures = {**refused(own[0], threshold), **accuracies(own[:3], threshold)}
+                probabilities, named = own[0], own[3]
             else:
                 splits = kr.open_source(key[-1]).splits.values()
                 limits = parts_of(arguments.images, [split.size for split in splits])
                 parts = [scores(*one) for one in zip(splits, limits, strict=True) if one[1] != 0]
-                probabilities, energies = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+                probabilities, energies, _, named = (
+                    np.concatenate([part[i] for part in parts]) for i in range(4)
+                )
                 figures = refused(probabilities, threshold)
                 figures["auroc_probability"] = auroc(own[0], probabilities)
                 figures["auroc_energy"] = auroc(own[1], energies)
+            if arguments.other is not None:
+                no_answer = (probabilities < threshold) | (named == arguments.other)
+                figures["refused_or_other"] = float(no_answer.mean())
             row = dict(zip(KEY, key, strict=True)) | figures
             row |= {"threshold": threshold, "threshold_from": origin, **machine()}
             append_row(arguments.rows, row)
@@ -180,16 +193,18 @@ def auroc(own: Any, foreign: Any) -> float:
 
 def report(rows: Sequence[Row]) -> None:
     """Prints the table."""
-    lines = []
+    own, lines = rows[0], []
     for row in rows:
         low, high = row["interval"]
         cells = [row["name"], f"{row['n']:,}", f"{row['refused']:.2%} ({low:.2%} to {high:.2%})"]
         scores = ("auroc_probability", "auroc_energy")
         cells += [f"{row[score]:.4f}" if score in row else "" for score in scores]
+        if own["other"] is not None:
+            cells.append(f"{row['refused_or_other']:.2%}")
         lines.append(cells)
-    own = rows[0]
     print(f"\n{own['run']}, threshold {own['threshold']:.4f} from {own['threshold_from']}")
     titles = ["images", "n", "refused", "AUROC, highest probability", "AUROC, energy"]
+    titles += [f"refused, or {own['other']!r}"] * (own["other"] is not None)
     print(table(titles, lines))
     kept = own["accuracy_kept"]
     print(

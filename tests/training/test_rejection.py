@@ -56,8 +56,12 @@ def test_a_limit_is_shared_out_among_splits():
 def test_own_and_foreign_images_are_measured_once(run, tmp_path, capsys, monkeypatch):
     file = tmp_path / "rows.jsonl"
     command = ["--run", str(run.path), "--images=50", f"--rows={file}", "--foreign=eights=digits"]
+    command.append("--other=bee")
     rejection.main(command)
     own, foreign = read_rows(file)
+    assert own["refused"] + 0.1 < own["refused_or_other"] < 1  # of 12 images 4 are bees
+    assert "refused, or 'bee'" in capsys.readouterr().out
+    rejection.main(command)
     assert own["n"] == 12 and own["accuracy"] == run.metrics["test"]["accuracy"]
     assert foreign["n"] == 50 and 0 <= foreign["refused"] <= 1
     validation = open_classifier(run).open_images().splits["validation"]
