@@ -20,7 +20,7 @@ from keras_resnet18.classify.exported import (
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.data.pipeline import sample_batches
-from keras_resnet18.errors import ExportError, InputError, one_of
+from keras_resnet18.errors import ExportError, InputError, one_of, path_of
 from keras_resnet18.exporters.compare import (
     ExportReport,
     check_report_file,
@@ -63,7 +63,7 @@ def verify(
         InputError: If file and run cannot be compared.
         ExportError: If the file cannot be run; this is written to the report too.
     """
-    path = Path(file)
+    path = path_of(file, "the path of an exported file")
     if split is not None:
         one_of("split", split, SPLITS)
     if Run(path).recipe_file.exists():

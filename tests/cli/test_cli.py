@@ -444,6 +444,34 @@ def test_a_path_that_cannot_be_is_one_line(refused, message, words):
     refused(message, *words)
 
 
+URL = "https://example.org/cats/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "run", URL],
+        ["predict", URL, "a.jpg"],
+        ["evaluate", "run", "--data", URL],
+        ["evaluate", "run", f"--data={URL}"],
+        ["train", URL],
+        ["train", "digits", "--weights", URL],
+        ["check", URL],
+        ["export", URL],
+        ["export", "run", "--data", URL],
+        ["verify", URL, "run"],
+        ["info", URL],
+    ],
+    ids=" ".join,
+)
+def test_a_url_is_refused_as_it_was_typed(refused, words):
+    refused(f"URLs are not read: download it, .* Received: {URL}\n", *words)
+
+
+def test_a_url_may_be_said_in_metadata(refused):
+    refused("nothing, which is not there", "export", "nothing", "--about", f"license={URL}")
+
+
 @pytest.fixture
 def latin1(run, exported, images, tmp_path):
     """A folder whose name is not UTF-8, with a run, its exports and an image in it."""
