@@ -24,6 +24,7 @@ from keras_resnet18 import __version__, load_run, open_classifier, predict
 from keras_resnet18.cli import app as cli
 from keras_resnet18.cli.export import print_exports
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.files import EXPORTS
 
 TESTS = Path(__file__).parents[1]
 LONG = 300 * "a"  # more bytes than a file's name may have
@@ -336,14 +337,18 @@ def test_what_is_written_is_shown_when_another_format_is_refused(
 
 @pytest.mark.parametrize("width", [80, 40])
 def test_no_cell_of_a_table_is_cut(export_reports, width):
+    comparison = dataclasses.replace(export_reports[0].comparison, n=10_000, agreement=1.0)
+    widest = {"size_bytes": 44_700_000, "latency_ms": 0.123, "comparison": comparison}
+    reports = [dataclasses.replace(export_reports[0], format=name, **widest) for name in EXPORTS]
     printed = io.StringIO()
     console = Console(file=printed, width=width, highlight=False, markup=False, soft_wrap=True)
-    print_exports(console, export_reports)
+    print_exports(console, reports)
     assert "…" not in printed.getvalue()
-    table = printed.getvalue().partition(f"\n{export_reports[0].format}: ")[0]  # before warnings
+    table = printed.getvalue().partition(f"\n{export_reports[0].path}")[0]
     assert max(map(len, table.splitlines())) <= width
     if width == 80:
-        assert all(f"\n{report.format} " in table for report in export_reports)
+        assert table.splitlines()[1].startswith("format         | MB   | image | images |")
+        assert [row.split()[0] for row in table.splitlines()[3:]] == [*EXPORTS]
 
 
 def test_export_refuses_what_it_cannot_write(refused, run, tmp_path):
