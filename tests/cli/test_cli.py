@@ -114,6 +114,11 @@ def one_class(folder):
     draw_images(folder, {"ant": 20})
 
 
+def a_class_like_a_refusal(folder):
+    draw_images(folder, {"ant": 20, "bee": 20})
+    (folder / "bee").rename(folder / "not sure")
+
+
 def text_as_jpg(folder):
     draw_images(folder, {"ant": 20, "bee": 20})
     (folder / "bee" / "text.jpg").write_text("I am no image")
@@ -125,6 +130,7 @@ def text_as_jpg(folder):
         (lambda folder: None, "which is not there"),
         (Path.mkdir, "one folder for each class"),
         (one_class, "two classes or more"),
+        (a_class_like_a_refusal, "labels must not be 'not sure'"),
         (text_as_jpg, r"bee/text\.jpg"),
         (Path.touch, "which is a file"),
     ],
