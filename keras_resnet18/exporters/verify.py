@@ -34,7 +34,7 @@ from keras_resnet18.exporters.tflite import open_checked
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.spec import ClassifierSpec, check_threshold
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec, check_threshold
 from keras_resnet18.tflite_file import quantization
 
 
@@ -47,8 +47,9 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits of an export of its format and hold the run's specification. The
-    report is written beside it, in `<name>.json`, whether it passes or not.
+    The file must keep the limits of an export of its format and hold the run's specification, as
+    must `classifier.json` and `labels.txt` beside it. The report is written there too, in
+    `<name>.json`, whether it passes or not.
 
     Args:
         file: A .tflite file, an .onnx file or a SavedModel folder.
@@ -125,7 +126,11 @@ def _report(
         own = None if file.spec is None else file.spec.threshold
         thresholds = (own, run.spec.threshold)
         comparison = compare(file, run.model, batches, thresholds)
-    faults = [_spec_fault(file.spec, spec), comparison.fault(EXPORTS[kind].max_difference)]
+    faults = [
+        _spec_fault(file.spec, spec),
+        _fault_beside(path, run.spec),
+        comparison.fault(EXPORTS[kind].max_difference),
+    ]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
@@ -149,3 +154,16 @@ def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str |
         )
     difference = expected.difference(found)
     return None if difference is None else f"its specification is not the run's: {difference}"
+
+
+def _fault_beside(path: Path, expected: ClassifierSpec) -> str | None:
+    """Difference between the files beside an export, which apps read, and the run, or None."""
+    beside = path.absolute().with_name(SPEC_FILE)
+    if not beside.is_file():
+        return None
+    labels = beside.with_name(LABELS_FILE)
+    if difference := expected.difference(ClassifierSpec.read(beside)):
+        return f"the {SPEC_FILE} beside it is not the run's: {difference}"
+    if labels.is_file() and labels.read_text(encoding="utf-8-sig") != expected.labels_txt():
+        return f"the {LABELS_FILE} beside it does not have the run's labels"
+    return None
