@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,17 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
 
 
 def path_of(value: Any, expected: str) -> Path:
-    """A value as a path; raises InputError for what is none, such as an array or a Keras model."""
+    """A value as a path; raises InputError for what is none, such as a Keras model or a URL."""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"expected {expected}. Received: an object of type {type(value).__name__}")
+    check_no_url(value)
     return Path(value)
+
+
+def check_no_url(value: Any) -> None:
+    """Raises InputError for a URL as a string: a `Path` of it would lose a slash."""
+    if isinstance(value, str) and re.match(r"[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
+        raise InputError(f"URLs are not read: download it, and give its path. Received: {value}")
 
 
 def check_utf8(path: Path) -> None:

@@ -36,7 +36,8 @@ class ClassifierSpec:
             "not sure". None answers every image.
 
     Raises:
-        InputError: If a label is not one line of text, or the threshold is not a probability.
+        InputError: If a label is not one line of text or is "not sure", or the threshold is not a
+            probability.
     """
 
     labels: tuple[str, ...]
@@ -53,6 +54,11 @@ class ClassifierSpec:
             if not isinstance(label, str) or label.splitlines() != [label] or not is_utf8(label):
                 raise InputError(
                     f"labels must be non-empty, one-line strings of Unicode. Received: {label!r}"
+                )
+            if " ".join(label.split()).casefold() == NOT_SURE:
+                raise InputError(
+                    f"labels must not be {NOT_SURE!r}, the answer below the score threshold: "
+                    f"rename the class. Received: {label!r}"
                 )
         if self.preprocess is not None and not isinstance(self.preprocess, Preprocess):
             raise InputError(

@@ -79,6 +79,46 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
+def display_p3() -> bytes:
+    """An ICC profile (ICC.1:2022) of Display P3, which phones write into their photos."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 2**16) for value in values))
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + fixed(*values)
+
+    def text(content: str) -> bytes:
+        data = content.encode("utf-16-be")
+        return b"mluc" + struct.pack(">3I4sII", 0, 1, 12, b"enUS", len(data), 28) + data
+
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)  # sRGB's
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    white = (0.9642, 1, 0.8249)  # D50, to which the primaries are adapted
+    tags = {
+        b"desc": text("Display P3"),
+        b"cprt": text("CC0"),
+        b"wtpt": xyz(*white),
+        b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.1571, 0.06657, 0.78407),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+    }
+    table, content, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(content), len(data))
+        content += data + bytes(-len(data) % 4)
+    kind = struct.pack(">II4s4s4s", 0, 4 << 24, b"mntr", b"RGB ", b"XYZ ")
+    header = (kind + bytes(12) + b"acsp" + bytes(28) + fixed(*white)).ljust(124, b"\0")
+    return struct.pack(">I", start + len(content)) + header + table + content
+
+
+def color_card() -> Image.Image:
+    """4,096 colors, all combinations of 16 levels."""
+    levels = np.arange(0, 256, 17, np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(64, 64, 3))
+
+
 def declaring(data: bytes, at: int, size: bytes) -> bytes:
     """A file whose header declares another size; a PNG's checksum is mended."""
     changed = bytearray(data)

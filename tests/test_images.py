@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from corpus import encoded, exif
-from PIL import Image
+from corpus import color_card, display_p3, encoded, exif
+from PIL import Image, ImageCms
 from sklearn.datasets import load_sample_image
 
+from keras_resnet18.classify.evaluate import open_whole
+from keras_resnet18.data.files import Header, read_header
 from keras_resnet18.errors import InputError
+from keras_resnet18.exporters import image_bytes
 from keras_resnet18.images import (
     broken_image,
     decode_image,
@@ -213,3 +217,27 @@ def test_16_bit_colours_are_not_scaled_wrongly_but_refused():
     assert (decode_image(data) == 15).all()
     with pytest.raises(InputError, match="16-bit colors, which max_value cannot scale"):
         decode_image(data, max_value=4095)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_levels_are_as_they_are_stored_whatever_the_color_profile(kind, tmp_path):
+    """As docs/reference.md has it, from a file, in tf.data and in a SavedModel."""
+    profile = display_p3()
+    tagged = encoded(color_card(), kind, lossless=True, icc_profile=profile)
+    stored = decode_image(encoded(color_card(), kind, lossless=True))
+    with Image.open(io.BytesIO(tagged)) as image:
+        assert image.info["icc_profile"] == profile
+        profiles = (ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"))
+        converted = np.asarray(ImageCms.profileToProfile(image.convert("RGB"), *profiles), np.int64)
+    assert np.abs(converted - stored).max(-1).mean() > 20  # so whoever converts is found out
+
+    path = tmp_path / "card" / f"0.{kind.lower()}"
+    path.parent.mkdir()
+    path.write_bytes(tagged)
+    np.testing.assert_array_equal(read_image(path), stored)
+    (split,) = open_whole(tmp_path, ("card",)).splits
+    ((image, _),) = split.elements(None, 0).map(split.fetch).as_numpy_iterator()
+    np.testing.assert_array_equal(image, stored)
+    if kind != "WEBP":  # which a SavedModel does not take
+        np.testing.assert_array_equal(image_bytes.decode(tf.constant(tagged)), stored)
+    assert (read_header(path) is Header.PLAIN_JPEG) == (kind == "JPEG")  # decoded natively

@@ -31,6 +31,8 @@ def test_a_file_gives_back_what_was_written(spec, tmp_path, mark):
         ({"labels": ["ant", ""]}, "non-empty, one-line strings"),
         ({"labels": ["ant", "two\nlines"]}, "non-empty, one-line strings"),
         ({"labels": ["ant", 3]}, "non-empty, one-line strings"),
+        ({"labels": ["ant", "not sure"]}, "labels must not be 'not sure', .*: rename the class"),
+        ({"labels": ["ant", "Not  Sure"]}, "Received: 'Not  Sure'"),
         ({"threshold": 1.5}, "a probability, from 0 to 1"),
         ({"threshold": "0.5"}, "a probability, from 0 to 1"),
         ({"threshold": True}, "a probability, from 0 to 1"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from browser import CHROMIUM, WEB, chromium, served
+from corpus import color_card, display_p3
 from digit_exports import LABELS
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -179,11 +180,12 @@ def test_pixels_are_those_of_preprocess(page, interpolation, antialias, fit):
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01, shape
 
 
-def test_images_are_decoded_upright_and_over_white(page, photo, folder):
+def test_images_are_decoded_upright_over_white_and_as_they_are_stored(page, photo, folder):
     pixels = np.zeros((600, 4, 4), np.uint8)  # higher than the band that is read at once
     pixels[:300, :, 3] = 255
     Image.fromarray(pixels).save(folder / "half.png")
-    for file, levels in ((folder / "half.png", 0), (photo, 2)):
+    color_card().save(folder / "card.png", icc_profile=display_p3())
+    for file, levels in ((folder / "half.png", 0), (folder / "card.png", 0), (photo, 2)):
         page.set_input_files("#image", file)
         height, width, rgba = page.evaluate(
             """async () => {

@@ -4,9 +4,10 @@
 
 Measures each run and its int8 TFLite file, which is exported where it is missing, on the run's test
 images as they are, at JPEG quality 30, at half size (shrunk and enlarged again, bilinearly),
-rotated by 15° (with black corners), and at 0.7 and 1.3 times the brightness. The change is made to
-the decoded image, before the run's preprocessing. Prints a table for each run: accuracies with
-their Wilson intervals at 95 %, and on how many images model and file agree.
+rotated by 15° (with black corners), at 0.7 and 1.3 times the brightness, converted from Display P3
+to sRGB as if they were tagged so, and with the levels that Display P3 has for their colors. The
+change is made to the decoded image, before the run's preprocessing. Prints a table for each run:
+accuracies with their Wilson intervals at 95 %, and on how many images model and file agree.
 
 --images takes that many of the test images, the same ones each time, instead of all; --data opens
 them where they have moved, or came from arrays. Each line of a table is a row in --rows as soon as
@@ -174,6 +175,24 @@ def brightness(factor: float) -> Change:
     return lambda image: np.rint((image * factor).clip(0, 255)).astype(np.uint8)
 
 
+def in_linear_light(matrix: Pixels) -> Change:
+    """A change that multiplies linear red, green and blue by a matrix, within the levels."""
+
+    def change(image: Pixels) -> Pixels:
+        levels = image / 255  # sRGB's curve, IEC 61966-2-1, which Display P3 shares
+        light = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+        light = (light @ matrix.T).clip(0, 1)
+        levels = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+        return np.rint(255 * levels).astype(np.uint8)
+
+    return change
+
+
+# From linear Display P3 to linear sRGB: CSS Color Module Level 4, sample code
+_P3_TO_SRGB = np.array(
+    [[1.224940, -0.224940, 0], [-0.042057, 1.042057, 0], [-0.019638, -0.078636, 1.098274]]
+)
+
 _BILINEAR = Image.Resampling.BILINEAR
 
 CHANGES: dict[str, Change | None] = {
@@ -183,6 +202,8 @@ CHANGES: dict[str, Change | None] = {
     "rotated by 15°": rotated,
     "brightness × 0.7": brightness(0.7),
     "brightness × 1.3": brightness(1.3),
+    "Display P3 converted to sRGB": in_linear_light(_P3_TO_SRGB),
+    "sRGB stored as Display P3": in_linear_light(np.linalg.inv(_P3_TO_SRGB)),
 }
 
 

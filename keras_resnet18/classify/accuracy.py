@@ -234,16 +234,23 @@ class Evaluation:
                 f"at the score threshold of {self.spec.threshold:.1%}, {self.coverage:.1%} of the "
                 "images are answered" + ("" if right is None else f", {right:.2%} of these right")
             )
-        if self.trained_on is None:
-            lines.append("how many of the images are training images is not known")
-        elif self.trained_on:
-            lines.append(
-                f"{self.trained_on:,} of the {self.n:,} images are training images: of new ones "
-                "fewer may be right"
-            )
+        lines += on_training_images(self.trained_on, self.n)
         if self.latency_ms is not None:
             lines.append(f"{self.latency_ms:.2f} ms an image (median, batch 1)")
         return lines
+
+
+def on_training_images(count: int | None, n: int) -> list[str]:
+    """A line about the training images among those that are measured, if there may be any.
+
+    Args:
+        count: Number of training images; None if it is not known.
+        n: Number of all images.
+    """
+    if count is None:
+        return ["how many of the images are training images is not known"]
+    line = f"{count:,} of the {n:,} images are training images: of new ones fewer may be right"
+    return [line] if count else []
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:

@@ -132,9 +132,11 @@ def open_images(
             f"such as data={name!r}"
         )
     if source.classes != spec.labels:
+        new, gone = set(source.classes) - set(spec.labels), set(spec.labels) - set(source.classes)
         raise InputError(
-            f"the images must have the classifier's classes, {listed(spec.labels)}. "
-            f"Received: {name} with {listed(source.classes)}"
+            f"the images must have the classifier's {len(spec.labels)} classes: a name that was "
+            f"changed must be so in the images and in {SPEC_FILE}. Received: {name} with "
+            f"{listed(sorted(new)) or 'no other'} and without {listed(sorted(gone)) or 'none'}"
         )
     return source if spec.preprocess is None else source.scaled(spec.preprocess.max_value)
 

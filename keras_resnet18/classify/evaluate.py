@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import tensorflow as tf
+
 from keras_resnet18.classify.accuracy import (
     Evaluation,
     is_predictions,
     measure_splits,
+    on_training_images,
     read_predictions,
     write_predictions,
 )
-from keras_resnet18.classify.classifier import Classifier, of_training, open_classifier
+from keras_resnet18.classify.classifier import of_training, open_classifier, open_images
 from keras_resnet18.classify.exported import latency_ms
 from keras_resnet18.data.files import Advance, open_test_files, silent
+from keras_resnet18.data.pipeline import sample_batches
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, listed, one_of
 from keras_resnet18.files import check_destination, staged, to_json
+from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run
+from keras_resnet18.spec import ClassifierSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +53,26 @@ class Whole:
     numbers: tuple[int, ...]
     folder: Path | None
     spec: str | None
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return sum(split.size for split in self.splits)
+
+    def sample(self, preprocess: Preprocess, limit: int | None = None) -> tf.data.Dataset:
+        """Batches of prepared images and the classifier's class numbers, those of a split at once.
+
+        Args:
+            preprocess: How an image becomes the classifier's pixels.
+            limit: Maximum number of images, of the first split first.
+        """
+        numbers, left, batches = tf.constant(self.numbers, tf.int64), limit, []
+        for split in self.splits:
+            if left != 0:
+                batches.append(sample_batches(split, preprocess.resize_and_crop, limit=left))
+                left = None if left is None else left - min(left, split.size)
+        joined = functools.reduce(tf.data.Dataset.concatenate, batches)
+        return joined.map(lambda images, labels: (images, tf.gather(numbers, labels)))
 
 
 def open_whole(
@@ -69,10 +98,8 @@ def open_whole(
     return Whole((split,), tuple(range(len(classes))), files[0], resolved)
 
 
-def whole_of(
-    source: Source, classes: Sequence[str], split: SplitName | Literal["all"] = "all"
-) -> Whole:
-    """All images of an open source, or those of one of its splits.
+def whole_of(source: Source, classes: Sequence[str], splits: Sequence[SplitName] = SPLITS) -> Whole:
+    """All images of an open source, or those of some of its splits.
 
     Raises:
         InputError: If it has a class that the classifier does not have.
@@ -83,8 +110,8 @@ def whole_of(
             f"Received: {source.name} with {listed(unknown)}"
         )
     numbers = tuple(classes.index(name) for name in source.classes)
-    splits = tuple(source.splits[kind] for kind in SPLITS if split in (kind, "all"))
-    return Whole(splits, numbers, source.folder, source.spec)
+    images = tuple(source.splits[kind] for kind in splits)
+    return Whole(images, numbers, source.folder, source.spec)
 
 
 def count_trained_on(whole: Whole, training: Source) -> int | None:
@@ -173,7 +200,7 @@ def evaluate(
     if data is given is None and (run := _run_of_folds(model)) is not None:
         found, images = _of_folds(run), run.source
     else:
-        whole, trained_on = _open(classifier, data, split)
+        whole, trained_on = _open(classifier.spec, classifier.run, data, split)
         found = measure_splits(classifier.predict, whole.splits, whole.numbers, classifier.spec)
         found, images = dataclasses.replace(found, trained_on=trained_on), whole.spec
     found = dataclasses.replace(found, latency_ms=speed)
@@ -216,30 +243,55 @@ def _of_folds(run: Run) -> Evaluation:
     )
 
 
+def open_others(run: Run, data: str | None) -> Whole | None:
+    """All images of a source, as `evaluate` takes them, unless a run was trained on it.
+
+    Training images among them are a warning.
+
+    Args:
+        run: The run.
+        data: The source.
+
+    Returns:
+        The images; None without `data`, and if it holds the run's own test and validation images.
+
+    Raises:
+        InputError: If there is no such source, or it has an image of another class.
+    """
+    if data is None:
+        return None
+    with contextlib.suppress(InputError):  # too few images for splits, or not of all classes
+        own = open_images(run.spec, run, data)
+        if of_training(run, own, ("test", "validation")):
+            return None
+    whole, trained_on = _open(run.spec, run, data, "all")
+    for line in on_training_images(trained_on, whole.size):
+        warnings.warn(line, stacklevel=2)
+    return whole
+
+
 def _open(
-    classifier: Classifier, data: str | None, split: SplitName | Literal["all"]
+    spec: ClassifierSpec, run: Run | None, data: str | None, split: SplitName | Literal["all"]
 ) -> tuple[Whole, int | None]:
     """The images, and how many of them are training images; None if that is not known."""
     splits = SPLITS if split == "all" else (split,)
     if data is not None and split == "all":
-        whole = open_whole(data, classifier.spec.labels)
-        if classifier.spec.preprocess is not None:
-            value = classifier.spec.preprocess.max_value
-            scaled = tuple(part.scaled_by(value) for part in whole.splits)
+        whole = open_whole(data, spec.labels)
+        if spec.preprocess is not None:
+            scaled = tuple(part.scaled_by(spec.preprocess.max_value) for part in whole.splits)
             whole = dataclasses.replace(whole, splits=scaled)
     else:
-        source = classifier.open_images(data, splits)
-        run = classifier.run
+        source = open_images(spec, run, data, splits)
         own = run is not None and of_training(run, source, splits)
         if own and run is not None and run.folds is not None:  # all splits are all images
-            splits, split = ("train",), "train"
-        whole = whole_of(source, classifier.spec.labels, split)
+            splits = ("train",)
+        whole = whole_of(source, spec.labels, splits)
         if own:
             return whole, source.splits["train"].size if "train" in splits else 0
-    if classifier.run is None:
+    if run is None:
         return whole, None
     try:
-        training = classifier.open_images(splits=("train",))
+        training = open_images(spec, run, splits=("train",))
     except InputError:  # they have moved or changed, or were arrays
         return whole, None
     return whole, count_trained_on(whole, training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import warnings
@@ -17,7 +18,7 @@ import typer
 from keras_resnet18 import machine
 from keras_resnet18.cli import about, check, evaluate, export, predict, train
 from keras_resnet18.cli.options import in_options
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, check_no_url
 
 app = typer.Typer(
     help="A folder of images becomes a small image classifier that is verified to work on a phone.",
@@ -70,6 +71,8 @@ def main() -> None:
         _fail("an argument is empty: give a name or a path. Is a variable of the shell unset?")
     with _interruption_noted() as noted:
         try:
+            for word in sys.argv[1:]:  # before they are paths
+                check_no_url(re.sub("^--[a-z-]+=", "", word))
             app(prog_name="keras-resnet18")
         except SystemExit as end:
             if end.code == _INTERRUPTED:

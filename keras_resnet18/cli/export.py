@@ -108,7 +108,7 @@ def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
 
     if not reports:
         return
-    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass", "largest\ndifference")
+    headings = ("format", "MB", "ms an\nimage", "images", "same\nclass", "largest\ndiff.")
     table = plain_table((*headings, "top-1", "model's\ntop-1"), ())
     for report in reports:
         found = report.comparison

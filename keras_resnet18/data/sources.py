@@ -25,7 +25,7 @@ from keras_resnet18.data.tables import (
     read_idx_folder,
 )
 from keras_resnet18.data.tfds import open_tfds
-from keras_resnet18.errors import InputError
+from keras_resnet18.errors import InputError, check_no_url
 from keras_resnet18.recipe import SPLITS, SplitName
 
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
@@ -119,6 +119,7 @@ def check_spec(spec: Any) -> None:
             "become one by from_arrays(images, labels). "
             f"Received: {type(spec).__module__}.{type(spec).__qualname__}."
         )
+    check_no_url(spec)
     if not os.fspath(spec):
         raise InputError("images must be a path or a name; this folder is '.'. Received: ''.")
 

@@ -6,15 +6,15 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
+from keras_resnet18.classify.evaluate import Whole, open_others, whole_of
 from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.folds import is_whole
-from keras_resnet18.data.pipeline import sample_batches
-from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import ExportError, InputError, listed, one_of, within
 from keras_resnet18.exporters.compare import ExportReport, report_file, write_figures
 from keras_resnet18.exporters.onnx import export_onnx
@@ -25,7 +25,6 @@ from keras_resnet18.exporters.tflite import (
     export_tflite,
 )
 from keras_resnet18.files import EXPORTS, check_parent, staged
-from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
@@ -33,6 +32,9 @@ from keras_resnet18.tflite_file import check_about
 
 # Enough to see a loss of one point of accuracy; takes under a minute with photos from a phone
 CHECK_IMAGES = 1000
+
+# Splits that did not train, to compare on: more images tell more of agreement
+HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
 
 # Formats that can be compared on noise
 _CHECKED_ON_NOISE = tuple(name for name, x in EXPORTS.items() if x.max_difference is not None)
@@ -61,7 +63,9 @@ def export(
         run: A finished run, or its folder.
         formats: One or more names of `files.EXPORTS`, or `"all"` for all that can be made here.
         out: Destination folder, by default `export` in the run.
-        data: Source of the images, by default the one that the run was trained on.
+        data: Source of the images to compare on, by default the one that the run was trained on.
+            Of another source all images are compared on, and they also calibrate if the run's own
+            cannot be opened.
         check_images: Maximum number of images to compare on: test images first, then validation
             images. Accuracy is of these, for file and model alike; that of the test images alone
             is in `metrics.json`.
@@ -90,8 +94,8 @@ def export(
     _check_folder(out)
     folder_name = run.path.resolve().name.encode("utf-8", "replace").decode()
     check_about(about := {"name": folder_name, **(about or {})})
-    source, unopened = _open(run, data)
-    lacking = _lacking(source, unopened)
+    images, unopened = _open(run, data)
+    lacking = _lacking(images, unopened)
     for name in formats:
         if name in lacking:
             raise InputError(lacking[name])
@@ -99,14 +103,14 @@ def export(
         for line in dict.fromkeys(lacking.values()):
             note(f"left out: {line}")
         formats = [name for name in EXPORTS if name not in lacking]
-    elif source is None:
+    elif images is None:
         note(f"compared on noise, and not on test images: {unopened}")
     reports = []
     failures: dict[str, list[str]] = {}  # formats by error message
     asked = dict.fromkeys(formats)
     for name in asked:
         try:
-            reports.append(_export(run, name, out, source, check_images, about))
+            reports.append(_export(run, name, out, images, check_images, about))
         except InputError as error:
             if len(asked) == 1:
                 raise
@@ -117,29 +121,56 @@ def export(
     return reports
 
 
-def _open(run: Run, data: str | None) -> tuple[Source | None, str | None]:
+class _Images(NamedTuple):
+    """Images by their use.
+
+    Attributes:
+        check: To compare on.
+        calibration: To calibrate int8.
+        validation: For the thresholds of quantized files; None where all images train, of which a
+            file is too sure.
+        seen: Whether those to compare on trained the model.
+    """
+
+    check: Whole
+    calibration: Whole
+    validation: Whole | None
+    seen: bool = False
+
+
+def _open(run: Run, data: str | None) -> tuple[_Images | None, str | None]:
     """Returns the images, or None and the reason; raises InputError if `data` was given."""
+    others = open_others(run, data)
     try:
-        return open_images(run.spec, run, data), None
+        source = open_images(run.spec, run, data if others is None else None)
     except InputError as error:
+        if others is not None:
+            return _Images(others, others, others), None
         if data is not None:
             raise
         return None, str(error)
 
+    def of(*splits: SplitName) -> Whole:
+        return whole_of(source, run.spec.labels, splits)
 
-def _lacking(source: Source | None, unopened: str | None) -> dict[str, str]:
+    if is_whole(source):
+        return _Images(others or of("train"), of("train"), None, seen=others is None), None
+    return _Images(others or of(*HELD_OUT), of("train"), of("validation")), None
+
+
+def _lacking(images: _Images | None, unopened: str | None) -> dict[str, str]:
     """Formats that cannot be made here, with a one-line reason."""
     lacking = {}
-    if source is None:
+    if images is None:
         line = (
             f"tflite-dynamic and tflite-int8 need images; {', '.join(_CHECKED_ON_NOISE)} do not. "
             f"{unopened}"
         )
         lacking = {name: line for name in EXPORTS if name not in _CHECKED_ON_NOISE}
-    elif (images := source.splits["train"].size) < MIN_CALIBRATION_IMAGES:
+    elif (count := images.calibration.size) < MIN_CALIBRATION_IMAGES:
         lacking["tflite-int8"] = (
             f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training images or more to calibrate "
-            f"on. Received: {images}: add some, or take tflite-dynamic, which needs none"
+            f"on. Received: {count}: add some, or take tflite-dynamic, which needs none"
         )
     try:
         check_onnx_extra()
@@ -166,39 +197,22 @@ def _check_folder(folder: Path) -> None:
         ) from None
 
 
-def held_out(source: Source, preprocess: Preprocess, limit: int | None = None) -> tf.data.Dataset:
-    """Batches of test and then validation images: more images tell more of agreement.
-
-    Where all images train, batches of them, without labels.
-    """
-    test, validation = source.splits["test"], source.splits["validation"]
-    batches = sample_batches(test, preprocess.resize_and_crop, limit=limit)
-    if is_whole(source):
-        return batches.map(lambda images, labels: images)
-    rest = None if limit is None else limit - min(limit, test.size)
-    if rest == 0:
-        return batches
-    return batches.concatenate(sample_batches(validation, preprocess.resize_and_crop, limit=rest))
-
-
 def _export(
     run: Run,
     name: str,
     out: Path,
-    source: Source | None,
+    images: _Images | None,
     check_images: int,
     about: Mapping[str, str],
 ) -> ExportReport:
-    def sample(split: SplitName, count: int) -> tf.data.Dataset | None:
-        if source is None:
-            return None
-        return sample_batches(source.splits[split], run.preprocess.resize_and_crop, limit=count)
+    def sample(use: str, limit: int) -> tf.data.Dataset | None:
+        whole = getattr(images, use, None)
+        return None if whole is None else whole.sample(run.preprocess, limit)
 
     path = out / EXPORTS[name].file
-    check = None if source is None else held_out(source, run.preprocess, check_images)
-    seen = source is not None and is_whole(source)
-    # of images that trained it a file is too sure for a threshold of its own
-    validation = None if seen else sample("validation", check_images)
+    check, seen = sample("check", check_images), images is not None and images.seen
+    if seen and check is not None:
+        check = check.map(lambda pixels, labels: pixels)
     with broken_images_named():
         if name == "saved_model":
             report = export_saved_model(run.model, path, spec=run.spec, check=check)
@@ -210,9 +224,9 @@ def _export(
                 path,
                 spec=run.spec,
                 quantize=name.partition("-")[2] or None,
-                calibration=sample("train", CALIBRATION_IMAGES),
+                calibration=sample("calibration", CALIBRATION_IMAGES),
                 check=check,
-                validation=validation,
+                validation=sample("validation", check_images),
                 about=about,
             )
     if seen:

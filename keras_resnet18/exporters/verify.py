@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
+from keras_resnet18.classify.evaluate import open_others, whole_of
 from keras_resnet18.classify.exported import (
     OnnxFile,
     SavedModelFolder,
@@ -19,21 +20,21 @@ from keras_resnet18.classify.exported import (
 )
 from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.folds import is_whole
-from keras_resnet18.data.pipeline import sample_batches
-from keras_resnet18.errors import ExportError, InputError, one_of
+from keras_resnet18.errors import ExportError, InputError, one_of, path_of
 from keras_resnet18.exporters.compare import (
     ExportReport,
     check_report_file,
     compare,
+    pixel_batches,
     report_file,
     write_figures,
 )
-from keras_resnet18.exporters.export import held_out
+from keras_resnet18.exporters.export import HELD_OUT
 from keras_resnet18.exporters.tflite import open_checked
 from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
-from keras_resnet18.spec import ClassifierSpec, check_threshold
+from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec, check_threshold
 from keras_resnet18.tflite_file import quantization
 
 
@@ -46,15 +47,16 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits of an export of its format and hold the run's specification. The
-    report is written beside it, in `<name>.json`, whether it passes or not.
+    The file must keep the limits of an export of its format and hold the run's specification, as
+    must `classifier.json` and `labels.txt` beside it. The report is written there too, in
+    `<name>.json`, whether it passes or not.
 
     Args:
         file: A .tflite file, an .onnx file or a SavedModel folder.
         run: A finished run, or its folder.
         data: Source of the images, by default the one that the run was trained on.
-        split: `"train"`, `"validation"` or `"test"`; by default test and validation images, as
-            `export` compares on.
+        split: `"train"`, `"validation"` or `"test"`; by default test and validation images of the
+            run's own source, and all of another, as `export` compares on.
 
     Returns:
         Report; its attribute `fault` describes what is wrong, None if the file passes.
@@ -63,7 +65,7 @@ def verify(
         InputError: If file and run cannot be compared.
         ExportError: If the file cannot be run; this is written to the report too.
     """
-    path = Path(file)
+    path = path_of(file, "the path of an exported file")
     if split is not None:
         one_of("split", split, SPLITS)
     if Run(path).recipe_file.exists():
@@ -110,17 +112,25 @@ def _report(
         run.spec.check_model(file.image_shape, file.classes, run.spec_file)
     except InputError as error:
         raise InputError(f"{path} is not a file of this run: {error}") from None
-    wanted: tuple[SplitName, ...] = ("test", "validation") if split is None else (split,)
-    source = open_images(run.spec, run, data, wanted)
-    if split is None or is_whole(source):
-        batches = held_out(source, run.preprocess)
-    else:
-        batches = sample_batches(source.splits[split], run.preprocess.resize_and_crop)
+    whole, seen = None if split is not None else open_others(run, data), False
+    if whole is None:
+        wanted = HELD_OUT if split is None else (split,)
+        source = open_images(run.spec, run, data, wanted)
+        seen = is_whole(source)  # all splits are all images
+        whole = whole_of(source, run.spec.labels, ("train",) if seen else wanted)
+    images = whole.sample(run.preprocess)
+    if seen:
+        images = images.map(lambda pixels, labels: pixels)
+    batches = pixel_batches(images, (*run.preprocess.size, 3), argument="data")
     with broken_images_named():
         own = None if file.spec is None else file.spec.threshold
         thresholds = (own, run.spec.threshold)
-        comparison = compare(file, run.model, batches.as_numpy_iterator(), thresholds)
-    faults = [_spec_fault(file.spec, spec), comparison.fault(EXPORTS[kind].max_difference)]
+        comparison = compare(file, run.model, batches, thresholds)
+    faults = [
+        _spec_fault(file.spec, spec),
+        _fault_beside(path, run.spec),
+        comparison.fault(EXPORTS[kind].max_difference),
+    ]
     size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
@@ -131,7 +141,7 @@ def _report(
         operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
         threshold=spec.threshold,
-        seen=is_whole(source),
+        seen=seen,
     )
 
 
@@ -144,3 +154,16 @@ def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str |
         )
     difference = expected.difference(found)
     return None if difference is None else f"its specification is not the run's: {difference}"
+
+
+def _fault_beside(path: Path, expected: ClassifierSpec) -> str | None:
+    """Difference between the files beside an export, which apps read, and the run, or None."""
+    beside = path.absolute().with_name(SPEC_FILE)
+    if not beside.is_file():
+        return None
+    labels = beside.with_name(LABELS_FILE)
+    if difference := expected.difference(ClassifierSpec.read(beside)):
+        return f"the {SPEC_FILE} beside it is not the run's: {difference}"
+    if labels.is_file() and labels.read_text(encoding="utf-8-sig") != expected.labels_txt():
+        return f"the {LABELS_FILE} beside it does not have the run's labels"
+    return None

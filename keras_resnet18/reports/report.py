@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,15 @@ def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[
 
 def _predictions(run: Run, images: Split | None) -> Predictions:
     """Read predictions.csv; its rows must be those of the figures, and of the images in order."""
-    found, figures = read_predictions(run.predictions_file, run.spec.labels), run.figures
+    figures = run.figures
+    names = tuple(one["name"] for one in figures["per_class"])
+    if other := run.spec.difference(dataclasses.replace(run.spec, labels=names)):
+        raise InputError(
+            f"a class must have one name in {run.spec_file.name}, {run.metrics_file.name} and "
+            f"{run.predictions_file.name}: rename it in all of them. Received: {run.path}, where "
+            f"in {run.metrics_file.name} {other}"
+        )
+    found = read_predictions(run.predictions_file, run.spec.labels)
     right = float((found.labels == found.predictions).mean())
     same_order = images is None or images.names in (None, found.names)
     if not same_order or abs(right - figures["accuracy"]) > 1e-6 or len(found[0]) != figures["n"]:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet18.errors import InputError, listed, one_of
+from keras_resnet18.errors import InputError, listed, one_of, path_of
 from keras_resnet18.weights import checkpoints as files
 from keras_resnet18.weights.layouts import (
     COLUMNS,
@@ -152,7 +152,7 @@ def load_weights(
     """
     one_of("head", head, ("strict", "skip"))
     layers = _own_layers(model)
-    contents, beside = files.read(Path(path))
+    contents, beside = files.read(path_of(path, "the path of a checkpoint"))
     tensors, others = of_network(contents)
     others += beside
     layout = recognise(tensors)

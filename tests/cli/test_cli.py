@@ -24,6 +24,7 @@ from keras_resnet18 import __version__, load_run, open_classifier, predict
 from keras_resnet18.cli import app as cli
 from keras_resnet18.cli.export import print_exports
 from keras_resnet18.errors import ExportError, InputError
+from keras_resnet18.files import EXPORTS
 
 TESTS = Path(__file__).parents[1]
 LONG = 300 * "a"  # more bytes than a file's name may have
@@ -113,6 +114,11 @@ def one_class(folder):
     draw_images(folder, {"ant": 20})
 
 
+def a_class_like_a_refusal(folder):
+    draw_images(folder, {"ant": 20, "bee": 20})
+    (folder / "bee").rename(folder / "not sure")
+
+
 def text_as_jpg(folder):
     draw_images(folder, {"ant": 20, "bee": 20})
     (folder / "bee" / "text.jpg").write_text("I am no image")
@@ -124,6 +130,7 @@ def text_as_jpg(folder):
         (lambda folder: None, "which is not there"),
         (Path.mkdir, "one folder for each class"),
         (one_class, "two classes or more"),
+        (a_class_like_a_refusal, "labels must not be 'not sure'"),
         (text_as_jpg, r"bee/text\.jpg"),
         (Path.touch, "which is a file"),
     ],
@@ -336,14 +343,18 @@ def test_what_is_written_is_shown_when_another_format_is_refused(
 
 @pytest.mark.parametrize("width", [80, 40])
 def test_no_cell_of_a_table_is_cut(export_reports, width):
+    comparison = dataclasses.replace(export_reports[0].comparison, n=10_000, agreement=1.0)
+    widest = {"size_bytes": 44_700_000, "latency_ms": 0.123, "comparison": comparison}
+    reports = [dataclasses.replace(export_reports[0], format=name, **widest) for name in EXPORTS]
     printed = io.StringIO()
     console = Console(file=printed, width=width, highlight=False, markup=False, soft_wrap=True)
-    print_exports(console, export_reports)
+    print_exports(console, reports)
     assert "…" not in printed.getvalue()
-    table = printed.getvalue().partition(f"\n{export_reports[0].format}: ")[0]  # before warnings
+    table = printed.getvalue().partition(f"\n{export_reports[0].path}")[0]
     assert max(map(len, table.splitlines())) <= width
     if width == 80:
-        assert all(f"\n{report.format} " in table for report in export_reports)
+        assert table.splitlines()[1].startswith("format         | MB   | image | images |")
+        assert [row.split()[0] for row in table.splitlines()[3:]] == [*EXPORTS]
 
 
 def test_export_refuses_what_it_cannot_write(refused, run, tmp_path):
@@ -442,6 +453,34 @@ def test_an_unfinished_run_is_said_to_be_one(refused, run, tmp_path):
 )
 def test_a_path_that_cannot_be_is_one_line(refused, message, words):
     refused(message, *words)
+
+
+URL = "https://example.org/cats/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "run", URL],
+        ["predict", URL, "a.jpg"],
+        ["evaluate", "run", "--data", URL],
+        ["evaluate", "run", f"--data={URL}"],
+        ["train", URL],
+        ["train", "digits", "--weights", URL],
+        ["check", URL],
+        ["export", URL],
+        ["export", "run", "--data", URL],
+        ["verify", URL, "run"],
+        ["info", URL],
+    ],
+    ids=" ".join,
+)
+def test_a_url_is_refused_as_it_was_typed(refused, words):
+    refused(f"URLs are not read: download it, .* Received: {URL}\n", *words)
+
+
+def test_a_url_may_be_said_in_metadata(refused):
+    refused("nothing, which is not there", "export", "nothing", "--about", f"license={URL}")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import draw_images
 
 from keras_resnet18 import evaluate, verify
 from keras_resnet18.cli.export import export as export_command
@@ -94,6 +95,33 @@ def test_int8_is_calibrated_on_training_images_and_checked_on_held_out_ones(
         assert {image.tobytes() for image in found} == expected
 
 
+def test_data_is_all_of_another_source_for_every_verb(run, images, tmp_path):
+    new = str(draw_images(tmp_path / "new", {"bee": 7, "ant": 3}))  # no splits, not every class
+    (report,) = export(run, "saved_model", tmp_path / "export", data=new)
+    verified = functools.partial(verify, report.path, run)
+    found = [report.comparison, verified(data=new).comparison, evaluate(report.path, data=new)]
+    assert [one.n for one in found] == [10, 10, 10]
+    assert found[0].accuracy == found[1].accuracy == found[2].accuracy > 0.5
+    moved = shutil.copytree(images, tmp_path / "moved")  # the run's own, which keep their splits
+    assert verified(data=str(moved)).comparison.n == 21
+    with pytest.warns(UserWarning, match="49 of the 49 images are training images"):
+        assert verified(data=str(images / "train")).comparison.n == 49
+
+
+def test_another_source_calibrates_only_where_the_runs_own_is_gone(run, moved, given, tmp_path):
+    def sizes():
+        found = given["tflite-int8"]
+        arguments = ("calibration", "validation", "check")
+        return [sum(len(labels) for _, labels in found[name]) for name in arguments]
+
+    new = str(draw_images(tmp_path / "new", {"ant": 30, "bee": 25}))
+    export(run, "tflite-int8", tmp_path / "export", data=new)
+    assert sizes() == [49, 9, 55]
+    with pytest.warns(UserWarning, match="training images is not known"):
+        export(moved, "tflite-int8", tmp_path / "export", data=new)
+    assert sizes() == [55, 55, 55]
+
+
 def test_a_limit_takes_images_of_all_classes(run, given, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "CALIBRATION_IMAGES", 20)
     export(run, "tflite", tmp_path, check_images=9)
@@ -166,7 +194,7 @@ def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
         ({"formats": ["all", "coreml"]}, "Received: format='coreml'"),
         ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),
         ({"check_images": 0}, "check_images must be 1 or more"),
-        ({"data": "digits"}, "must have the classifier's classes"),
+        ({"data": "digits"}, "must be of the classifier's classes"),
     ],
 )
 def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, message):
@@ -186,7 +214,8 @@ def test_somebody_elses_files_are_not_replaced(run, tmp_path, name):
 
 
 def test_a_broken_image_is_named(run, broken_images, tmp_path):
-    with pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
+    warns = pytest.warns(UserWarning, match="48 of the 70 images are training images")
+    with warns, pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
         export(run, ["tflite"], tmp_path / "export", data=str(broken_images))
 
 

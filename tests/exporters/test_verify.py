@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -138,6 +139,16 @@ def test_another_specification_is_a_fault(colour_run, file, change, message):
     assert message in report.fault
     assert report.comparison.agreement == 1
     assert figures(file)["passed"] is False and figures(file)["fault"] == report.fault
+
+
+@pytest.mark.parametrize("name", ["classifier.json", "labels.txt"])
+def test_a_class_that_was_renamed_beside_the_file_alone_is_a_fault(
+    colour_run, two_exports, tmp_path, name
+):
+    folder = Path(shutil.copytree(two_exports[0], tmp_path / "export"))
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(text.replace("digit 3", "three"), encoding="utf-8")
+    assert f"the {name} beside it" in verify(folder / "model.tflite", colour_run.path).fault
 
 
 def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run, tmp_path):

@@ -104,6 +104,22 @@ def test_predictions_of_other_images_or_figures_make_no_page(copy, change, fault
     assert not copy.report_file.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("classifier.json", "the images and in classifier.json.* with 'bee' and without 'wasp'"),
+        ("metrics.json", "one name in classifier.json, .* label 1 is 'wasp', not 'bee'"),
+        ("predictions.csv", "with 'wasp'"),
+    ],
+)
+def test_a_class_that_was_renamed_in_one_file_makes_no_page(copy, name, fault):
+    text = (copy.path / name).read_text(encoding="utf-8")
+    (copy.path / name).write_text(re.sub(r"(?<=[\",])bee(?=[\",])", "wasp", text), encoding="utf-8")
+    with pytest.raises(InputError, match=fault) as error:
+        report(copy.path)
+    assert "\n" not in str(error.value) and not copy.report_file.exists()
+
+
 def test_the_card_has_metadata_that_the_hub_reads_and_a_program_that_runs(copy, monkeypatch):
     report(copy)
     card = ModelCard.load(copy.card_file)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import robustness
+from corpus import color_card, display_p3
+from PIL import ImageCms
 from rows import read_rows
 
 from keras_resnet18 import evaluate
@@ -15,6 +19,7 @@ def photo():
     """A light square above a dark one."""
     image = np.full((40, 60, 3), 100, np.uint8)
     image[5:15, 10:20], image[25:35, 10:20] = 250, 10
+    image[..., 2] //= 2  # a color
     return image
 
 
@@ -40,6 +45,19 @@ def test_rotation_turns_to_the_left_and_leaves_black_corners(photo):
     assert not turned[0, 0].any() and not turned[-1, -1].any()
     right, before = (np.argwhere(image[:, :30] > 200)[:, 0].mean() for image in (turned, photo))
     assert right > before  # what was at the upper left has sunk
+
+
+def test_display_p3_is_converted_as_littlecms_does_and_back():
+    card = color_card()
+    profiles = (ImageCms.ImageCmsProfile(io.BytesIO(display_p3())), ImageCms.createProfile("sRGB"))
+    expected = np.asarray(ImageCms.profileToProfile(card, *profiles), np.int64)
+    levels = np.asarray(card)
+    converted = robustness.CHANGES["Display P3 converted to sRGB"](levels)
+    assert np.abs(converted - expected).max() <= 1
+    assert np.abs(expected - levels).max() == 116  # as docs/reference.md says
+    stored = robustness.CHANGES["sRGB stored as Display P3"](levels)
+    again = robustness.CHANGES["Display P3 converted to sRGB"](stored).astype(np.int64)
+    assert np.abs(again - levels).mean() < 1
 
 
 def test_figures_are_of_the_model_and_of_the_file():

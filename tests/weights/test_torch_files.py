@@ -26,11 +26,13 @@ def saved(tmp_path, content, suffix=".pth"):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".pt", ".pth.tar", ".ckpt"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_torch_file_is_read_as_the_same_tensors_in_float32(tmp_path, suffix, dtype):
-    tensors, others = files.read(saved(tmp_path, {"a": KERNEL.to(dtype)}, suffix))
-    assert others == [] and tensors["a"].dtype == np.float32
-    np.testing.assert_array_equal(tensors["a"], KERNEL.to(dtype).float().numpy())
+    state = {name: tensor.to(dtype) for name, tensor in STATE.items()}  # the counter too
+    tensors, others = files.read(saved(tmp_path, state, suffix))
+    assert others == [] and [*tensors] == ["conv1.weight"]
+    assert tensors["conv1.weight"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["conv1.weight"], KERNEL.to(dtype).float().numpy())
 
 
 @pytest.mark.parametrize(
