@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError, path_of
+from keras_resnet18.errors import InputError, listed, path_of
 from keras_resnet18.files import staged, to_json
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Recipe
@@ -105,6 +105,11 @@ class Run:
         spec = ClassifierSpec.read(self.spec_file)
         if spec.preprocess is None:
             raise InputError(f"a run needs its preprocessing. Received: {self.spec_file} without")
+        if twice := {label for label in spec.labels if spec.labels.count(label) > 1}:
+            raise InputError(
+                f"a run's labels must be different names. Received: {self.spec_file} with "
+                f"{listed(sorted(twice))} more than once"
+            )
         return spec
 
     @property
@@ -158,9 +163,27 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Figures of the images that tested it: those of the test split, or of all folds."""
-        found: dict[str, Any] = self.metrics["test" if self.folds is None else "folds"]
-        return found
+        """Figures of the images that tested it, by the names that its classes have now."""
+        figures: dict[str, Any] = self.metrics["test" if self.folds is None else "folds"]
+        now = dict(zip(self.trained_labels, self.spec.labels, strict=True))
+        return {
+            **figures,
+            "majority_class": now[figures["majority_class"]],
+            "never_tested": [now[name] for name in figures["never_tested"]],
+            "per_class": [{**one, "name": now[one["name"]]} for one in figures["per_class"]],
+        }
+
+    @property
+    def trained_labels(self) -> tuple[str, ...]:
+        """The classes' names in the training; those of `classifier.json` may have been edited."""
+        figures = self.metrics["test" if self.folds is None else "folds"]
+        names = tuple(one["name"] for one in figures["per_class"])
+        if len(names) != len(self.spec.labels):
+            raise InputError(
+                f"{self.spec_file} must have a label for each of the {len(names)} classes, in the "
+                f"order of the training: {listed(names)}. Received: {len(self.spec.labels)} labels"
+            )
+        return names
 
     @cached_property
     def model(self) -> Any:

@@ -227,7 +227,7 @@ def _run_of_folds(model: Run | str | os.PathLike[str]) -> Run | None:
 
 def _of_folds(run: Run) -> Evaluation:
     """What the training found of all folds."""
-    figures, found = run.figures, read_predictions(run.predictions_file, run.spec.labels)
+    figures, found = run.figures, read_predictions(run.predictions_file, run.trained_labels)
     return Evaluation(
         accuracy=figures["accuracy"],
         interval=tuple(figures["interval"]),

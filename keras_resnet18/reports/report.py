@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -107,14 +106,7 @@ def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[
 def _predictions(run: Run, images: Split | None) -> Predictions:
     """Read predictions.csv; its rows must be those of the figures, and of the images in order."""
     figures = run.figures
-    names = tuple(one["name"] for one in figures["per_class"])
-    if other := run.spec.difference(dataclasses.replace(run.spec, labels=names)):
-        raise InputError(
-            f"a class must have one name in {run.spec_file.name}, {run.metrics_file.name} and "
-            f"{run.predictions_file.name}: rename it in all of them. Received: {run.path}, where "
-            f"in {run.metrics_file.name} {other}"
-        )
-    found = read_predictions(run.predictions_file, run.spec.labels)
+    found = read_predictions(run.predictions_file, run.trained_labels)
     right = float((found.labels == found.predictions).mean())
     same_order = images is None or images.names in (None, found.names)
     if not same_order or abs(right - figures["accuracy"]) > 1e-6 or len(found[0]) != figures["n"]:
