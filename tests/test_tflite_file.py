@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_resnet18 import export_tflite, info
-from keras_resnet18 import tflite_file as metadata
+from keras_resnet18 import export_tflite, info, tflite_file as metadata
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import tflite
