@@ -69,13 +69,7 @@ class ClassifierSpec:
 
     def to_json(self) -> str:
         """The text of `classifier.json`."""
-        return to_json(
-            {
-                "labels": list(self.labels),
-                "preprocess": None if self.preprocess is None else self.preprocess.to_dict(),
-                "threshold": self.threshold,
-            }
-        )
+        return to_json(dataclasses.asdict(self))
 
     def labels_txt(self) -> str:
         """The text of `labels.txt`: the labels, one a line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -195,7 +196,8 @@ def _spec(spec: ClassifierSpec | None) -> dict[str, str]:
         return {"labels": "none"}
     facts = {"labels": _labels(spec.labels), "score threshold": percent(spec.threshold, 1)}
     if spec.preprocess is not None:
-        facts["preprocessing"] = ", ".join(f"{k} {v}" for k, v in spec.preprocess.to_dict().items())
+        values = dataclasses.asdict(spec.preprocess)
+        facts["preprocessing"] = ", ".join(f"{k} {v}" for k, v in values.items())
     return facts
 
 
