@@ -174,10 +174,12 @@ class Augment:
 
     Attributes:
         resized_crop: Smallest and largest fraction of the image's area in the random window that
-            is resized to the network's input; None for the whole image.
-        shift: Largest shift in pixels, in each direction.
+            is resized to the network's input (Szegedy et al. 2015); None for the whole image.
+        shift: Largest shift in pixels, in each direction, with black behind (He et al. 2015 use 4
+            for CIFAR).
         flip: Whether half of the images are mirrored left to right.
-        erase: Probability, 0 to 1, of erasing a random rectangle.
+        erase: Probability, 0 to 1, of covering a random rectangle of 2 to 33 % of the image with
+            ImageNet's mean colour (Zhong et al. 2017).
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
         mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
             (Zhang et al. 2018), such as 0.2; 0 is off.
