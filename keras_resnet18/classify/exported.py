@@ -33,9 +33,6 @@ SPEC_IN_ONNX = "classifier"
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
 
-# What a TensorFlow graph has besides operators
-_NO_OPERATORS = ("Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp")
-
 _LATENCY_RUNS = 20
 
 
@@ -55,8 +52,6 @@ class TFLiteFile:
         InputError: If what is packed into it is broken.
         ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
     """
-
-    runtime, package = "LiteRT", "ai-edge-litert"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
@@ -119,8 +114,6 @@ class SavedModelFolder:
         ExportError: If TensorFlow cannot open it, or it is not a classifier of ours.
     """
 
-    runtime, package = "TensorFlow", "tensorflow"
-
     def __init__(self, path: Path) -> None:
         import tensorflow as tf  # not at the top: a .tflite file is run without it
 
@@ -157,23 +150,6 @@ class SavedModelFolder:
         """What one of the signatures gives, all of it by name."""
         return self._call(self.signatures[name], **inputs)
 
-    def op_histogram(self) -> dict[str, int]:
-        """How often each operator occurs between pixels and probabilities, by TensorFlow's names.
-
-        Constants, variables and what only passes a value on are left out, as other formats have it.
-        """
-        graph = self._run.graph.as_graph_def()
-        functions = {one.signature.name: one.node_def for one in graph.library.function}
-        counts: collections.Counter[str] = collections.Counter()
-        nodes = list(graph.node)
-        while nodes:
-            node = nodes.pop()
-            if "f" in node.attr:
-                nodes += functions[node.attr["f"].func.name]
-            elif node.op not in _NO_OPERATORS:
-                counts[node.op] += 1
-        return dict(sorted(counts.items()))
-
     @staticmethod
     def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         import tensorflow as tf
@@ -198,8 +174,6 @@ class OnnxFile:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
         ExportError: If it cannot run the file, or it is not a classifier of ours.
     """
-
-    runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         check_utf8(path)

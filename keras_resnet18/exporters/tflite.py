@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.calibration import MIN_IMAGES, score_threshold
 from keras_resnet18.classify.exported import Predict, TFLiteFile
 from keras_resnet18.errors import ExportError, InputError, within
@@ -29,8 +28,11 @@ from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import (
     add_metadata,
     append_files,
+    check_about,
     contents,
+    describe_model,
     keep_softmax_float,
+    pack,
     rewrite_for_gpu,
 )
 
@@ -100,7 +102,7 @@ def export_tflite(
     graph.check_size(model, "a .tflite file")
     spec = graph.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)
-    metadata.check_about(about := about or {})
+    check_about(about := about or {})
     shape = model.input_shape[1:]
     batches: Iterator[Batch] | None = None
     if check is not None:
@@ -120,7 +122,7 @@ def export_tflite(
             rewrite_for_gpu(new)
             if validation is not None and spec.threshold is not None:
                 own = _with_own_threshold(spec, TFLiteFile(new), validation, shape)
-        add_metadata(new, metadata.pack(metadata.describe_model(twin, own, about)))
+        add_metadata(new, pack(describe_model(twin, own, about)))
         append_files(new, {LABELS_FILE: own.labels_txt(), SPEC_FILE: own.to_json()})
         return open_checked(new, twin)
 
@@ -212,7 +214,10 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
         or an odd height or width.
     """
     layers = {layer.name: layer for layer in model.layers}
-    if not _is_paper_stem(layers.get(_PAD), layers.get(_CONV)):
+    pad, conv = layers.get(_PAD), layers.get(_CONV)
+    if pad is None or conv is None or (conv.kernel_size, conv.strides) != ((7, 7), (2, 2)):
+        return model
+    if any(side % 2 for side in pad.input.shape[1:3]):
         return model
 
     def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -223,25 +228,10 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
             return type(layer).from_config({**layer.get_config(), **changes})
         return layer
 
-    kernel, *bias = layers[_CONV].get_weights()
+    kernel, *bias = conv.get_weights()
     twin = keras.models.clone_model(model, clone_function=packed)
     twin.get_layer(_CONV).set_weights([_pack(kernel), *bias])
     return twin
-
-
-def _is_paper_stem(pad: Any, conv: Any) -> bool:
-    return (
-        isinstance(pad, keras.layers.ZeroPadding2D)
-        and isinstance(conv, keras.layers.Conv2D)
-        and pad.padding == ((3, 3), (3, 3))
-        and conv.kernel_size == (7, 7)
-        and conv.strides == (2, 2)
-        and conv.padding == "valid"
-        and conv.dilation_rate == (1, 1)
-        and conv.groups == 1
-        and conv.input is pad.output
-        and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])
-    )
 
 
 def _pack(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

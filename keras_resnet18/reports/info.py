@@ -15,9 +15,9 @@ import keras
 from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.accuracy import in_words
 from keras_resnet18.classify.exported import OnnxFile, SavedModelFolder, onnx_op_histogram
-from keras_resnet18.classify.table import counts_text, facts_table, percent, size_bytes, table_text
+from keras_resnet18.classify.table import counts_text, facts_table, percent, table_text
 from keras_resnet18.errors import InputError
-from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of
+from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of, size_bytes
 from keras_resnet18.machine import device_name, environment, missing_gpu, recommended_policy
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import Run, load_run, open_model, resume_call
@@ -187,7 +187,6 @@ def _about_saved_model(path: Path) -> str:
     for name, signature in folder.signatures.items():
         _, inputs = signature.structured_input_signature
         facts[name] = " → ".join(map(_specs, (inputs, signature.structured_outputs)))
-    facts["operators"] = counts_text(folder.op_histogram())
     return facts_table(facts | _spec(folder.spec))
 
 
