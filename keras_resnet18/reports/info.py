@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 
-from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.accuracy import in_words
 from keras_resnet18.classify.exported import OnnxFile, SavedModelFolder, onnx_op_histogram
 from keras_resnet18.classify.table import counts_text, facts_table, percent, table_text
@@ -21,7 +20,8 @@ from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of,
 from keras_resnet18.machine import device_name, environment, missing_gpu, recommended_policy
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import Run, load_run, open_model, resume_call
-from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
+from keras_resnet18.tflite_file import Tensor, contents, read_file
 from keras_resnet18.weights import catalogue
 
 _SHOWN_LABELS = 20
@@ -147,25 +147,15 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    file = metadata.contents(path)
+    file = contents(path)
     facts = {"file": _size(path)}
     for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
         for i, tensor in enumerate(tensors):
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
-    facts |= {"operators": counts_text(file.operators), "labels": _labels(file.labels)}
-    if not (said := file.metadata):
-        facts["metadata"] = "cannot be read" if said is None else "none"
-        return facts_table(facts)
-    facts |= {key: said.get(key, "not said") for key in metadata.ABOUT}
-    normalization = metadata.normalization(said)
-    facts["normalization"] = (
-        "not said"
-        if normalization is None
-        else "mean {}, standard deviation {}".format(*map(_numbers, normalization))
-    )
-    facts["score threshold"] = percent(metadata.score_threshold(said), 1)
-    version = said.get("min_parser_version", "an unsaid version")
-    return facts_table(facts | {"metadata": f"for parsers from {version} on"})
+    facts["operators"] = counts_text(file.operators)
+    if (text := read_file(path, SPEC_FILE)) is not None:
+        return facts_table(facts | _spec(ClassifierSpec.from_json(text, path)))
+    return facts_table(facts | {"labels": _labels(file.labels)})
 
 
 def _about_onnx(path: Path) -> str:
@@ -204,7 +194,7 @@ def _specs(specs: dict[str, Any]) -> str:
     return ", ".join(f"{name} {x.dtype.name} {_shape(x.shape)}" for name, x in specs.items())
 
 
-def _tensor(tensor: metadata.Tensor) -> str:
+def _tensor(tensor: Tensor) -> str:
     quantized = ""
     if len(tensor.scale) == 1:
         (scale,), zero_point = tensor.scale, tensor.zero_point[0] if tensor.zero_point else 0
@@ -220,10 +210,6 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 def _size(path: Path) -> str:
     return f"{path}, {size_bytes(path) / 1e6:.2f} MB"
-
-
-def _numbers(values: list[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _labels(labels: Sequence[str] | None) -> str:
