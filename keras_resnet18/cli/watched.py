@@ -1,4 +1,4 @@
-"""A process that JAX may end by a crash, watched by one that says so in a line."""
+"""Run a command in a child process and report it if JAX aborts."""
 
 from __future__ import annotations
 

@@ -29,13 +29,6 @@ _PRETRAINED = ("model.safetensors", "pytorch_model.bin")
 # Where a training script puts the weights, beside its optimizer and epoch.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
-# First bytes of what a download may leave in place of the file.
-_MISTAKEN = {
-    b"<!doctype": "a web page",
-    b"<html": "a web page",
-    b"version https://git-lfs": "a Git LFS pointer",
-}
-
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -69,13 +62,6 @@ def read(path: Path) -> tuple[dict[str, Array], list[str]]:
             f"a checkpoint must be a {SAFETENSORS} file or one of torch's, {', '.join(TORCH)} "
             f"(model.load_weights reads Keras' own .weights.h5). Received: {path}"
         )
-    with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-    for beginning, what in _MISTAKEN.items():
-        if start.startswith(beginning):
-            raise InputError(
-                f"a checkpoint must be the file itself: download it. Received: {path}, {what}"
-            )
     return _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
 
 

@@ -21,7 +21,6 @@ from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.exporters.tflite import export_tflite
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec
-from keras_resnet18.tflite_file import contents
 
 pytestmark = [
     pytest.mark.mediapipe,

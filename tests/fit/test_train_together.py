@@ -306,13 +306,6 @@ def test_a_process_that_nobody_joins_ends_with_a_line(images, tmp_path):
     assert "Traceback" not in errors
 
 
-def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr(distributed, "_GATHERING", 0.5)
-    where = address()
-    with pytest.raises(InputError, match=f"the coordinator does not answer.*{where}"):
-        distributed._wait_for(where)
-
-
 def test_distributed_needs_jax():
     with (
         pytest.raises(InputError, match=r"KERAS_BACKEND=jax.*tf\.distribute.*KERAS_BACKEND=tensor"),
