@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_resnet18.errors import check_types, one_of, within
@@ -71,18 +71,6 @@ class Preprocess:
             every = value if isinstance(value, tuple) else (value,)
             fits = least <= min(every) and max(every) <= most
             within(name, value, fits, f"from {least} to {most:,}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The specification that `dataclasses.asdict` gave, or JSON made of it.
-
-        Raises:
-            InputError: For an unknown key or a value out of range.
-        """
-        known = tuple(field.name for field in dataclasses.fields(cls))
-        for key in values:
-            one_of("key", key, known)
-        return cls(**values)
 
     def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.

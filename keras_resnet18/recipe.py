@@ -307,7 +307,7 @@ class Recipe:
             within("image_size", self.image_size, min(self.input_size) >= least, allowed)
         given = {"size": self.input_size, "fit": self.fit, "crop_ratio": self.crop_ratio}
         given["max_value"] = self.max_value
-        Preprocess.from_dict(without_none(given))  # its ranges
+        Preprocess(**without_none(given))  # its ranges
 
     @property
     def input_size(self) -> tuple[int, int] | None:

@@ -90,15 +90,11 @@ class ClassifierSpec:
             values = json.loads(text)
             if set(values) != {field.name for field in dataclasses.fields(cls)}:
                 raise InputError("the keys must be labels, preprocess and threshold")
-            if not isinstance(values["labels"], list):
-                raise InputError("labels must be a list")
-            preprocess = values["preprocess"]
-            if preprocess is not None:
-                values["preprocess"] = Preprocess.from_dict(preprocess)
+            if values["preprocess"] is not None:
+                values["preprocess"] = Preprocess(**values["preprocess"])
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, InputError) else "it is not such JSON"
-            raise _damaged(path, reason) from None
+            raise _damaged(path, str(error)) from None
 
     @classmethod
     def read(cls, path: Path) -> ClassifierSpec:

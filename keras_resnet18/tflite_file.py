@@ -1,4 +1,4 @@
-"""Reading and editing .tflite files: tensors, operators and packed files; TFLite Metadata written.
+"""Reading and editing .tflite files: operators and packed files, and TFLite Metadata for apps.
 
 Metadata tables are nested dictionaries with the names of the public schema,
 `metadata_schema.fbs` 1.5.0.
@@ -7,13 +7,12 @@ Metadata tables are nested dictionaries with the names of the public schema,
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flatbuffers
 import numpy as np
@@ -195,40 +194,15 @@ _FILE_IDENTIFIER = b"TFL3"
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """Input or output tensor of a .tflite file.
-
-    Attributes:
-        name: Name in the file's signature if it has one, else the tensor's own.
-        dtype: NumPy name of the dtype.
-        shape: Shape, with -1 for an open dimension.
-        scale: Quantization scales, one for the tensor or one per channel; empty if it is not
-            quantized. A real number is (value - zero point) · scale.
-        zero_point: Zero points, as many as scales.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    scale: tuple[float, ...]
-    zero_point: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """Contents of a .tflite file.
 
     Attributes:
-        inputs: Input tensors.
-        outputs: Output tensors.
         operators: Number of operators by TFLite name. Custom ones, such as TensorFlow's Flex, are
             named `CUSTOM` and their own name.
         labels: Lines of the first packed .txt file, the class names; None if there is none.
     """
 
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     operators: dict[str, int]
     labels: list[str] | None
 
@@ -239,28 +213,23 @@ def contents(path: Path) -> Contents:
     Raises:
         InputError: If it is not a .tflite file, or damaged.
     """
-    model = _read(path)
+    with path.open("rb") as file:
+        if file.read(8)[4:] != _FILE_IDENTIFIER:
+            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
     try:
-        graph = model.subgraphs[0]
-        signatures = (one for one in model.signatureDefs or [] if one.subgraphIndex == 0)
-        signature = next(signatures, schema.SignatureDefT())
-        inputs, outputs = (
-            tuple(_tensor(graph.tensors[index], int(index), names or []) for index in indices)
-            for indices, names in (
-                (graph.inputs, signature.inputs),
-                (graph.outputs, signature.outputs),
-            )
-        )
+        model = flatbuffer_utils.read_model(str(path))
         operators = collections.Counter(
             _operator_name(model, operator)
             for one in model.subgraphs
             for operator in one.operators or []
         )
-    except Exception:
-        raise _broken(path) from None
+    except Exception:  # the generated code checks no offsets, so it may raise anything
+        raise InputError(
+            f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
+        ) from None
     text = read_file(path, ".txt")
     labels = None if text is None else text.splitlines()
-    return Contents(inputs, outputs, dict(sorted(operators.items())), labels)
+    return Contents(dict(sorted(operators.items())), labels)
 
 
 def quantization(path: Path) -> str | None:
@@ -400,37 +369,6 @@ def read_file(path: Path, ending: str) -> str | None:
         raise InputError(
             f"{path} has a {ending} that cannot be unpacked: export it again"
         ) from None
-
-
-def _read(path: Path) -> Any:
-    with path.open("rb") as file:
-        if file.read(8)[4:] != _FILE_IDENTIFIER:
-            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
-    try:
-        return flatbuffer_utils.read_model(str(path))
-    except Exception:
-        raise _broken(path) from None
-
-
-def _broken(path: Path) -> InputError:
-    # The generated code checks no offsets, so it may raise anything
-    return InputError(
-        f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
-    )
-
-
-def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
-    name = next((entry.name for entry in names if entry.tensorIndex == index), tensor.name)
-    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
-    quantization = tensor.quantization or schema.QuantizationParametersT()
-    scale, zero_point = quantization.scale, quantization.zeroPoint
-    return Tensor(
-        name=(name or b"").decode("utf-8", "replace"),
-        dtype=flatbuffer_utils.type_to_name(tensor.type).lower(),
-        shape=tuple(int(side) for side in (shape if shape is not None else ())),
-        scale=tuple(float(value) for value in (scale if scale is not None else ())),
-        zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
-    )
 
 
 def _operator_name(model: Any, operator: Any) -> str:

@@ -54,21 +54,7 @@ class TFLiteFile:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        try:
-            with native_stderr_hidden():  # each one announces its delegate there
-                # its bytes, because LiteRT opens no path that is not UTF-8
-                content = path.read_bytes()
-                self._interpreter = Interpreter(
-                    model_content=content, num_threads=threads or cpu_count()
-                )
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            first_line = str(error).splitlines()[0]
-            if path.is_file() and path.read_bytes()[4:8] == b"TFL3" and "valid" in first_line:
-                first_line = "it is truncated or damaged"
-            elif path.stat().st_size == 0:
-                first_line = "it is empty"
-            raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+        self._interpreter = open_interpreter(path, threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         found = [(d["dtype"], len(d["shape"]), *d["shape"][:1]) for d in (*inputs, *outputs)]
@@ -94,6 +80,24 @@ class TFLiteFile:
             self._interpreter.invoke()
             probabilities: np.ndarray[Any, Any] = self._interpreter.get_tensor(self.output["index"])
         return probabilities
+
+
+def open_interpreter(path: Path, threads: int | None = None) -> Interpreter:
+    """Opens any .tflite file with LiteRT.
+
+    Raises:
+        ExportError: If LiteRT cannot run it.
+    """
+    try:
+        with native_stderr_hidden():  # each one announces its delegate there
+            # its bytes, because LiteRT opens no path that is not UTF-8
+            content = path.read_bytes()
+            interpreter = Interpreter(model_content=content, num_threads=threads or cpu_count())
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+    return interpreter
 
 
 class SavedModelFolder:

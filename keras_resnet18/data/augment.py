@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -197,12 +198,8 @@ def mix(
     """
     seeds = tf.unstack(tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 3))
 
-    def mixed() -> tuple[tf.Tensor, tf.Tensor]:
-        return _mixup(images, seeds[0], settings.mixup)
-
-    def pasted() -> tuple[tf.Tensor, tf.Tensor]:
-        return _cutmix(images, seeds[1], settings.cutmix)
-
+    mixed = functools.partial(_mixup, images, seeds[0], settings.mixup)
+    pasted = functools.partial(_cutmix, images, seeds[1], settings.cutmix)
     if settings.mixup and settings.cutmix:
         is_mixup = tf.random.stateless_uniform((), seeds[2]) < 0.5
         result, fraction = tf.cond(is_mixup, mixed, pasted)

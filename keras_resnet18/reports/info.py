@@ -13,7 +13,12 @@ from typing import Any
 import keras
 
 from keras_resnet18.classify.accuracy import in_words
-from keras_resnet18.classify.exported import OnnxFile, SavedModelFolder, onnx_op_histogram
+from keras_resnet18.classify.exported import (
+    OnnxFile,
+    SavedModelFolder,
+    onnx_op_histogram,
+    open_interpreter,
+)
 from keras_resnet18.classify.table import counts_text, facts_table, percent, table_text
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of, size_bytes
@@ -21,7 +26,7 @@ from keras_resnet18.machine import device_name, environment, missing_gpu, recomm
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import Run, load_run, open_model, resume_call
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import Tensor, contents, read_file
+from keras_resnet18.tflite_file import contents, read_file
 from keras_resnet18.weights import catalogue
 
 _SHOWN_LABELS = 20
@@ -147,11 +152,17 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    file = contents(path)
+    file, interpreter = contents(path), open_interpreter(path)
     facts = {"file": _size(path)}
-    for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
-        for i, tensor in enumerate(tensors):
-            facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
+    for kind in ("input", "output"):
+        tensors = getattr(interpreter, f"get_{kind}_details")()
+        names = [tensor["name"] for tensor in tensors]
+        for signature in interpreter.get_signature_list():
+            runner = interpreter.get_signature_runner(signature)
+            named = getattr(runner, f"get_{kind}_details")()
+            names, tensors = list(named), list(named.values())
+        for i, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
+            facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = f"{name}, {_tensor(tensor)}"
     facts["operators"] = counts_text(file.operators)
     if (text := read_file(path, SPEC_FILE)) is not None:
         return facts_table(facts | _spec(ClassifierSpec.from_json(text, path)))
@@ -194,14 +205,17 @@ def _specs(specs: dict[str, Any]) -> str:
     return ", ".join(f"{name} {x.dtype.name} {_shape(x.shape)}" for name, x in specs.items())
 
 
-def _tensor(tensor: Tensor) -> str:
+def _tensor(details: dict[str, Any]) -> str:
+    scales, (scale, zero_point) = (
+        details["quantization_parameters"]["scales"],
+        details["quantization"],
+    )
     quantized = ""
-    if len(tensor.scale) == 1:
-        (scale,), zero_point = tensor.scale, tensor.zero_point[0] if tensor.zero_point else 0
+    if len(scales) == 1:
         quantized = f", scale {scale:g}, zero point {zero_point}"
-    elif tensor.scale:
-        quantized = f", a scale for each of {len(tensor.scale)} channels"
-    return f"{tensor.name}, {tensor.dtype} {_shape(tensor.shape)}{quantized}"
+    elif len(scales):
+        quantized = f", a scale for each of {len(scales)} channels"
+    return f"{details['dtype'].__name__} {_shape(details['shape_signature'])}{quantized}"
 
 
 def _shape(shape: Sequence[int | None]) -> str:

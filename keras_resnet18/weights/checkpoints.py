@@ -116,13 +116,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
         with _plain_values_allowed(torch):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make torch raise anything
-        if not path.stat().st_size or "archive" in str(error):
-            raise InputError(
-                f"a torch file must be whole: get it again. Received: {path}, cut short"
-            ) from None
         unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise InputError(
-            "a torch file must hold tensors and plain values, no code, as torch.save("
+            "a torch file must be whole, and hold tensors and plain values, no code, as torch.save("
             "model.state_dict(), path) writes. "
             f"Received: {path} ({unknown[1] if unknown else type(error).__name__})"
         ) from None
