@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.errors import InputError, within
+from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, environment
 
 T = TypeVar("T")
@@ -232,19 +232,12 @@ class Cluster:
         if self.coordinator is None or self.processes is None or self.process is None:
             return
         host, _, port = self.coordinator.rpartition(":")
-        within(
-            "coordinator",
-            self.coordinator,
-            bool(host) and port.isdigit() and 0 < int(port) < 2**16,
-            "HOST:PORT of process 0, such as node1:12345",
-        )
-        within("processes", self.processes, self.processes >= 1, "1 or more")
-        within(
-            "process",
-            self.process,
-            0 <= self.process < self.processes,
-            f"0 to {self.processes - 1}, a different one for each of {self.processes} processes",
-        )
+        is_address = host and port.isdigit() and 0 < int(port) < 2**16
+        if not is_address or not 0 <= self.process < self.processes:
+            raise InputError(
+                "coordinator must be HOST:PORT of process 0, such as node1:12345, and process from "
+                f"0 to below processes, a different one for each. Received: {self}"
+            )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a path is: a run, or a model in one of its formats."""
+"""Files: the formats of models, and files that are written whole or not at all."""
 
 from __future__ import annotations
 

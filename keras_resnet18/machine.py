@@ -238,12 +238,10 @@ def _device() -> _Device:
         capability = (int(version[1]), int(version[2])) if version else None
         return _Device("gpu", capability, device.device_kind)
     if backend == "torch":
-        import torch
+        from torch import cuda
 
-        if torch.cuda.is_available():
-            return _Device(
-                "gpu", torch.cuda.get_device_capability(0), torch.cuda.get_device_name(0)
-            )
+        if cuda.is_available():
+            return _Device("gpu", cuda.get_device_capability(0), cuda.get_device_name(0))
         return _Device("cpu")
     raise InputError(
         f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"

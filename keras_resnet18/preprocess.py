@@ -124,10 +124,7 @@ class Preprocess:
             The mean fraction of an image's area, 0 to 1; 0 without images.
         """
         resized = [self.placement(*size)[0] for size in sizes]
-        seen = [
-            min(1, self.size[0] / height) * min(1, self.size[1] / width)
-            for height, width in resized
-        ]
+        seen = [min(1, self.size[0] / h) * min(1, self.size[1] / w) for h, w in resized]
         return 1 - sum(seen) / len(seen) if seen else 0.0
 
     def resize_and_crop(self, image: Any) -> Any:

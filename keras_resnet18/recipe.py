@@ -1,4 +1,4 @@
-"""The names that users type and that several rooms share: each list stands here alone."""
+"""Recipe: all settings of a training, read from TOML and checked, and the names that they take."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels of an
 STEMS = tuple(SMALLEST_SIDE)
 VARIANTS = ("d",)
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+OPTIMIZERS = ("sgd", "adamw")
 RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
 
 SplitName = Literal["train", "validation", "test"]
@@ -85,11 +86,6 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in table.items()
         if value is not None
     }
-
-
-# Recipes: frozen descriptions of a training, read from and written to TOML.
-
-OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)

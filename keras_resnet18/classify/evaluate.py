@@ -1,4 +1,4 @@
-"""All images of a source as one test: it needs neither splits nor every class."""
+"""`evaluate`: how good a run or an exported file is on labelled images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keras_resnet18.classify.accuracy import (
 from keras_resnet18.classify.classifier import of_training, open_classifier, open_images
 from keras_resnet18.classify.exported import latency_ms
 from keras_resnet18.data.files import Advance, digests_of_alike, open_test_files, silent
-from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, listed, one_of
@@ -68,7 +68,8 @@ class Whole:
         numbers, left, batches = tf.constant(self.numbers, tf.int64), limit, []
         for split in self.splits:
             if left != 0:
-                batches.append(sample_batches(split, preprocess.resize_and_crop, limit=left))
+                prepare = preprocess.resize_and_crop
+                batches.append(eval_batches(split, prepare, shuffled=True, limit=left))
                 left = None if left is None else left - min(left, split.size)
         joined = functools.reduce(tf.data.Dataset.concatenate, batches)
         return joined.map(lambda images, labels: (images, tf.gather(numbers, labels)))
@@ -142,9 +143,6 @@ def count_trained_on(whole: Whole, training: Source) -> int | None:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-# `evaluate`: how good a run or an exported file is on labelled images.
 
 
 def evaluate(

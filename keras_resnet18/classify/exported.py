@@ -129,11 +129,13 @@ class SavedModelFolder:
             raise ExportError(f"{path} cannot be opened by TensorFlow: {first_line}") from None
         self.signatures = self._loaded.signatures
         try:
-            self._run = self.signatures.get("serve_pixels") or self.signatures["serving_default"]
-            _, *sides = self._run.structured_input_signature[1][INPUT].shape
+            preferred = "serve_pixels" in self.signatures
+            self._main = "serve_pixels" if preferred else "serving_default"
+            run = self.signatures[self._main]
+            _, *sides = run.structured_input_signature[1][INPUT].shape
             height, width, channels = sides
             self.image_shape = (height, width, channels)
-            _, classes = self._run.structured_outputs[OUTPUT].shape
+            _, classes = run.structured_outputs[OUTPUT].shape
             self.classes = int(classes)
         except (KeyError, TypeError, ValueError):
             raise ExportError(
@@ -148,18 +150,14 @@ class SavedModelFolder:
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
-        return self._call(self._run, **{INPUT: pixels})[OUTPUT]
+        return self.endpoint(self._main, **{INPUT: pixels})[OUTPUT]
 
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """What one of the signatures gives, all of it by name."""
-        return self._call(self.signatures[name], **inputs)
-
-    @staticmethod
-    def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         import tensorflow as tf
 
         arguments = {key: tf.constant(value) for key, value in inputs.items()}
-        return {key: value.numpy() for key, value in signature(**arguments).items()}
+        return {key: value.numpy() for key, value in self.signatures[name](**arguments).items()}
 
 
 class OnnxFile:

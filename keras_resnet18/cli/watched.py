@@ -30,9 +30,6 @@ def watched(work: Callable[[], None]) -> None:
     Raises:
         InputError: If the process was ended by a signal.
     """
-    if not hasattr(os, "fork"):  # on Windows
-        work()
-        return
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()

@@ -55,14 +55,12 @@ def encoded_image(
     tail = tf.strings.substr(data, tf.maximum(tf.strings.length(data) - 2, 0), 2)
     native = is_plain & (tail == b"\xff\xd9")  # the end of a whole JPEG
 
-    def jpeg_size() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.zeros((0, 0, 3), tf.uint8), tf.image.extract_jpeg_shape(data)[:2]
-
     def decoded() -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.numpy_function(decode, [argument], tf.uint8)
         return image, tf.shape(image)[:2]
 
-    other, size = tf.cond(native, jpeg_size, decoded)
+    nothing = tf.zeros((0, 0, 3), tf.uint8)
+    other, size = tf.cond(native, lambda: (nothing, tf.image.extract_jpeg_shape(data)[:2]), decoded)
     pixels = decoded_image(tf.ensure_shape(other, (None, None, 3)))
 
     def whole() -> tf.Tensor:

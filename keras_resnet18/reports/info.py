@@ -155,13 +155,11 @@ def _about_tflite(path: Path) -> str:
     file, interpreter = contents(path), open_interpreter(path)
     facts = {"file": _size(path)}
     for kind in ("input", "output"):
-        tensors = getattr(interpreter, f"get_{kind}_details")()
-        names = [tensor["name"] for tensor in tensors]
-        for signature in interpreter.get_signature_list():
+        tensors = {x["name"]: x for x in getattr(interpreter, f"get_{kind}_details")()}
+        for signature in interpreter.get_signature_list():  # which has names of its own
             runner = interpreter.get_signature_runner(signature)
-            named = getattr(runner, f"get_{kind}_details")()
-            names, tensors = list(named), list(named.values())
-        for i, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
+            tensors = getattr(runner, f"get_{kind}_details")()
+        for i, (name, tensor) in enumerate(tensors.items()):
             facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = f"{name}, {_tensor(tensor)}"
     facts["operators"] = counts_text(file.operators)
     if (text := read_file(path, SPEC_FILE)) is not None:

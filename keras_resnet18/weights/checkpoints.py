@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -143,7 +142,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
     return tensors, others
 
 
-def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]:
+def _plain_values_allowed(torch: Any) -> Any:
     """Lets torch read the plain values that training scripts keep beside the weights."""
     numpy_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     allowed = [
@@ -154,8 +153,7 @@ def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]
         (numpy_scalar, "numpy._core.multiarray.scalar"),
         (numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in NumPy 1
     ]
-    manager: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(allowed)
-    return manager
+    return torch.serialization.safe_globals(allowed)
 
 
 def _unwrap(content: Any) -> tuple[Any, list[str]]:

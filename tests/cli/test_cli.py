@@ -179,6 +179,7 @@ def test_check_prints_counts_and_findings_and_exits_1_where_something_spoils(
     assert answer.out.endswith("something would spoil a training\nfound.json\n")
     assert len(json.loads((tmp_path / "found.json").read_text())["findings"]) == 2
     refused("which is not there", "check", "nowhere")
+    refused("exists and is not a file", "check", "data", "--json", "data")
 
 
 # evaluate
