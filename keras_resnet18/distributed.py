@@ -127,7 +127,7 @@ def alike(name: str, make: Callable[[], T], facts: Callable[[T], Mapping[str, An
         return make()
     try:
         made = make()
-        mine = _short(facts(made))
+        mine = {key: _short(value) for key, value in facts(made).items()}
     except InputError as error:
         _tell(name, {"error": str(error)})
         _wait_for_others(name)
@@ -194,15 +194,11 @@ def _wait_for_others(name: str) -> None:
         time.sleep(_HEAD_START)
 
 
-def _short(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Facts as short texts."""
-    texts = {key: json.dumps(value) for key, value in facts.items()}
-    return {
-        key: text
-        if len(text) <= _LONGEST
-        else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        for key, text in texts.items()
-    }
+def _short(value: Any) -> str:
+    """A value of JSON as a short text."""
+    text = json.dumps(value)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text if len(text) <= _LONGEST else f"SHA-256 {digest}"
 
 
 # Connecting the processes, and sharing every batch among the devices of all of them.
