@@ -8,84 +8,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from keras_resnet18.checking.check import check
-    from keras_resnet18.classify.classifier import open_classifier
-    from keras_resnet18.classify.evaluate import evaluate
-    from keras_resnet18.classify.predict import predict
-    from keras_resnet18.data.sources import from_arrays, open_source
-    from keras_resnet18.exporters.export import export
-    from keras_resnet18.exporters.onnx import export_onnx
-    from keras_resnet18.exporters.saved_model import export_saved_model
-    from keras_resnet18.exporters.tflite import export_tflite
-    from keras_resnet18.exporters.verify import verify
-    from keras_resnet18.fit.train import train
-    from keras_resnet18.fit.twin import training_twin
-    from keras_resnet18.images import read_image
-    from keras_resnet18.machine import recommended_policy
-    from keras_resnet18.model.blocks import conv_block, identity_block
-    from keras_resnet18.model.describe import describe
-    from keras_resnet18.model.pooling import AdaptiveAveragePooling2D
+    from keras_resnet18.checking.check import check as check
+    from keras_resnet18.classify.classifier import open_classifier as open_classifier
+    from keras_resnet18.classify.evaluate import evaluate as evaluate
+    from keras_resnet18.classify.predict import predict as predict
+    from keras_resnet18.data.sources import from_arrays as from_arrays, open_source as open_source
+    from keras_resnet18.exporters.export import export as export
+    from keras_resnet18.exporters.onnx import export_onnx as export_onnx
+    from keras_resnet18.exporters.saved_model import export_saved_model as export_saved_model
+    from keras_resnet18.exporters.tflite import export_tflite as export_tflite
+    from keras_resnet18.exporters.verify import verify as verify
+    from keras_resnet18.fit.train import train as train
+    from keras_resnet18.fit.twin import training_twin as training_twin
+    from keras_resnet18.images import read_image as read_image
+    from keras_resnet18.machine import recommended_policy as recommended_policy
+    from keras_resnet18.model.blocks import (
+        conv_block as conv_block,
+        identity_block as identity_block,
+    )
+    from keras_resnet18.model.describe import describe as describe
+    from keras_resnet18.model.pooling import AdaptiveAveragePooling2D as AdaptiveAveragePooling2D
     from keras_resnet18.model.resnet import (
-        build_plain18,
-        build_plain34,
-        build_resnet18,
-        build_resnet34,
+        build_plain18 as build_plain18,
+        build_plain34 as build_plain34,
+        build_resnet18 as build_resnet18,
+        build_resnet34 as build_resnet34,
     )
     from keras_resnet18.preprocess import (
-        Preprocess,
-        decode_predictions,
-        imagenet_classes,
-        preprocess_input,
+        Preprocess as Preprocess,
+        decode_predictions as decode_predictions,
+        imagenet_classes as imagenet_classes,
+        preprocess_input as preprocess_input,
     )
-    from keras_resnet18.recipe import load_recipe
-    from keras_resnet18.reports.info import info
-    from keras_resnet18.reports.report import report
-    from keras_resnet18.run import load_run
-    from keras_resnet18.spec import ClassifierSpec
-    from keras_resnet18.weights.catalogue import find_weights
-    from keras_resnet18.weights.transfer import load_weights, save_weights
-
-__all__ = [
-    "AdaptiveAveragePooling2D",
-    "ClassifierSpec",
-    "Preprocess",
-    "__version__",
-    "build_plain18",
-    "build_plain34",
-    "build_resnet18",
-    "build_resnet34",
-    "check",
-    "conv_block",
-    "decode_predictions",
-    "describe",
-    "evaluate",
-    "export",
-    "export_onnx",
-    "export_saved_model",
-    "export_tflite",
-    "find_weights",
-    "from_arrays",
-    "identity_block",
-    "imagenet_classes",
-    "info",
-    "load_recipe",
-    "load_run",
-    "load_weights",
-    "open_classifier",
-    "open_source",
-    "predict",
-    "preprocess_input",
-    "read_image",
-    "recommended_policy",
-    "report",
-    "save_weights",
-    "train",
-    "training_twin",
-    "verify",
-]
+    from keras_resnet18.recipe import load_recipe as load_recipe
+    from keras_resnet18.reports.info import info as info
+    from keras_resnet18.reports.report import report as report
+    from keras_resnet18.run import load_run as load_run
+    from keras_resnet18.spec import ClassifierSpec as ClassifierSpec
+    from keras_resnet18.weights.catalogue import find_weights as find_weights
+    from keras_resnet18.weights.transfer import (
+        load_weights as load_weights,
+        save_weights as save_weights,
+    )
 
 # Public names and the modules that define them, imported on first use so that --help does not
-# import TensorFlow.
+# import TensorFlow. Type checkers see the imports above.
 _HOMES = {
     "AdaptiveAveragePooling2D": "model.pooling",
     "ClassifierSpec": "spec",
@@ -123,6 +90,8 @@ _HOMES = {
     "training_twin": "fit.twin",
     "verify": "exporters.verify",
 }
+
+__all__ = sorted(["__version__", *_HOMES])
 
 
 def __getattr__(name: str) -> Any:

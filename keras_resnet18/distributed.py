@@ -11,19 +11,16 @@ import dataclasses
 import hashlib
 import json
 import math
-import platform
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_resnet18.errors import InputError, within
+from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, environment
 
 T = TypeVar("T")
@@ -130,7 +127,7 @@ def alike(name: str, make: Callable[[], T], facts: Callable[[T], Mapping[str, An
         return make()
     try:
         made = make()
-        mine = _short(facts(made))
+        mine = {key: _short(value) for key, value in facts(made).items()}
     except InputError as error:
         _tell(name, {"error": str(error)})
         _wait_for_others(name)
@@ -197,15 +194,11 @@ def _wait_for_others(name: str) -> None:
         time.sleep(_HEAD_START)
 
 
-def _short(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Facts as short texts."""
-    texts = {key: json.dumps(value) for key, value in facts.items()}
-    return {
-        key: text
-        if len(text) <= _LONGEST
-        else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        for key, text in texts.items()
-    }
+def _short(value: Any) -> str:
+    """A value of JSON as a short text."""
+    text = json.dumps(value)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text if len(text) <= _LONGEST else f"SHA-256 {digest}"
 
 
 # Connecting the processes, and sharing every batch among the devices of all of them.
@@ -235,19 +228,12 @@ class Cluster:
         if self.coordinator is None or self.processes is None or self.process is None:
             return
         host, _, port = self.coordinator.rpartition(":")
-        within(
-            "coordinator",
-            self.coordinator,
-            bool(host) and port.isdigit() and 0 < int(port) < 2**16,
-            "HOST:PORT of process 0, such as node1:12345",
-        )
-        within("processes", self.processes, self.processes >= 1, "1 or more")
-        within(
-            "process",
-            self.process,
-            0 <= self.process < self.processes,
-            f"0 to {self.processes - 1}, a different one for each of {self.processes} processes",
-        )
+        is_address = host and port.isdigit() and 0 < int(port) < 2**16
+        if not is_address or not 0 <= self.process < self.processes:
+            raise InputError(
+                "coordinator must be HOST:PORT of process 0, such as node1:12345, and process from "
+                f"0 to below processes, a different one for each. Received: {self}"
+            )
 
 
 @contextlib.contextmanager
@@ -272,14 +258,21 @@ def together(cluster: Cluster | None) -> Iterator[None]:
             "'keras-resnet18[jax-cuda]'; tf.distribute does not work under Keras 3. Received: "
             f"KERAS_BACKEND={backend}"
         )
-    if backend == "jax":
-        _keep_tensorflow_off_gpus()
+    if backend == "jax":  # TensorFlow reads the images on the CPU; it would take all GPUs' memory
+        import tensorflow as tf
+
+        with contextlib.suppress(RuntimeError):  # it has begun with them
+            tf.config.set_visible_devices([], "GPU")
     try:
         if cluster is not None:
-            _place = _connect(cluster)
+            import jax
+
+            _place, facts = _connect(cluster), environment()
+            same = {"processes": _place.count, **facts["packages"], "python": facts["python"]}
             # JAX's first look at the devices waits for as many processes as it was told of
-            alike("start", lambda: None, lambda _: _versions())
-            alike("devices", lambda: None, lambda _: _devices())
+            alike("start", lambda: same, dict)
+            kinds = [device.device_kind for device in jax.local_devices()]
+            alike("devices", lambda: kinds, lambda _: {"devices": kinds})
         if device_count() == 1:
             yield
             return
@@ -287,28 +280,14 @@ def together(cluster: Cluster | None) -> Iterator[None]:
         with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
             yield
     except Exception as error:
-        if (reason := _why_lost(error)) is not None:
-            raise InputError(
-                f"{reason}. Start all of them again, and resume the run if its first epoch began"
-            ) from error
-        raise
+        if isinstance(error, InputError) or _place.count == 1 or not _LOST.search(str(error)):
+            raise
+        raise InputError(
+            f"another process ended: {str(error).splitlines()[0]}. Start all of them again, and "
+            "resume the run if its first epoch began"
+        ) from error
     finally:
         _place = before
-
-
-def _why_lost(error: BaseException) -> str | None:
-    """What ended another process, if that is why this one failed; None if it is not."""
-    if isinstance(error, InputError) or _place.count == 1 or not _LOST.search(str(error)):
-        return None
-    return f"another process ended: {str(error).splitlines()[0]}"
-
-
-def _keep_tensorflow_off_gpus() -> None:
-    """TensorFlow reads the images, on the CPU; by itself it would take all memory of the GPUs."""
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # it has begun with them
-        tf.config.set_visible_devices([], "GPU")
 
 
 def _connect(cluster: Cluster) -> _Place:
@@ -316,8 +295,6 @@ def _connect(cluster: Cluster) -> _Place:
     import jax
     from jax._src import distributed
 
-    if cluster.coordinator is not None and cluster.process:
-        _wait_for(cluster.coordinator)
     failures: list[Exception] = []
 
     def start() -> None:
@@ -341,7 +318,8 @@ def _connect(cluster: Cluster) -> _Place:
     if thread.is_alive():
         raise InputError(
             f"not all processes came within {_GATHERING} s: start every one with the same "
-            f"coordinator and number of processes. Received: {cluster}"
+            "coordinator and number of processes, and open the port on the coordinator. "
+            f"Received: {cluster}"
         )
     if failures:
         raise InputError(
@@ -349,41 +327,6 @@ def _connect(cluster: Cluster) -> _Place:
             f"processes and process. Received: {cluster} ({failures[0]})"
         )
     return _Place(distributed.global_state.process_id, distributed.global_state.num_processes)
-
-
-def _wait_for(coordinator: str) -> None:
-    """Wait until something listens at the coordinator's address."""
-    host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + _GATHERING
-    while True:
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > end or isinstance(error, socket.gaierror):
-                raise InputError(
-                    f"the coordinator does not answer: start process 0 there, with the same "
-                    f"coordinator, and open the port. Received: {coordinator} ({error})"
-                ) from None
-        time.sleep(0.2)
-
-
-def _versions() -> Mapping[str, Any]:
-    import jax
-
-    return {
-        "processes": _place.count,
-        **environment()["packages"],
-        "jax": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
-        "python": platform.python_version(),
-    }
-
-
-def _devices() -> Mapping[str, Any]:
-    import jax
-
-    return {"devices": [device.device_kind for device in jax.local_devices()]}
 
 
 def check_batch(batch_size: int, *, mixes: bool) -> None:

@@ -8,9 +8,14 @@ command line prints them as its options (`in_options` of `cli/options.py`).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
+import numbers
 import os
 import re
+import types
+import typing
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +58,45 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
     """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
     if not condition:
         raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
+
+
+def check_types(table: Any, prefix: str = "") -> None:
+    """Checks the fields of a frozen dataclass against their annotations.
+
+    JSON and TOML give lists and 1 for a float, NumPy numbers of its own: all become Python's.
+    """
+    for key, hint in typing.get_type_hints(type(table)).items():
+        name, value = f"{prefix}{key}", getattr(table, key)
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        for option in options:
+            with contextlib.suppress(TypeError):
+                object.__setattr__(table, key, _typed(option, value))  # it is frozen
+                break
+        else:
+            kinds = " or ".join(_kind(option) for option in options if option is not types.NoneType)
+            raise InputError(f"{name} must be {kinds}. Received: {name}={value!r}")
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value as a type, or as a tuple of types; raises TypeError if it is of another."""
+    items = typing.get_args(kind)
+    if items and isinstance(value, list | tuple) and len(value) == len(items):
+        return tuple(map(_typed, items, value))
+    number = {int: numbers.Integral, float: numbers.Real}.get(kind)
+    if number is not None and isinstance(value, number) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return kind(value)
+    elif type(value) is kind:
+        return value
+    raise TypeError
+
+
+def _kind(kind: Any) -> str:
+    """A type in words."""
+    if items := typing.get_args(kind):
+        return f"{'two' if len(items) == 2 else 'three'} {'whole ' * (int in items)}numbers"
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    return words.get(kind, "a table")
 
 
 def path_of(value: Any, expected: str) -> Path:

@@ -1,9 +1,8 @@
-"""What a path is: a run, or a model in one of its formats."""
+"""Files: the formats of models, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -102,27 +101,17 @@ _PREFIX = ".writing-"
 _LOCK = ".lock"  # in such a folder; a dead process does not hold it
 _OLD = 60.0  # seconds; a younger folder may not be locked yet
 
-_NO_ROOM = {
-    getattr(errno, name)
-    for name in (
-        "ENOSPC",
-        "EDQUOT",
-        "EFBIG",
-        "EROFS",
-        "EACCES",
-        "EPERM",
-        "EEXIST",
-        "ENOTDIR",
-        "EISDIR",
-    )
-    if hasattr(errno, name)  # Windows has no EDQUOT
-}
-
 
 def to_json(values: Mapping[str, Any]) -> str:
     """Values as JSON for people; a name that is not UTF-8 is escaped, and reads back as it was."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     return f"{text if is_utf8(text) else json.dumps(values, indent=2)}\n"
+
+
+def size_bytes(path: Path) -> int:
+    """Size of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_parent(path: Path) -> None:
@@ -158,48 +147,33 @@ def staged(path: Path) -> Iterator[Path]:
     the next writer in the folder clears what it left.
 
     Raises:
-        InputError: If the disk is full, or the folder cannot be written.
+        InputError: If the body, or the move, raises an OSError, such as of a full disk.
     """
     try:
-        with _staged(path) as new:
-            yield new
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} cannot be written: {error.strerror}. Free the disk or the folder, or give "
-        "another path"
-    )
-
-
-@contextlib.contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # any: /proc and a drive of Windows that is not there have no room too
-        raise _unwritable(path, error) from error
-    _clear_leftovers(path.parent)
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder,
-        FileLock(Path(folder) / _LOCK),
-    ):
-        new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
-        yield new
-        for written in (new, *new.rglob("*")):
-            _flush(written)
-        try:
-            if path.is_dir():  # cannot be replaced in one step: the old one moves away first
-                path.replace(old)
-            new.replace(path)
-        except BaseException:
-            if old.exists():
-                old.replace(path)
-            raise
-        _flush(path.parent)
+        _clear_leftovers(path.parent)
+        with (
+            tempfile.TemporaryDirectory(prefix=_PREFIX, dir=path.parent) as folder,
+            FileLock(Path(folder) / _LOCK),
+        ):
+            new, old = Path(folder) / path.name, Path(folder) / f"{path.name}.old"
+            yield new
+            for written in (new, *new.rglob("*")):
+                _flush(written)
+            try:
+                if path.is_dir():  # cannot be replaced in one step: the old one moves away first
+                    path.replace(old)
+                new.replace(path)
+            except BaseException:
+                if old.exists():
+                    old.replace(path)
+                raise
+            _flush(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}. Free the disk or the folder, or "
+            "give another path"
+        ) from error
 
 
 def _flush(path: Path) -> None:

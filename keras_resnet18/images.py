@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import math
 import os
 import re
 from pathlib import Path
@@ -231,59 +230,30 @@ def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArr
     The pixels differ from those of `Preprocess.resize_and_crop` by at most one level.
 
     Args:
-        image: uint8 array of shape (height, width, channels).
+        image: uint8 array of shape (height, width, 3).
         spec: The network's size and the way to it.
 
     Returns:
-        uint8 array of shape (*spec.size, channels).
+        uint8 array of shape (*spec.size, 3).
     """
-    new, corner = spec.placement(*image.shape[:2])
-    scales = [n / o for n, o in zip(new, image.shape, strict=False)]
-    starts = [max(c, 0) for c in corner]
-    stops = [min(c + s, n) for c, s, n in zip(corner, spec.size, new, strict=True)]
-    spans = list(zip(starts, stops, scales, strict=True))
-    if spec.interpolation == "bilinear" and spec.antialias and image.shape[2] == 3:
-        (top, bottom, y), (left, right, x) = spans
-        box = (left / x, top / y, right / x, bottom / y)
-        size = (right - left, bottom - top)
+    (height, width), corner = spec.placement(*image.shape[:2])
+    top, left = (max(c, 0) for c in corner)
+    bottom, right = min(corner[0] + spec.size[0], height), min(corner[1] + spec.size[1], width)
+    y, x = image.shape[0] / height, image.shape[1] / width
+    box = (left * x, top * y, right * x, bottom * y)
+    size = (right - left, bottom - top)
+    if spec.interpolation == "bilinear":
         visible = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box))
-    else:  # Pillow rounds and clips twice, which shows where a cubic filter overshoots
-        resampled = image.astype(np.float32)
-        for axis, span in enumerate(spans):
-            resampled = _resampled(resampled, axis, span, spec)
-        visible = np.rint(resampled.clip(0, 255)).astype(np.uint8)
-    placed = np.zeros((*spec.size, image.shape[2]), np.uint8)
+    else:  # in float32: of uint8, Pillow clips rows before columns where a cubic filter overshoots
+        visible = np.empty((size[1], size[0], 3), np.uint8)
+        for i in range(3):
+            channel = Image.fromarray(image[..., i].astype(np.float32))
+            resized = channel.resize(size, Image.Resampling.BICUBIC, box)
+            visible[..., i] = np.rint(np.asarray(resized).clip(0, 255))
+    placed = np.zeros((*spec.size, 3), np.uint8)
     top, left = (max(-c, 0) for c in corner)
     placed[top : top + len(visible), left : left + visible.shape[1]] = visible
     return placed
-
-
-def _resampled(
-    pixels: npt.NDArray[np.float32], axis: int, span: tuple[int, int, float], spec: Preprocess
-) -> npt.NDArray[np.float32]:
-    """Span (start, stop, scale) of an axis that is resized by scale, as by ScaleAndTranslate."""
-    start, stop, scale = span
-    stretch = max(1 / scale, 1) if spec.antialias else 1
-    radius = stretch * (2 if spec.interpolation == "bicubic" else 1)
-    centres = ((np.arange(start, stop) + 0.5) / scale)[:, np.newaxis]
-    taps = np.floor(centres - radius).astype(np.int64) + np.arange(math.ceil(2 * radius) + 1)
-    weights = _kernel(np.abs(taps + 0.5 - centres) / stretch, spec.interpolation)
-    weights *= (taps >= 0) & (taps < pixels.shape[axis])
-    weights /= weights.sum(1, keepdims=True)
-    taps = taps.clip(0, pixels.shape[axis] - 1)
-    later_axes = [1] * (pixels.ndim - 1 - axis)
-    resampled = np.zeros(pixels.take(taps[:, 0], axis).shape, np.float32)
-    for tap, weight in zip(taps.T, weights.T.astype(np.float32), strict=True):
-        resampled += pixels.take(tap, axis) * weight.reshape(-1, *later_axes)
-    return resampled
-
-
-def _kernel(distance: npt.NDArray[np.float64], interpolation: str) -> npt.NDArray[np.float64]:
-    if interpolation == "bilinear":
-        return np.maximum(1 - distance, 0)
-    near = (1.5 * distance - 2.5) * distance**2 + 1  # Keys 1981, a = -1/2
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
 def _opened(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:

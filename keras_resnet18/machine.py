@@ -21,6 +21,8 @@ _PACKAGES = (
     "keras-resnet18",
     "keras",
     "tensorflow",
+    "jax",
+    "jaxlib",
     "ai-edge-litert",
     "tensorflow-datasets",
     "numpy",
@@ -115,7 +117,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": sorted(flag for flag in cpu_flags() or () if flag.startswith(("avx", "amx"))),
         "threads": cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "settings": {
             name: os.environ[name]
             for name in ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
@@ -124,11 +126,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # such as tensorflow-cpu in tensorflow's place
-        return "not installed under this name"
+        return None
 
 
 def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
@@ -236,12 +238,10 @@ def _device() -> _Device:
         capability = (int(version[1]), int(version[2])) if version else None
         return _Device("gpu", capability, device.device_kind)
     if backend == "torch":
-        import torch
+        from torch import cuda
 
-        if torch.cuda.is_available():
-            return _Device(
-                "gpu", torch.cuda.get_device_capability(0), torch.cuda.get_device_name(0)
-            )
+        if cuda.is_available():
+            return _Device("gpu", cuda.get_device_capability(0), cuda.get_device_name(0))
         return _Device("cpu")
     raise InputError(
         f"the Keras backend must be tensorflow, jax or torch. Received: KERAS_BACKEND={backend!r}"

@@ -6,11 +6,10 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from keras_resnet18.errors import one_of, within
+from keras_resnet18.errors import check_types, one_of, within
 
 # Statistics of ImageNet's training images, on a scale of 0 to 1 (Krizhevsky 2012; torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,8 +33,8 @@ class Preprocess:
     Attributes:
         size: (height, width) of the network's input, in pixels.
         crop_ratio: Fraction of each side that the centre crop keeps, 0.1 to 1.
-        interpolation: `"bilinear"` or `"bicubic"`.
-        antialias: Whether to filter when shrinking, as Pillow always does.
+        interpolation: `"bilinear"` or `"bicubic"`, with a filter where the image shrinks, as Pillow
+            has it.
         mean: Of red, green and blue, on a scale of 0 to 1.
         std: Of red, green and blue, on a scale of 0 to 1, at least 0.001.
         fit: `"crop"` keeps the proportions and covers the size: the ends of a long image are never
@@ -52,45 +51,26 @@ class Preprocess:
     size: tuple[int, int] = (224, 224)
     crop_ratio: float = 0.875
     interpolation: str = "bilinear"
-    antialias: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     fit: str = "crop"
     max_value: int = FULL_RANGE
 
     def __post_init__(self) -> None:
-        for name, kind in (("size", int), ("mean", float), ("std", float)):
-            object.__setattr__(self, name, _plain(getattr(self, name), kind))
-        object.__setattr__(self, "crop_ratio", _plain(self.crop_ratio, float))
-        object.__setattr__(self, "max_value", _plain(self.max_value, int))
-        size = f"(height, width), two whole numbers from 1 to {_LARGEST_SIDE:,}"
-        within("size", self.size, _all_within(self.size, 2, int, 1, _LARGEST_SIDE), size)
-        crop_ratio = _all_within((self.crop_ratio,), 1, float, 0.1, 1)
-        within("crop_ratio", self.crop_ratio, crop_ratio, "a number from 0.1 to 1")
+        check_types(self)
         one_of("interpolation", self.interpolation, _INTERPOLATIONS)
         one_of("fit", self.fit, _FITS)
-        max_value = _all_within((self.max_value,), 1, int, 1, FULL_RANGE)
-        within("max_value", self.max_value, max_value, f"a whole number from 1 to {FULL_RANGE:,}")
-        within("antialias", self.antialias, isinstance(self.antialias, bool), "true or false")
-        mean, std = "three numbers from 0 to 1", "three numbers from 0.001 to 1"
-        within("mean", self.mean, _all_within(self.mean, 3, float, 0, 1), mean)
-        within("std", self.std, _all_within(self.std, 3, float, 0.001, 1), std)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The specification as plain values, ready for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The specification that `to_dict` gave.
-
-        Raises:
-            InputError: For an unknown key or a value out of range.
-        """
-        known = tuple(field.name for field in dataclasses.fields(cls))
-        for key in values:
-            one_of("key", key, known)
-        return cls(**values)
+        for name, least, most in (
+            ("size", 1, _LARGEST_SIDE),
+            ("crop_ratio", 0.1, 1),
+            ("mean", 0, 1),
+            ("std", 0.001, 1),
+            ("max_value", 1, FULL_RANGE),
+        ):
+            value = getattr(self, name)
+            every = value if isinstance(value, tuple) else (value,)
+            fits = least <= min(every) and max(every) <= most
+            within(name, value, fits, f"from {least} to {most:,}")
 
     def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.
@@ -144,10 +124,7 @@ class Preprocess:
             The mean fraction of an image's area, 0 to 1; 0 without images.
         """
         resized = [self.placement(*size)[0] for size in sizes]
-        seen = [
-            min(1, self.size[0] / height) * min(1, self.size[1] / width)
-            for height, width in resized
-        ]
+        seen = [min(1, self.size[0] / h) * min(1, self.size[1] / w) for h, w in resized]
         return 1 - sum(seen) / len(seen) if seen else 0.0
 
     def resize_and_crop(self, image: Any) -> Any:
@@ -176,7 +153,7 @@ class Preprocess:
             scale=tf.cast(tf.cast(tf.stack(new), tf.int64) / old, tf.float32),
             translation=-tf.cast(tf.stack(corner), tf.float32),
             kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[self.interpolation],
-            antialias=self.antialias,
+            antialias=True,
         )
         if self.interpolation == "bilinear":  # never beyond the levels that it is made of
             pixels = tf.cast(resized + 0.5, tf.uint8)
@@ -254,20 +231,3 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
 def _half(margin: Any) -> Any:
     """Half of a whole number or tensor, .5 rounded to even: where torchvision's crop begins."""
     return (margin + margin % 4 // 3) // 2
-
-
-def _plain(value: Any, kind: type) -> Any:
-    """Python's own numbers, in tuples: JSON and TOML give lists, NumPy numbers of its own."""
-    if isinstance(value, list | tuple):
-        return tuple(_plain(item, kind) for item in value)
-    number = numbers.Integral if kind is int else numbers.Real
-    return kind(value) if isinstance(value, number) and not isinstance(value, bool) else value
-
-
-def _all_within(values: Any, length: int, kind: type, least: float, most: float) -> bool:
-    return (
-        isinstance(values, tuple)
-        and len(values) == length
-        and all(type(value) is kind for value in values)
-        and all(least <= value <= most for value in values)  # NaN is not
-    )

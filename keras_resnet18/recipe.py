@@ -1,18 +1,17 @@
-"""The names that users type and that several rooms share: each list stands here alone."""
+"""Recipe: all settings of a training, read from TOML and checked, and the names that they take."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import math
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
-from keras_resnet18.errors import InputError, nearest, one_of, path_of, within
+from keras_resnet18.errors import InputError, check_types, nearest, one_of, path_of, within
 from keras_resnet18.preprocess import Preprocess
 
 NETWORKS = ("resnet18", "resnet34", "plain18", "plain34")
@@ -20,17 +19,40 @@ SMALLEST_SIDE = {"imagenet": 32, "small": 8, "small_stride2": 8}  # pixels of an
 STEMS = tuple(SMALLEST_SIDE)
 VARIANTS = ("d",)
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+OPTIMIZERS = ("sgd", "adamw")
 RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-# Dataclasses from TOML tables: checks types, refuses unknown keys with the nearest name.
+# What a number may be, in the words of an error
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "over 0": lambda value: value > 0,
+    "0 or more": lambda value: value >= 0,
+    "1 or more": lambda value: value >= 1,
+    "2 or more": lambda value: value >= 2,
+    "from 0 to 1": lambda value: 0 <= value <= 1,
+    "from 0 up to below 1": lambda value: 0 <= value < 1,
+    "from 0 to 2147483647": lambda value: 0 <= value < 2**31,
+}
 
 
-def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Dataclass from a table, nested dataclasses from nested tables."""
+def _check(table: Any, prefix: str, **allowed: str | tuple[str, ...]) -> None:
+    """Checks the types of all fields, and of some a number's range or the words that they take."""
+    check_types(table, prefix)
+    for key, values in allowed.items():
+        name, value = f"{prefix}{key}", getattr(table, key)
+        if value is None:
+            continue
+        if isinstance(values, str):
+            within(name, value, _RANGES[values](value), values)
+        else:
+            one_of(name, value, values)
+
+
+def _from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Dataclass from a TOML table, nested dataclasses from nested tables."""
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -39,51 +61,17 @@ def from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
                 f"a recipe has no {prefix}{key}{nearest(key, hints)}. "
                 f"Received: {prefix}{key}={value!r}; known here: {', '.join(hints)}"
             )
-        hint = _wanted(hints[key])
+        hint = hints[key]
+        if isinstance(hint, types.UnionType):  # X | None
+            hint = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-            arguments[key] = from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
+            arguments[key] = _from_table(typing.cast(type, hint), value, f"{prefix}{key}.")
         else:
             arguments[key] = value
     return cls(**arguments)
 
 
-def check_types(table: Any, prefix: str) -> None:
-    """Checks each field against its annotation; makes 1 a float, a list a tuple, where asked."""
-    for key, hint in typing.get_type_hints(type(table)).items():
-        value = _typed(f"{prefix}{key}", hint, getattr(table, key))
-        object.__setattr__(table, key, value)  # the dataclass is frozen
-
-
-def _typed(name: str, hint: Any, value: Any) -> Any:
-    """Converts `value` to the annotated type, or raises InputError."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        *others, hint = (option for option in typing.get_args(hint) if option is not type(None))
-        if others and type(value) is others[0]:  # a whole number, or two of them
-            return value
-    if typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if isinstance(value, list | tuple) and len(value) == len(items):
-            return tuple(_typed(name, item, v) for item, v in zip(items, value, strict=True))
-    elif hint is float:
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-    elif type(value) is hint:
-        return value
-    kind = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
-    expected = kind.get(hint, "a table" if dataclasses.is_dataclass(hint) else "two numbers")
-    if typing.get_args(hint) == (int, int):
-        expected = "a whole number or two, such as 224 or [192, 256]"
-    raise InputError(f"{name} must be {expected}. Received: {name}={value!r}")
-
-
-def _wanted(hint: Any) -> Any:
-    """`X` of the annotation `X | None`."""
-    return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-
-
-def toml_value(text: str) -> Any:
+def _toml_value(text: str) -> Any:
     """Parses a value in TOML's notation; returns unquoted words unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -98,11 +86,6 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in table.items()
         if value is not None
     }
-
-
-# Recipes: frozen descriptions of a training, read from and written to TOML.
-
-OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +105,7 @@ class Network:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_types(self, "network.")
-        one_of("network.name", self.name, NETWORKS)
+        _check(self, "network.", name=NETWORKS)
         check_network(self.stem, self.variant, self.dropout, "network.")
 
 
@@ -168,22 +150,18 @@ class Optimizer:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "optimizer.")
-        one_of("optimizer.name", self.name, OPTIMIZERS)
-        within("optimizer.learning_rate", self.learning_rate, self.learning_rate > 0, "over 0")
-        within("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "from 0 up to below 1")
-        within("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
-        within("optimizer.warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "0 or more")
-        within(
-            "optimizer.label_smoothing",
-            self.label_smoothing,
-            0 <= self.label_smoothing < 1,
-            "from 0 up to below 1",
+        _check(
+            self,
+            "optimizer.",
+            name=OPTIMIZERS,
+            learning_rate="over 0",
+            momentum="from 0 up to below 1",
+            weight_decay="0 or more",
+            warmup_epochs="0 or more",
+            label_smoothing="from 0 up to below 1",
+            class_weights=("balanced",),
+            clip_norm="over 0",
         )
-        if self.class_weights is not None:
-            one_of("optimizer.class_weights", self.class_weights, ("balanced",))
-        if self.clip_norm is not None:
-            within("optimizer.clip_norm", self.clip_norm, self.clip_norm > 0, "over 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +170,12 @@ class Augment:
 
     Attributes:
         resized_crop: Smallest and largest fraction of the image's area in the random window that
-            is resized to the network's input; None for the whole image.
-        shift: Largest shift in pixels, in each direction.
+            is resized to the network's input (Szegedy et al. 2015); None for the whole image.
+        shift: Largest shift in pixels, in each direction, with black behind (He et al. 2015 use 4
+            for CIFAR).
         flip: Whether half of the images are mirrored left to right.
-        erase: Probability, 0 to 1, of erasing a random rectangle.
+        erase: Probability, 0 to 1, of covering a random rectangle of 2 to 33 % of the image with
+            ImageNet's mean colour (Zhong et al. 2017).
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
         mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
             (Zhang et al. 2018), such as 0.2; 0 is off.
@@ -217,7 +197,15 @@ class Augment:
         return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
-        check_types(self, "augment.")
+        _check(
+            self,
+            "augment.",
+            shift="0 or more",
+            erase="from 0 to 1",
+            jitter="from 0 to 1",
+            mixup="0 or more",
+            cutmix="0 or more",
+        )
         if self.resized_crop is not None:
             low, high = self.resized_crop
             within(
@@ -226,11 +214,6 @@ class Augment:
                 0 < low <= high <= 1,
                 "two fractions of the area, over 0 and up to 1, the smaller first",
             )
-        within("augment.shift", self.shift, self.shift >= 0, "0 or more")
-        within("augment.erase", self.erase, 0 <= self.erase <= 1, "from 0 to 1")
-        within("augment.jitter", self.jitter, 0 <= self.jitter <= 1, "from 0 to 1")
-        within("augment.mixup", self.mixup, self.mixup >= 0, "0 or more")
-        within("augment.cutmix", self.cutmix, self.cutmix >= 0, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,14 +236,7 @@ class Finetune:
     head_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        check_types(self, "finetune.")
-        within("finetune.head_epochs", self.head_epochs, self.head_epochs >= 1, "1 or more")
-        within(
-            "finetune.head_learning_rate",
-            self.head_learning_rate,
-            self.head_learning_rate > 0,
-            "over 0",
-        )
+        _check(self, "finetune.", head_epochs="1 or more", head_learning_rate="over 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,25 +287,23 @@ class Recipe:
     finetune: Finetune | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "")
-        if self.finetune is None:
-            within("epochs", self.epochs, self.epochs >= 1, "1 or more")
-        else:
-            within("epochs", self.epochs, self.epochs >= 0, "0 (the linear probe alone) or more")
-        within("batch_size", self.batch_size, self.batch_size >= 2, "2 or more")
+        _check(
+            self,
+            "",
+            epochs="1 or more" if self.finetune is None else "0 or more",
+            batch_size="2 or more",
+            precision=PRECISIONS,
+            seed="from 0 to 2147483647",
+            patience="1 or more",
+            max_minutes="over 0",
+        )
         if self.input_size is not None:
             least, stem = SMALLEST_SIDE[self.network.stem], self.network.stem
             allowed = f"{least} or more with network.stem={stem!r}"
             within("image_size", self.image_size, min(self.input_size) >= least, allowed)
         given = {"size": self.input_size, "fit": self.fit, "crop_ratio": self.crop_ratio}
         given["max_value"] = self.max_value
-        Preprocess.from_dict(without_none(given))  # its ranges
-        one_of("precision", self.precision, PRECISIONS)
-        if self.patience is not None:
-            within("patience", self.patience, self.patience >= 1, "1 or more")
-        if self.max_minutes is not None:
-            within("max_minutes", self.max_minutes, self.max_minutes > 0, "over 0")
-        within("seed", self.seed, 0 <= self.seed < 2**31, "from 0 to 2147483647")
+        Preprocess(**without_none(given))  # its ranges
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -344,7 +318,7 @@ class Recipe:
         Raises:
             InputError: For an unknown key, naming the nearest known one, or a wrong value.
         """
-        return typing.cast(Recipe, from_table(cls, values, ""))
+        return typing.cast(Recipe, _from_table(cls, values, ""))
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -410,7 +384,7 @@ class Recipe:
                 target = target.setdefault(name, {})
                 if not isinstance(target, dict):
                     raise InputError(f"{name} is a value, not a table. Received: {setting!r}")
-            target[key] = toml_value(text.strip())
+            target[key] = _toml_value(text.strip())
         return Recipe.from_dict(table)
 
 

@@ -69,13 +69,7 @@ class ClassifierSpec:
 
     def to_json(self) -> str:
         """The text of `classifier.json`."""
-        return to_json(
-            {
-                "labels": list(self.labels),
-                "preprocess": None if self.preprocess is None else self.preprocess.to_dict(),
-                "threshold": self.threshold,
-            }
-        )
+        return to_json(dataclasses.asdict(self))
 
     def labels_txt(self) -> str:
         """The text of `labels.txt`: the labels, one a line."""
@@ -96,15 +90,11 @@ class ClassifierSpec:
             values = json.loads(text)
             if set(values) != {field.name for field in dataclasses.fields(cls)}:
                 raise InputError("the keys must be labels, preprocess and threshold")
-            if not isinstance(values["labels"], list):
-                raise InputError("labels must be a list")
-            preprocess = values["preprocess"]
-            if preprocess is not None:
-                values["preprocess"] = Preprocess.from_dict(preprocess)
+            if values["preprocess"] is not None:
+                values["preprocess"] = Preprocess(**values["preprocess"])
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, InputError) else "it is not such JSON"
-            raise _damaged(path, reason) from None
+            raise _damaged(path, str(error)) from None
 
     @classmethod
     def read(cls, path: Path) -> ClassifierSpec:

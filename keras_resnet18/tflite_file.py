@@ -1,4 +1,4 @@
-"""Reading and editing .tflite files: TFLite Metadata, packed files, tensors and operators.
+"""Reading and editing .tflite files: operators and packed files, and TFLite Metadata for apps.
 
 Metadata tables are nested dictionaries with the names of the public schema,
 `metadata_schema.fbs` 1.5.0.
@@ -7,21 +7,17 @@ Metadata tables are nested dictionaries with the names of the public schema,
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
-import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
-from flatbuffers import number_types
-from flatbuffers.table import Table
 
 from keras_resnet18.errors import InputError, is_utf8
 from keras_resnet18.files import INPUT, OUTPUT
@@ -157,57 +153,6 @@ def pack(metadata: Mapping[str, Any]) -> bytes:
     return bytes(builder.Output())
 
 
-def unpack(buffer: bytes) -> dict[str, Any]:
-    """Reads the ModelMetadata table of a FlatBuffer, with the fields of `_SCHEMA`.
-
-    Raises:
-        InputError: If it is not such a FlatBuffer, or damaged.
-    """
-    if buffer[4:8] != _IDENTIFIER:
-        raise InputError(
-            f"TFLite Metadata has the identifier {_IDENTIFIER!r}. Received: {buffer[4:8]!r}"
-        )
-    try:
-        return _unpack(Table(buffer, *struct.unpack_from("<I", buffer)), "ModelMetadata")
-    except (IndexError, TypeError, ValueError, struct.error):  # an invalid offset
-        raise InputError(
-            f"TFLite Metadata must be a whole FlatBuffer. Received: {len(buffer)} broken bytes"
-        ) from None
-
-
-def labels_file(metadata: Mapping[str, Any]) -> str | None:
-    """Name of the packed file with the labels of the first output, or None."""
-    files = _first(metadata, "output_tensor_metadata").get("associated_files", [])
-    return next((x.get("name") for x in files if x.get("type") == _TENSOR_AXIS_LABELS), None)
-
-
-def normalization(metadata: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation by which the first input is to be normalized, or None."""
-    options = _options(metadata, "input_tensor_metadata", _NORMALIZATION)
-    return None if options is None else (options.get("mean", []), options.get("std", []))
-
-
-def score_threshold(metadata: Mapping[str, Any]) -> float | None:
-    """Score threshold of the first output, 0 to 1, or None."""
-    options = _options(metadata, "output_tensor_metadata", _SCORE_THRESHOLDING)
-    # Stored as float32, which has six digits
-    return None if options is None else round(options.get("global_score_threshold", 0.0), 6)
-
-
-def _options(metadata: Mapping[str, Any], tensors: str, kind: int) -> dict[str, Any] | None:
-    """Options of the process unit of a kind of the first input or output, or None."""
-    units = _first(metadata, tensors).get("process_units", [])
-    return next((x.get("options", {}) for x in units if x.get("options_type") == kind), None)
-
-
-def _first(metadata: Mapping[str, Any], tensors: str) -> dict[str, Any]:
-    """Table of the first input or output, empty if there is none."""
-    graph, *_ = metadata.get("subgraph_metadata") or [{}]
-    tensor, *_ = graph.get(tensors) or [{}]
-    first: dict[str, Any] = tensor
-    return first
-
-
 def _pack(builder: Any, kind: str, value: Any) -> Any:
     """Writes a string, a vector or a table, and returns its offset."""
     if kind == "string":
@@ -242,31 +187,6 @@ def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
     return _UNIONS[kind].get(fields.get(f"{name}_type", 0), "") if kind in _UNIONS else kind
 
 
-def _unpack(table: Any, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for number, (name, field) in enumerate(_SCHEMA[kind].items()):
-        offset = table.Offset(4 + 2 * number)
-        if offset and (chosen := _table(field, name, found)):
-            found[name] = _field(table, offset, chosen)
-    return found
-
-
-def _field(table: Any, offset: int, kind: str) -> Any:
-    if kind == "byte":
-        return table.Get(number_types.Int8Flags, table.Pos + offset)
-    if kind == "float":
-        return table.Get(number_types.Float32Flags, table.Pos + offset)
-    if kind == "string":
-        return table.String(table.Pos + offset).decode("utf-8", "replace")
-    if kind == "[float]":
-        return table.GetVectorAsNumpy(number_types.Float32Flags, offset).tolist()
-    if not kind.startswith("["):
-        return _unpack(Table(table.Bytes, table.Indirect(table.Pos + offset)), kind)
-    start = table.Vector(offset)
-    places = (table.Indirect(start + 4 * i) for i in range(table.VectorLen(offset)))
-    return [_unpack(Table(table.Bytes, place), kind[1:-1]) for place in places]
-
-
 # The .tflite file itself
 
 _FILE_IDENTIFIER = b"TFL3"
@@ -274,44 +194,16 @@ _FILE_IDENTIFIER = b"TFL3"
 _OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """Input or output tensor of a .tflite file.
-
-    Attributes:
-        name: Name in the file's signature if it has one, else the tensor's own.
-        dtype: NumPy name of the dtype.
-        shape: Shape, with -1 for an open dimension.
-        scale: Quantization scales, one for the tensor or one per channel; empty if it is not
-            quantized. A real number is (value - zero point) · scale.
-        zero_point: Zero points, as many as scales.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    scale: tuple[float, ...]
-    zero_point: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """Contents of a .tflite file.
 
     Attributes:
-        inputs: Input tensors.
-        outputs: Output tensors.
         operators: Number of operators by TFLite name. Custom ones, such as TensorFlow's Flex, are
             named `CUSTOM` and their own name.
-        metadata: TFLite Metadata as returned by `unpack`; empty if there is none, None if it
-            cannot be read.
-        labels: Class names, or None if the file has none.
+        labels: Lines of the first packed .txt file, the class names; None if there is none.
     """
 
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     operators: dict[str, int]
-    metadata: dict[str, Any] | None
     labels: list[str] | None
 
 
@@ -321,33 +213,23 @@ def contents(path: Path) -> Contents:
     Raises:
         InputError: If it is not a .tflite file, or damaged.
     """
-    model = _read(path)
+    with path.open("rb") as file:
+        if file.read(8)[4:] != _FILE_IDENTIFIER:
+            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
     try:
-        graph = model.subgraphs[0]
-        signatures = (one for one in model.signatureDefs or [] if one.subgraphIndex == 0)
-        signature = next(signatures, schema.SignatureDefT())
-        inputs, outputs = (
-            tuple(_tensor(graph.tensors[index], int(index), names or []) for index in indices)
-            for indices, names in (
-                (graph.inputs, signature.inputs),
-                (graph.outputs, signature.outputs),
-            )
-        )
+        model = flatbuffer_utils.read_model(str(path))
         operators = collections.Counter(
             _operator_name(model, operator)
             for one in model.subgraphs
             for operator in one.operators or []
         )
-        entries = (one for one in model.metadata or [] if one.name == BUFFER.encode())
-        buffer = next((bytes(model.buffers[one.buffer].data) for one in entries), None)
-    except Exception:
-        raise _broken(path) from None
-    try:
-        about = {} if buffer is None else unpack(buffer)
-    except InputError:  # does not affect what the file computes
-        about = None
-    counts = dict(sorted(operators.items()))
-    return Contents(inputs, outputs, counts, about, _labels(path, about or {}))
+    except Exception:  # the generated code checks no offsets, so it may raise anything
+        raise InputError(
+            f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
+        ) from None
+    text = read_file(path, ".txt")
+    labels = None if text is None else text.splitlines()
+    return Contents(dict(sorted(operators.items())), labels)
 
 
 def quantization(path: Path) -> str | None:
@@ -471,8 +353,8 @@ def append_files(path: Path, files: Mapping[str, str]) -> None:
             archive.writestr(entry, text)
 
 
-def read_file(path: Path, name: str) -> str | None:
-    """Returns the text of a packed file, or None if there is none of this name.
+def read_file(path: Path, ending: str) -> str | None:
+    """Returns the text of the first packed file with this ending of its name, or None.
 
     Raises:
         InputError: If it is damaged.
@@ -481,47 +363,12 @@ def read_file(path: Path, name: str) -> str | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            if name not in archive.namelist():
-                return None
-            return archive.read(name).decode("utf-8", "replace")
+            names = [name for name in archive.namelist() if name.endswith(ending)]
+            return archive.read(names[0]).decode("utf-8", "replace") if names else None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):  # the last: a password
-        raise InputError(f"{path} has a {name} that cannot be unpacked: export it again") from None
-
-
-def _labels(path: Path, about: dict[str, Any]) -> list[str] | None:
-    text = read_file(path, labels_file(about) or LABELS_FILE)
-    return None if text is None else text.splitlines()
-
-
-def _read(path: Path) -> Any:
-    with path.open("rb") as file:
-        if file.read(8)[4:] != _FILE_IDENTIFIER:
-            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
-    try:
-        return flatbuffer_utils.read_model(str(path))
-    except Exception:
-        raise _broken(path) from None
-
-
-def _broken(path: Path) -> InputError:
-    # The generated code checks no offsets, so it may raise anything
-    return InputError(
-        f"{path} is a damaged .tflite file, perhaps cut short: export or fetch it again"
-    )
-
-
-def _tensor(tensor: Any, index: int, names: Sequence[Any]) -> Tensor:
-    name = next((entry.name for entry in names if entry.tensorIndex == index), tensor.name)
-    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
-    quantization = tensor.quantization or schema.QuantizationParametersT()
-    scale, zero_point = quantization.scale, quantization.zeroPoint
-    return Tensor(
-        name=(name or b"").decode("utf-8", "replace"),
-        dtype=flatbuffer_utils.type_to_name(tensor.type).lower(),
-        shape=tuple(int(side) for side in (shape if shape is not None else ())),
-        scale=tuple(float(value) for value in (scale if scale is not None else ())),
-        zero_point=tuple(int(value) for value in (zero_point if zero_point is not None else ())),
-    )
+        raise InputError(
+            f"{path} has a {ending} that cannot be unpacked: export it again"
+        ) from None
 
 
 def _operator_name(model: Any, operator: Any) -> str:

@@ -187,8 +187,7 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def export_reports(run: Any, once: Any) -> list[Any]:
     """The reports of all exports of a copy of the run, compared on 10 images. Shared."""
     from keras_resnet18 import load_run
-    from keras_resnet18.exporters import export as export_run
-    from keras_resnet18.exporters import tflite
+    from keras_resnet18.exporters import export as export_run, tflite
     from keras_resnet18.files import EXPORTS
 
     def make(folder: Path) -> list[Any]:

@@ -53,8 +53,7 @@ def as_unfinished(path: Path) -> Path:
 
 def train_quickly(patch: Any) -> None:
     """Lets `train` build a tiny network and draw nothing, for tests of all that is around it."""
-    from keras_resnet18.fit import network
-    from keras_resnet18.fit import train as trainer
+    from keras_resnet18.fit import network, train as trainer
 
     patch.setitem(network.BUILDERS, "resnet18", build_tiny)
     patch.setattr(trainer, "plot_curves", lambda rows, best, path, **_: path.touch())

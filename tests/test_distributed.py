@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_resnet18 import distributed
+from keras_resnet18.errors import InputError
 
 # Each line that it prints is what one process got.
 PROGRAM = """
@@ -121,9 +122,15 @@ def test_a_process_alone_asks_nobody():
     ],
 )
 def test_an_error_of_the_connection_is_told_from_others(as_process, error, lost):
-    assert distributed._why_lost(error) is None
-    as_process(0, 2)
-    assert (distributed._why_lost(error) is not None) == lost
+    for count in (1, 2):
+        told = lost and count > 1
+        with (
+            pytest.raises(InputError if told else type(error)) as raised,
+            distributed.together(None),
+        ):
+            as_process(0, count)
+            raise error
+        assert ("another process ended" in str(raised.value)) == told
 
 
 def test_a_process_is_alone_again_after_an_error(as_process):

@@ -37,7 +37,7 @@ ROOMS = {
     "checking": {*GROUND, "classify", "data", "recipe", "run"},
     "reports": {*GROUND, *VALUES, "checking", "classify", "data", "model", "weights"},
     "fit": {*GROUND, *VALUES, "checking", "classify", "data", "model", "reports", "weights"},
-    "exporters": {*GROUND, *VALUES, "classify", "data"},
+    "exporters": {*GROUND, *VALUES, "classify", "data", "weights"},
     "cli": {*GROUND, *VALUES, "checking", "classify", "exporters", "fit", "reports"},
     "__main__": {"cli"},
 }

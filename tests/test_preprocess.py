@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import re
@@ -50,21 +51,16 @@ def pillow_crop(image, cover, size, filter_):
 
 def test_a_spec_survives_json_and_is_checked_again():
     numbers = np.array([160, 192]).tolist(), np.float32(0.5)
-    spec = Preprocess(
-        *numbers, "bicubic", False, (0.5, 0.5, 0.5), [np.float64(0.25), 0.5, 1], "pad", 4095
-    )
-    read = Preprocess.from_dict(json.loads(json.dumps(spec.to_dict())))
+    spec = Preprocess(*numbers, "bicubic", (0.5, 0.5, 0.5), [np.float64(0.25), 0.5, 1], "pad", 4095)
+    read = Preprocess(**json.loads(json.dumps(dataclasses.asdict(spec))))
     assert read == spec and hash(read) == hash(spec)
-    with pytest.raises(InputError, match=r"size, crop_ratio, .* Received: .*'crop'"):
-        Preprocess.from_dict({"size": [224, 224], "crop": 0.9})
 
 
 def test_the_default_is_the_published_evaluation_of_resnet18():
-    assert Preprocess().to_dict() == {
+    assert dataclasses.asdict(Preprocess()) == {
         "size": (224, 224),
         "crop_ratio": 0.875,
         "interpolation": "bilinear",
-        "antialias": True,
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
         "fit": "crop",
@@ -75,26 +71,25 @@ def test_the_default_is_the_published_evaluation_of_resnet18():
 @pytest.mark.parametrize(
     ("values", "allowed"),
     [
-        ({"size": (224,)}, "two whole numbers from 1 to 16,384"),
-        ({"size": (224, 0)}, "two whole numbers"),
+        ({"size": (224,)}, "two whole numbers"),
+        ({"size": (224, 0)}, "from 1 to 16,384"),
         ({"size": (224.0, 224)}, "two whole numbers"),
-        ({"size": (10**9, 224)}, "two whole numbers"),
-        ({"crop_ratio": 0}, "a number from 0.1 to 1"),
-        ({"crop_ratio": math.nan}, "a number from 0.1 to 1"),
-        ({"crop_ratio": True}, "a number from 0.1 to 1"),
-        ({"crop_ratio": "0.9"}, "a number from 0.1 to 1"),
+        ({"size": (10**9, 224)}, "from 1 to 16,384"),
+        ({"crop_ratio": 0}, "from 0.1 to 1"),
+        ({"crop_ratio": math.nan}, "a number"),
+        ({"crop_ratio": True}, "a number"),
+        ({"crop_ratio": "0.9"}, "a number"),
         ({"interpolation": "lanczos"}, "bilinear, bicubic"),
         ({"fit": "stretch"}, "crop, pad, squash"),
-        ({"antialias": 1}, "true or false"),
-        ({"max_value": 0}, "a whole number from 1 to 65,535"),
-        ({"max_value": 65536}, "a whole number from 1 to 65,535"),
-        ({"max_value": 1.0}, "a whole number from 1 to 65,535"),
-        ({"mean": (0.5, 0.5)}, "three numbers from 0 to 1"),
-        ({"mean": (123.7, 116.3, 103.5)}, "three numbers from 0 to 1"),
-        ({"mean": "rgb"}, "three numbers from 0 to 1"),
-        ({"std": (0.5, 0.5, 0)}, "three numbers from 0.001 to 1"),
-        ({"std": (1, math.nan, 1)}, "three numbers from 0.001 to 1"),
-        ({"std": [0.5, 0.5, "x"]}, "three numbers from 0.001 to 1"),
+        ({"max_value": 0}, "from 1 to 65,535"),
+        ({"max_value": 65536}, "from 1 to 65,535"),
+        ({"max_value": 1.0}, "a whole number"),
+        ({"mean": (0.5, 0.5)}, "three numbers"),
+        ({"mean": (123.7, 116.3, 103.5)}, "from 0 to 1"),
+        ({"mean": "rgb"}, "three numbers"),
+        ({"std": (0.5, 0.5, 0)}, "from 0.001 to 1"),
+        ({"std": (1, math.nan, 1)}, "three numbers"),
+        ({"std": [0.5, 0.5, "x"]}, "three numbers"),
     ],
     ids=str,
 )
@@ -210,12 +205,6 @@ def test_a_photo_is_resized_as_by_pillow(
     assert difference.max() <= most
 
 
-def test_without_antialias_the_photo_is_another_one(photo):
-    ours = crop(Preprocess(antialias=False), photo).astype(int)
-    theirs = pillow_crop(photo, 256, 224, Image.Resampling.BILINEAR)
-    assert np.abs(ours - theirs).mean() > 1
-
-
 def test_pad_shows_the_whole_image_between_black_bars(photo):
     for image, bars in ((photo, (slice(0, 38), slice(187, 224))), (photo[:, :100], None)):
         ours = crop(Preprocess(crop_ratio=1.0, fit="pad"), image)
@@ -260,12 +249,11 @@ def resource_limit(gigabytes):
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("antialias", [True, False])
-def test_the_pixels_are_the_same_with_and_without_tensorflow(photo, fit, interpolation, antialias):
+def test_the_pixels_are_the_same_with_and_without_tensorflow(photo, fit, interpolation):
     for shape in SHAPES:
         image = np.resize(photo, (*shape, 3))
         for size, ratio in (((96, 64), 0.875), ((224, 224), 1.0)):
-            spec = Preprocess(size, ratio, interpolation, antialias, fit=fit)
+            spec = Preprocess(size, ratio, interpolation, fit=fit)
             ours, theirs = resize_and_crop(image, spec), crop(spec, image)
             assert ours.shape == theirs.shape and ours.dtype == np.uint8
             assert np.abs(ours.astype(int) - theirs).max() <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -120,7 +121,7 @@ def test_its_pixels_are_prepared_as_the_specification_says(
     for words in FILES:
         (program,) = (text for text in blocks("python") if words in text)
         start, end = program.index("image = ImageOps"), program.index("(probabilities,)")
-        known = {"prepare": preprocess.to_dict(), "Image": Image, "ImageOps": ImageOps}
+        known = {"prepare": dataclasses.asdict(preprocess), "Image": Image, "ImageOps": ImageOps}
         exec(program[start:end], known)
         found = np.asarray(known["pixels"]).astype(int)
         assert found.shape == expected.shape

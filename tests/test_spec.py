@@ -37,8 +37,8 @@ def test_a_file_gives_back_what_was_written(spec, tmp_path, mark):
         ({"threshold": "0.5"}, "a probability, from 0 to 1"),
         ({"threshold": True}, "a probability, from 0 to 1"),
         ({"preprocess": {"size": 3}}, "size"),
-        ({"preprocess": {"scale": 3}}, "key must be one of"),
-        ({"preprocess": []}, "not such JSON"),
+        ({"preprocess": {"scale": 3}}, "unexpected keyword argument .scale."),
+        ({"preprocess": []}, "must be a mapping, not list"),
         ({"score": 3}, "the keys must be labels, preprocess and threshold"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import zipfile
@@ -33,7 +34,7 @@ if not (WEB / "node_modules").is_dir():
 PREPROCESS = Preprocess((32, 32), crop_ratio=0.9, interpolation="bicubic")
 ENGINE = {False: "the CPU", True: "WebGPU"}
 JS = "text/javascript"
-SPEC = {"labels": LABELS, "preprocess": PREPROCESS.to_dict(), "threshold": None}
+SPEC = {"labels": LABELS, "preprocess": dataclasses.asdict(PREPROCESS), "threshold": None}
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +162,8 @@ def test_from_one_file_the_page_gives_the_answer_of_the_interpreter(
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("antialias", [True, False])
-def test_pixels_are_those_of_preprocess(page, interpolation, antialias, fit):
-    spec = Preprocess((40, 24), 0.8, interpolation, antialias, fit=fit)
+def test_pixels_are_those_of_preprocess(page, interpolation, fit):
+    spec = Preprocess((40, 24), 0.8, interpolation, fit=fit)
     china = load_sample_image("china.jpg")[100:250:2, 100:500:3]
     for shape in ((90, 131), (131, 60), (11, 17), (40, 40), (1, 1), (9, 300)):
         image = np.resize(china, (*shape, 3))
@@ -174,7 +174,7 @@ def test_pixels_are_those_of_preprocess(page, interpolation, antialias, fit):
               const { resizeAndCrop } = await import("/preprocess.js");
               return Array.from(resizeAndCrop({ height, width, rgba }, spec));
             }""",
-            [*shape, rgba.ravel().tolist(), spec.to_dict()],
+            [*shape, rgba.ravel().tolist(), dataclasses.asdict(spec)],
         )
         difference = abs(np.reshape(got, expected.shape) - expected.astype(int))
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01, shape
@@ -236,7 +236,7 @@ def test_bad_input_is_one_line_and_no_old_answer_stays(page, models, photo, with
         (lambda: file(labels=["ant", "bee"]), r"must be as many as its classes, 10\. Received: 2"),
         (lambda: file(preprocess=None), "Expected preprocessing that export wrote in other.tflite"),
         (
-            lambda: file(preprocess=Preprocess(size=(24, 32)).to_dict()),
+            lambda: file(preprocess=dataclasses.asdict(Preprocess(size=(24, 32)))),
             r"must be for the model's 32 × 32 pixels\. Received: 24 × 32",
         ),
     ):

@@ -10,7 +10,7 @@
 const f32 = Math.fround;
 
 /** How images are prepared for a .tflite file that has no classifier.json in it. */
-const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", antialias: true, fit: "crop" };
+const DEFAULTS = { crop_ratio: 0.875, interpolation: "bilinear", fit: "crop" };
 
 /** Filters by interpolation: how far they reach, in pixels, and their weight at a distance. */
 const KERNELS = {
@@ -33,14 +33,13 @@ export function defaultPreprocess(size) {
 
 /** The `preprocess` of a classifier.json, for a model of `size`. Throws an Error of one line. */
 export function checkedPreprocess(preprocess, modelSize, name) {
-  const { size, crop_ratio, interpolation, antialias, fit } = preprocess ?? {};
+  const { size, crop_ratio, interpolation, fit } = preprocess ?? {};
   const whole = (side) => Number.isInteger(side) && side > 0;
   if (
     !(Array.isArray(size) && size.length === 2 && size.every(whole)) ||
     !(crop_ratio > 0 && crop_ratio <= 1) ||
     !Object.hasOwn(KERNELS, interpolation) ||
-    !["crop", "pad", "squash"].includes(fit) ||
-    typeof antialias !== "boolean"
+    !["crop", "pad", "squash"].includes(fit)
   ) {
     throw new Error(
       `Expected preprocessing that export wrote in ${name}. ` +
@@ -53,7 +52,7 @@ export function checkedPreprocess(preprocess, modelSize, name) {
         `Received: ${size.join(" × ")}`,
     );
   }
-  return { size, crop_ratio, interpolation, antialias, fit };
+  return { size, crop_ratio, interpolation, fit };
 }
 
 /**
@@ -143,10 +142,10 @@ function half(margin) {
  * Along one axis, which old pixels make each of the `count` new ones from `start` on, and with
  * which weights: a list of {first, weights}, without weights where a bar is.
  */
-function taps(oldSize, newSize, start, count, { interpolation, antialias }) {
+function taps(oldSize, newSize, start, count, { interpolation }) {
   const step = f32(1 / f32(newSize / oldSize)); // two roundings of one number, as TensorFlow has it
   const kernel = KERNELS[interpolation];
-  const scale = antialias ? Math.max(step, 1) : 1; // a wider filter for a smaller image
+  const scale = Math.max(step, 1); // a wider filter for a smaller image
   const reach = f32(kernel.reach * scale);
   const within = (i) => Math.min(Math.max(i, 0), oldSize - 1);
   return Array.from({ length: count }, (_, i) => {

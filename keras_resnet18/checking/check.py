@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -28,7 +27,6 @@ from keras_resnet18.data.progress import watched
 from keras_resnet18.data.sources import labelled_files
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
-from keras_resnet18.files import check_destination, staged, to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +58,6 @@ def check(
     source: Source | str | os.PathLike[str],
     *,
     split_seed: int = 0,
-    json_file: Path | None = None,
     console: Console | None = None,
 ) -> Check:
     """Decodes every image of a source to the last byte, and looks for what spoils a training.
@@ -70,23 +67,13 @@ def check(
     Args:
         source: What `train` takes.
         split_seed: Seed of the hash split.
-        json_file: A file for all of it, every image by name.
         console: Where progress is shown; None for standard output,
             `rich.console.Console(quiet=True)` for silence.
 
     Raises:
-        InputError: If there is no such source, or the file cannot be written.
+        InputError: If there is no such source.
     """
-    if json_file is not None:
-        check_destination(json_file, Path.is_file, "a file")
-    found = _check(source, split_seed, console or Console())
-    if json_file is not None:
-        with staged(json_file) as new:
-            new.write_text(to_json(dataclasses.asdict(found)), encoding="utf-8")
-    return found
-
-
-def _check(source: Source | str | os.PathLike[str], split_seed: int, console: Console) -> Check:
+    console = console or Console()
     files = None if isinstance(source, Source) else labelled_files(source)
     if files is None:
         images, facts = _decoded(opened(source, split_seed, {}, console), console)

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from keras_resnet18.data.files import Advance, each_file, silent, size_and_look
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.data.progress import watched
@@ -142,24 +141,6 @@ def same_content(source: Source, digests: Mapping[str, str]) -> list[list[Place]
         if digests.get(place.name):
             groups[digests[place.name]].append(place)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def digests_of_alike(root: Path, names: Iterable[str], advance: Advance = silent) -> dict[str, str]:
-    """SHA-256 of the files that share size, first and last bytes with another one.
-
-    The others have no copy, and are not read whole.
-    """
-    names = list(names)
-    looks = each_file(size_and_look, [root / name for name in names], advance)
-    counts = Counter(looks)
-    alike = [name for name, look in zip(names, looks, strict=True) if counts[look] > 1]
-
-    def digest(name: str) -> str:
-        with (root / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return dict(zip(alike, pool.map(digest, alike), strict=True))
 
 
 def copies_to_leave_out(groups: Iterable[Sequence[Place]]) -> dict[str, str]:

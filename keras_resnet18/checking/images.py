@@ -17,7 +17,6 @@ from keras_resnet18.checking.findings import (
     Place,
     copies_to_leave_out,
     counts_in_words,
-    digests_of_alike,
     inspect_files,
     on_copies,
     on_names,
@@ -25,6 +24,7 @@ from keras_resnet18.checking.findings import (
     places,
     same_content,
 )
+from keras_resnet18.data.files import digests_of_alike
 from keras_resnet18.data.folds import Folds, deal, whole_source
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.sources import labelled_files, open_source
@@ -185,7 +185,9 @@ def _copies(
     digests = {fact.name: fact.digest for fact in facts}
     if compared_by == "bytes":
         with watched(console, "comparing") as advance:
-            digests = digests_of_alike(root, (place.name for place in places(source)), advance)
+            files = {root / place.name: place.name for place in places(source)}
+            found = digests_of_alike(files, advance)
+            digests = {files[path]: digest for path, digest in found.items()}
     return same_content(source, digests)
 
 

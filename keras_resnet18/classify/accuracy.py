@@ -1,4 +1,4 @@
-"""Wilson score interval of a proportion."""
+"""Accuracy on labelled images: figures with intervals, overall and of each class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All images of a source as one test: it needs neither splits nor every class."""
+"""`evaluate`: how good a run or an exported file is on labelled images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +25,8 @@ from keras_resnet18.classify.accuracy import (
 )
 from keras_resnet18.classify.classifier import of_training, open_classifier, open_images
 from keras_resnet18.classify.exported import latency_ms
-from keras_resnet18.data.files import Advance, open_test_files, silent
-from keras_resnet18.data.pipeline import sample_batches
+from keras_resnet18.data.files import Advance, digests_of_alike, open_test_files, silent
+from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, listed, one_of
@@ -69,7 +68,8 @@ class Whole:
         numbers, left, batches = tf.constant(self.numbers, tf.int64), limit, []
         for split in self.splits:
             if left != 0:
-                batches.append(sample_batches(split, preprocess.resize_and_crop, limit=left))
+                prepare = preprocess.resize_and_crop
+                batches.append(eval_batches(split, prepare, shuffled=True, limit=left))
                 left = None if left is None else left - min(left, split.size)
         joined = functools.reduce(tf.data.Dataset.concatenate, batches)
         return joined.map(lambda images, labels: (images, tf.gather(numbers, labels)))
@@ -126,8 +126,11 @@ def count_trained_on(whole: Whole, training: Source) -> int | None:
     """
     trained = training.splits["train"]
     if whole.folder is not None and training.folder is not None and trained.names is not None:
-        names = [name for split in whole.splits for name in split.names or ()]
-        return _same_files(whole.folder, names, training.folder, trained.names)
+        files = [whole.folder / name for split in whole.splits for name in split.names or ()]
+        own = [training.folder / name for name in trained.names]
+        digests = digests_of_alike([*files, *own])
+        seen = {digests[path] for path in own if path in digests}
+        return sum(digests.get(path) in seen for path in files)
     if whole.spec is not None and whole.spec == training.spec and len(whole.splits) == len(SPLITS):
         return trained.size
     if whole.folder is None and training.folder is None:
@@ -140,29 +143,6 @@ def count_trained_on(whole: Whole, training: Source) -> int | None:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-def _same_files(root: Path, names: Sequence[str], other: Path, trained: Sequence[str]) -> int:
-    """How many files have the bytes of one of the others; only those of one size are read."""
-    of_size: dict[int, list[Path]] = defaultdict(list)
-    for path in _paths(other, trained):
-        of_size[path.stat().st_size].append(path)
-    digests: dict[int, set[bytes]] = {}
-    count = 0
-    for path in _paths(root, names):
-        size = path.stat().st_size
-        if size in of_size:
-            if size not in digests:
-                digests[size] = {_digest(one.read_bytes()) for one in of_size[size]}
-            count += _digest(path.read_bytes()) in digests[size]
-    return count
-
-
-def _paths(root: Path, names: Sequence[str]) -> Iterator[Path]:
-    return (root / name for name in names)
-
-
-# `evaluate`: how good a run or an exported file is on labelled images.
 
 
 def evaluate(

@@ -33,9 +33,6 @@ SPEC_IN_ONNX = "classifier"
 # The modules of the extra `onnx`: the first two make the file, the last one runs it.
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
 
-# What a TensorFlow graph has besides operators
-_NO_OPERATORS = ("Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp")
-
 _LATENCY_RUNS = 20
 
 
@@ -56,24 +53,8 @@ class TFLiteFile:
         ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
     """
 
-    runtime, package = "LiteRT", "ai-edge-litert"
-
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        try:
-            with native_stderr_hidden():  # each one announces its delegate there
-                # its bytes, because LiteRT opens no path that is not UTF-8
-                content = path.read_bytes()
-                self._interpreter = Interpreter(
-                    model_content=content, num_threads=threads or cpu_count()
-                )
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            first_line = str(error).splitlines()[0]
-            if path.is_file() and path.read_bytes()[4:8] == b"TFL3" and "valid" in first_line:
-                first_line = "it is truncated or damaged"
-            elif path.stat().st_size == 0:
-                first_line = "it is empty"
-            raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+        self._interpreter = open_interpreter(path, threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         found = [(d["dtype"], len(d["shape"]), *d["shape"][:1]) for d in (*inputs, *outputs)]
@@ -101,6 +82,24 @@ class TFLiteFile:
         return probabilities
 
 
+def open_interpreter(path: Path, threads: int | None = None) -> Interpreter:
+    """Opens any .tflite file with LiteRT.
+
+    Raises:
+        ExportError: If LiteRT cannot run it.
+    """
+    try:
+        with native_stderr_hidden():  # each one announces its delegate there
+            # its bytes, because LiteRT opens no path that is not UTF-8
+            content = path.read_bytes()
+            interpreter = Interpreter(model_content=content, num_threads=threads or cpu_count())
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+    return interpreter
+
+
 class SavedModelFolder:
     """A SavedModel of ours, run with TensorFlow, on the threads that this process gives it.
 
@@ -119,8 +118,6 @@ class SavedModelFolder:
         ExportError: If TensorFlow cannot open it, or it is not a classifier of ours.
     """
 
-    runtime, package = "TensorFlow", "tensorflow"
-
     def __init__(self, path: Path) -> None:
         import tensorflow as tf  # not at the top: a .tflite file is run without it
 
@@ -132,11 +129,13 @@ class SavedModelFolder:
             raise ExportError(f"{path} cannot be opened by TensorFlow: {first_line}") from None
         self.signatures = self._loaded.signatures
         try:
-            self._run = self.signatures.get("serve_pixels") or self.signatures["serving_default"]
-            _, *sides = self._run.structured_input_signature[1][INPUT].shape
+            preferred = "serve_pixels" in self.signatures
+            self._main = "serve_pixels" if preferred else "serving_default"
+            run = self.signatures[self._main]
+            _, *sides = run.structured_input_signature[1][INPUT].shape
             height, width, channels = sides
             self.image_shape = (height, width, channels)
-            _, classes = self._run.structured_outputs[OUTPUT].shape
+            _, classes = run.structured_outputs[OUTPUT].shape
             self.classes = int(classes)
         except (KeyError, TypeError, ValueError):
             raise ExportError(
@@ -151,35 +150,14 @@ class SavedModelFolder:
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
-        return self._call(self._run, **{INPUT: pixels})[OUTPUT]
+        return self.endpoint(self._main, **{INPUT: pixels})[OUTPUT]
 
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """What one of the signatures gives, all of it by name."""
-        return self._call(self.signatures[name], **inputs)
-
-    def op_histogram(self) -> dict[str, int]:
-        """How often each operator occurs between pixels and probabilities, by TensorFlow's names.
-
-        Constants, variables and what only passes a value on are left out, as other formats have it.
-        """
-        graph = self._run.graph.as_graph_def()
-        functions = {one.signature.name: one.node_def for one in graph.library.function}
-        counts: collections.Counter[str] = collections.Counter()
-        nodes = list(graph.node)
-        while nodes:
-            node = nodes.pop()
-            if "f" in node.attr:
-                nodes += functions[node.attr["f"].func.name]
-            elif node.op not in _NO_OPERATORS:
-                counts[node.op] += 1
-        return dict(sorted(counts.items()))
-
-    @staticmethod
-    def _call(signature: Any, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         import tensorflow as tf
 
         arguments = {key: tf.constant(value) for key, value in inputs.items()}
-        return {key: value.numpy() for key, value in signature(**arguments).items()}
+        return {key: value.numpy() for key, value in self.signatures[name](**arguments).items()}
 
 
 class OnnxFile:
@@ -198,8 +176,6 @@ class OnnxFile:
         InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
         ExportError: If it cannot run the file, or it is not a classifier of ours.
     """
-
-    runtime, package = "ONNX Runtime", "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         check_utf8(path)

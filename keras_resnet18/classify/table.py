@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -88,9 +87,3 @@ def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) 
         console.print(
             f"the {_MOST_CLASSES} classes of the lowest F1, of {len(figures):,}; all are in {file}"
         )
-
-
-def size_bytes(path: Path) -> int:
-    """Size of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

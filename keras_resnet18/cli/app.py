@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -58,6 +58,7 @@ app.command()(about.report)
 app.command()(about.info)
 app.command()(about.demo)
 
+_as_python_does = warnings.formatwarning
 _INTERRUPTED = 130  # 128 + SIGINT, what shells expect; Typer turns Ctrl-C into it
 
 
@@ -88,17 +89,12 @@ def main() -> None:
 
 
 def _format_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-    as_python_does: Callable[..., str] = warnings.formatwarning,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
 ) -> str:
     """One line, as an error, for a warning of this package."""
     if Path(__file__).parents[1] in Path(filename).parents:
         return f"keras-resnet18: {message}\n"
-    return as_python_does(message, category, filename, lineno, line)
+    return _as_python_does(message, category, filename, lineno, line)
 
 
 @contextlib.contextmanager

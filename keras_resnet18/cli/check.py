@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import SOURCE, SplitSeedOption, console
+from keras_resnet18.files import check_destination, staged, to_json
 
 if TYPE_CHECKING:
     from keras_resnet18.checking.check import Check
@@ -33,10 +35,14 @@ def check(
     machine.start_keras()
     from keras_resnet18.checking.check import check
 
+    if json_file is not None:
+        check_destination(json_file, Path.is_file, "a file")
     out = console()
-    found = check(source, split_seed=split_seed, json_file=json_file, console=out)
+    found = check(source, split_seed=split_seed, console=out)
     _print(out, found)
     if json_file is not None:
+        with staged(json_file) as new:
+            new.write_text(to_json(dataclasses.asdict(found)), encoding="utf-8")
         out.print(json_file)
     if found.spoiled:
         raise typer.Exit(1)

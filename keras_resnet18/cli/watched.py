@@ -1,4 +1,4 @@
-"""A process that JAX may end by a crash, watched by one that says so in a line."""
+"""Run a command in a child process and report it if JAX aborts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ def watched(work: Callable[[], None]) -> None:
     Raises:
         InputError: If the process was ended by a signal.
     """
-    if not hasattr(os, "fork"):  # on Windows
-        work()
-        return
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from keras_resnet18 import distributed
 from keras_resnet18.data.stored import StoredImage
 from keras_resnet18.preprocess import IMAGENET_MEAN, Preprocess
+from keras_resnet18.recipe import Augment
 
 _CROP_TRIES = 10
 # How many random numbers each kind takes
@@ -22,15 +24,7 @@ _ERASE_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
 def augment(
-    image: StoredImage,
-    seed: tf.Tensor,
-    *,
-    preprocess: Preprocess,
-    resized_crop: tuple[float, float] | None,
-    shift: int,
-    flip: bool,
-    erase: float,
-    jitter: float,
+    image: StoredImage, seed: tf.Tensor, *, preprocess: Preprocess, settings: Augment
 ) -> tf.Tensor:
     """Makes a random training image.
 
@@ -40,17 +34,7 @@ def augment(
         image: The image.
         seed: Two whole numbers, shape (2,). The same seed gives the same image.
         preprocess: Size, fit and interpolation of the result; its crop ratio is for evaluation.
-        resized_crop: Smallest and largest fraction of the area, over 0 and up to 1, of a random
-            window that is resized to the size (Szegedy et al. 2015). Its width and height differ
-            from the proportions of the size by up to 4 to 3; with `fit="squash"` from those of the
-            image, and with `fit="pad"` it may hold bars. None fits the whole image, as in
-            evaluation with a crop ratio of 1.
-        shift: Largest distance in pixels to move the image by in each direction, with black behind
-            (He et al. 2015 use 4 for CIFAR); 0 is off.
-        flip: Whether to mirror left and right half of the time.
-        erase: Probability, 0 to 1, of covering a rectangle of 2 to 33 % of the image with
-            ImageNet's mean colour (Zhong et al. 2017); 0 is off.
-        jitter: Largest relative change of brightness, contrast and saturation, 0 to 1; 0 is off.
+        settings: What is varied, and how much.
 
     Returns:
         uint8, shape (*preprocess.size, 3).
@@ -58,21 +42,21 @@ def augment(
     # all at once: an op that draws takes 60 µs, for one number or a hundred
     numbers = tf.random.stateless_uniform((sum(_DRAWS.values()),), tf.cast(seed, tf.int64))
     random = dict(zip(_DRAWS, tf.split(numbers, [*_DRAWS.values()]), strict=True))
-    if resized_crop is not None:
+    if settings.resized_crop is not None:
         tries = tf.reshape(random["crop"], (4, _CROP_TRIES))
-        pixels = _random_resized_crop(image, tries, preprocess, resized_crop)
+        pixels = _random_resized_crop(image, tries, preprocess, settings.resized_crop)
     else:
         whole = dataclasses.replace(preprocess, crop_ratio=1.0)
         pixels = whole.resize_and_crop(image.whole())
     pixels = tf.ensure_shape(pixels, (*preprocess.size, 3))
-    if flip:
+    if settings.flip:
         pixels = _random_flip(pixels, random["flip"][0])
-    if jitter:
-        pixels = _random_jitter(pixels, random["jitter"], jitter)
-    if shift:
-        pixels = _random_shift(pixels, random["shift"], shift)
-    if erase:
-        pixels = _random_erase(pixels, random["erase"], erase)
+    if settings.jitter:
+        pixels = _random_jitter(pixels, random["jitter"], settings.jitter)
+    if settings.shift:
+        pixels = _random_shift(pixels, random["shift"], settings.shift)
+    if settings.erase:
+        pixels = _random_erase(pixels, random["erase"], settings.erase)
     return pixels
 
 
@@ -81,8 +65,9 @@ def _random_resized_crop(
 ) -> tf.Tensor:
     """The first of ten random windows that fits, else the largest allowed one in the middle.
 
-    torchvision's `RandomResizedCrop` with the numbers for its ten tries, shape (4, 10), drawn at
-    once.
+    Width and height of a window differ from the proportions of the size by up to 4 to 3; with
+    `fit="squash"` from those of the image, and with `fit="pad"` it may hold bars. This is
+    torchvision's `RandomResizedCrop`, the numbers for its ten tries, shape (4, 10), drawn at once.
     """
     real = tf.cast(image.size, tf.float32)
     target = tf.constant(preprocess.size, tf.float32)
@@ -131,11 +116,8 @@ def _padded_window(
 
 
 def _random_flip(image: tf.Tensor, random: tf.Tensor) -> tf.Tensor:
-    def mirrored() -> tf.Tensor:
-        return tf.reverse(image, [1])
-
     # not tf.where, whose broadcast costs 1 ms at 224 pixels
-    return tf.cond(random < 0.5, mirrored, lambda: image)
+    return tf.cond(random < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def _random_jitter(image: tf.Tensor, random: tf.Tensor, most: float) -> tf.Tensor:
@@ -192,13 +174,7 @@ def _between(limits: tuple[float, float], random: tf.Tensor) -> tf.Tensor:
 
 
 def mix(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    seed: tf.Tensor,
-    *,
-    classes: int,
-    mixup: float,
-    cutmix: float,
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *, classes: int, settings: Augment
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes each image of a batch with another one of it.
 
@@ -211,9 +187,7 @@ def mix(
         labels: Class numbers, shape (batch,).
         seed: Two whole numbers, shape (2,). The same seed gives the same batch.
         classes: Number of classes.
-        mixup: Alpha of the Beta distribution of the fraction in mixup (Zhang et al. 2018), such as
-            0.2; 0 is off.
-        cutmix: The same in CutMix (Yun et al. 2019), such as 1.0; 0 is off.
+        settings: With `mixup` or `cutmix` over 0, or both.
 
     Returns:
         Images as they came in, rounded to whole levels, and distributions over the classes,
@@ -221,17 +195,13 @@ def mix(
     """
     seeds = tf.unstack(tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 3))
 
-    def mixed() -> tuple[tf.Tensor, tf.Tensor]:
-        return _mixup(images, seeds[0], mixup)
-
-    def pasted() -> tuple[tf.Tensor, tf.Tensor]:
-        return _cutmix(images, seeds[1], cutmix)
-
-    if mixup and cutmix:
+    mixed = functools.partial(_mixup, images, seeds[0], settings.mixup)
+    pasted = functools.partial(_cutmix, images, seeds[1], settings.cutmix)
+    if settings.mixup and settings.cutmix:
         is_mixup = tf.random.stateless_uniform((), seeds[2]) < 0.5
         result, fraction = tf.cond(is_mixup, mixed, pasted)
     else:
-        result, fraction = mixed() if mixup else pasted()
+        result, fraction = mixed() if settings.mixup else pasted()
     targets = tf.one_hot(labels, classes)
     fraction = fraction[:, tf.newaxis]
     targets = fraction * targets + (1 - fraction) * targets[::-1]

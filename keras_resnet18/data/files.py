@@ -9,7 +9,8 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -101,6 +102,23 @@ def each_file(
             results += found
             advance(len(found), len(paths))
     return results
+
+
+def digests_of_alike(paths: Iterable[Path], advance: Advance = silent) -> dict[Path, str]:
+    """SHA-256 of the files that share size, first and last bytes with another one.
+
+    The others have no copy, and are not read whole.
+    """
+    paths = list(paths)
+    looks = each_file(size_and_look, paths, advance)
+    counts = Counter(looks)
+    alike = [path for path, look in zip(paths, looks, strict=True) if counts[look] > 1]
+
+    def digest(path: str | os.PathLike[str]) -> str:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return dict(zip(alike, each_file(digest, alike), strict=True))
 
 
 _FIRST_BYTES = 2**13  # the whole header of most files

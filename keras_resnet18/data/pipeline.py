@@ -85,11 +85,11 @@ def eval_batches(
     split: Split,
     transform: Callable[[tf.Tensor], tf.Tensor],
     *,
-    batch_size: int,
-    order: Order | None = None,
+    batch_size: int = 32,
+    shuffled: bool = False,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Finite dataset of each image once, in the split's own order.
+    """Finite dataset of each image once.
 
     Each of several processes takes every `distributed.count()`-th image, which
     `distributed.gather` joins again.
@@ -99,7 +99,8 @@ def eval_batches(
         transform: From an image to an image of one size for all, usually
             `Preprocess.resize_and_crop`.
         batch_size: Images in a batch; the last one has what is left.
-        order: A shuffle, for a sample of all classes; None for the split's own order.
+        shuffled: Whether images come shuffled, the same way at every call, so that a few are of all
+            classes; else in the split's own order.
         limit: The highest number of images to take; None for all.
 
     Returns:
@@ -111,7 +112,7 @@ def eval_batches(
         image, label = split.fetch(element)
         return transform(image), label
 
-    elements = split.elements(order, 0)
+    elements = split.elements(Order(seed=0, epoch=0) if shuffled else None, 0)
     if limit is not None:
         elements = elements.take(limit)
     elements = elements.shard(distributed.count(), distributed.index())
@@ -149,18 +150,6 @@ def whole_eval_batches(
     batches = _batches(elements, example, rows, drop_remainder=True)
     counted = tf.data.experimental.assert_cardinality(count)
     return batches.prefetch(_PREFETCHED_BATCHES).apply(counted)
-
-
-def sample_batches(
-    split: Split,
-    transform: Callable[[tf.Tensor], tf.Tensor],
-    *,
-    limit: int | None = None,
-    batch_size: int = 32,
-) -> tf.data.Dataset:
-    """`eval_batches` of a shuffled sample: images of all classes, the same ones at every call."""
-    order = Order(seed=0, epoch=0)
-    return eval_batches(split, transform, batch_size=batch_size, order=order, limit=limit)
 
 
 def _share(elements: tf.data.Dataset, batch_size: int) -> tuple[tf.data.Dataset, int]:

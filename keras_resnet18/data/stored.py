@@ -55,14 +55,12 @@ def encoded_image(
     tail = tf.strings.substr(data, tf.maximum(tf.strings.length(data) - 2, 0), 2)
     native = is_plain & (tail == b"\xff\xd9")  # the end of a whole JPEG
 
-    def jpeg_size() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.zeros((0, 0, 3), tf.uint8), tf.image.extract_jpeg_shape(data)[:2]
-
     def decoded() -> tuple[tf.Tensor, tf.Tensor]:
-        image = decode_op(decode, argument)
+        image = tf.numpy_function(decode, [argument], tf.uint8)
         return image, tf.shape(image)[:2]
 
-    other, size = tf.cond(native, jpeg_size, decoded)
+    nothing = tf.zeros((0, 0, 3), tf.uint8)
+    other, size = tf.cond(native, lambda: (nothing, tf.image.extract_jpeg_shape(data)[:2]), decoded)
     pixels = decoded_image(tf.ensure_shape(other, (None, None, 3)))
 
     def whole() -> tf.Tensor:
@@ -95,17 +93,3 @@ def _whole_levels(pixels: tf.Tensor, interpolation: str) -> tf.Tensor:
     if interpolation == "bilinear":  # which stays between the levels that it is made of
         return tf.cast(pixels + 0.5, tf.uint8)
     return tf.saturate_cast(tf.round(pixels), tf.uint8)
-
-
-def decode_op(decode: Callable[[Any], Any], argument: tf.Tensor) -> tf.Tensor:
-    """Runs a Python decoder inside `tf.data`.
-
-    Args:
-        decode: From a NumPy value to a uint8 array of shape (height, width, 3).
-        argument: The tensor whose value `decode` gets.
-
-    Returns:
-        uint8 tensor of shape (height, width, 3), height and width unknown until it runs.
-    """
-    image = tf.numpy_function(decode, [argument], tf.uint8)
-    return tf.ensure_shape(image, (None, None, 3))

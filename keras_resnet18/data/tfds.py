@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_resnet18.data.files import Header, header_of
 from keras_resnet18.data.splits import Order, Source, Split
-from keras_resnet18.data.stored import StoredImage, decode_op, decoded_image, encoded_image
+from keras_resnet18.data.stored import StoredImage, decoded_image, encoded_image
 from keras_resnet18.errors import InputError, listed
 from keras_resnet18.images import decode_image
 from keras_resnet18.recipe import SPLITS, SplitName
@@ -159,7 +159,8 @@ def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int
             plain = tf.ensure_shape(tf.numpy_function(is_plain, [data], tf.bool), ())
             image = encoded_image(data, plain, decode, data)
         else:
-            image = decoded_image(tf.ensure_shape(decode_op(decode, data), (*image_size, 3)))
+            pixels = tf.numpy_function(decode, [data], tf.uint8)
+            image = decoded_image(tf.ensure_shape(pixels, (*image_size, 3)))
         return image, example["label"]
 
     content = [f"{builder.info.full_name} {split_range}".encode()]

@@ -17,10 +17,17 @@ from scipy.stats import binom
 
 from keras_resnet18.classify.accuracy import in_words, interval
 from keras_resnet18.classify.exported import ExportedFile, Predict, latency_ms
-from keras_resnet18.classify.table import counts_text, facts_table, size_bytes
+from keras_resnet18.classify.table import counts_text, facts_table
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters.graph import float32_twin, probabilities
-from keras_resnet18.files import EXPORTS, check_destination, is_saved_model, staged, to_json
+from keras_resnet18.files import (
+    EXPORTS,
+    check_destination,
+    is_saved_model,
+    size_bytes,
+    staged,
+    to_json,
+)
 from keras_resnet18.machine import cpu_count, environment
 
 # Pixels, uint8 (n, height, width, channels), and class numbers (n,) if the caller gave labels

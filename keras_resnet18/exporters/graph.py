@@ -20,6 +20,7 @@ from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.files import INPUT, OUTPUT
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.weights.transfer import leaves
 
 
 def check_model(model: keras.Model) -> None:
@@ -34,15 +35,11 @@ def check_model(model: keras.Model) -> None:
             "an export needs a functional or Sequential keras.Model that knows its input shape. "
             f"Received: {type(model).__name__}"
         )
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or len(model.outputs) != 1:
+    if [len(x.shape) for x in (*model.inputs, *model.outputs)] != [4, 2]:
         raise InputError(
             "an export needs a model with one input, (batch, height, width, channels), and one "
-            f"output. Received: input shape {model.input_shape}, output shape {model.output_shape}"
-        )
-    if len(model.output_shape) != 2:
-        raise InputError(
-            "an export needs a classifier, whose output is (batch, classes): build it with "
-            f"include_top=True. Received: output shape {model.output_shape}"
+            "output, (batch, classes): build it with include_top=True. "
+            f"Received: input shape {model.input_shape}, output shape {model.output_shape}"
         )
     classes = model.output_shape[1]
     if classes == 1:
@@ -125,18 +122,10 @@ def check_size(model: keras.Model, what: str) -> None:
         )
 
 
-def leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers of a model and of the models nested in it, without those models."""
-    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
-
-
 def float32_twin(model: keras.Model) -> keras.Model:
     """Returns a copy of the model that computes in float32; `model` itself if it already does.
 
     LiteRT has no kernels for mixed-precision graphs, and the weights are float32 anyway.
-
-    Raises:
-        InputError: If a layer cannot be created from its config.
     """
     if all(layer.compute_dtype == "float32" for layer in leaves(model)):
         return model
@@ -149,15 +138,7 @@ def _in_float32(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(layer, keras.layers.Lambda):  # Keras does not load its function from a config
         arguments = (layer.function, layer._output_shape, layer.mask, layer.arguments)
         return keras.layers.Lambda(*arguments, name=layer.name, dtype="float32")
-    try:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    except Exception as error:  # a user's layer may raise anything
-        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-        raise InputError(
-            "a model that is not float32 is exported from a float32 copy, so each layer needs "
-            f"get_config and from_config. Received: {type(layer).__name__} {layer.name!r} "
-            f"({reason}): define them, or build the model in float32"
-        ) from error
+    return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
 
 def probabilities(model: keras.Model, pixels: Any) -> Any:

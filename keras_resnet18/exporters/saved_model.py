@@ -178,8 +178,7 @@ def _answering(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
 
 def _best(scores: Any, labels: Sequence[str]) -> dict[str, Any]:
     """Labels and probabilities of the most probable classes of each image, best first."""
-    classes = scores.shape[-1]
-    best = tf.math.top_k(scores, k=min(TOP, classes))
+    best = tf.math.top_k(scores, k=min(TOP, scores.shape[-1]))
     names = tf.constant(list(labels))
     return {"labels": tf.gather(names, best.indices), OUTPUT: best.values}
 

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.calibration import MIN_IMAGES, score_threshold
 from keras_resnet18.classify.exported import Predict, TFLiteFile
 from keras_resnet18.errors import ExportError, InputError, within
@@ -29,10 +28,14 @@ from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import (
     add_metadata,
     append_files,
+    check_about,
     contents,
+    describe_model,
     keep_softmax_float,
+    pack,
     rewrite_for_gpu,
 )
+from keras_resnet18.weights.transfer import leaves
 
 # Calibration finds the range of each tensor; ranges settle after a few hundred images
 CALIBRATION_IMAGES = 300
@@ -100,7 +103,7 @@ def export_tflite(
     graph.check_size(model, "a .tflite file")
     spec = graph.spec_of(model, spec, labels)
     _check_arguments(quantize, calibration, check, min_agreement)
-    metadata.check_about(about := about or {})
+    check_about(about := about or {})
     shape = model.input_shape[1:]
     batches: Iterator[Batch] | None = None
     if check is not None:
@@ -120,7 +123,7 @@ def export_tflite(
             rewrite_for_gpu(new)
             if validation is not None and spec.threshold is not None:
                 own = _with_own_threshold(spec, TFLiteFile(new), validation, shape)
-        add_metadata(new, metadata.pack(metadata.describe_model(twin, own, about)))
+        add_metadata(new, pack(describe_model(twin, own, about)))
         append_files(new, {LABELS_FILE: own.labels_txt(), SPEC_FILE: own.to_json()})
         return open_checked(new, twin)
 
@@ -212,7 +215,10 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
         or an odd height or width.
     """
     layers = {layer.name: layer for layer in model.layers}
-    if not _is_paper_stem(layers.get(_PAD), layers.get(_CONV)):
+    pad, conv = layers.get(_PAD), layers.get(_CONV)
+    if pad is None or conv is None or (conv.kernel_size, conv.strides) != ((7, 7), (2, 2)):
+        return model
+    if any(side % 2 for side in pad.input.shape[1:3]):
         return model
 
     def packed(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -223,25 +229,10 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
             return type(layer).from_config({**layer.get_config(), **changes})
         return layer
 
-    kernel, *bias = layers[_CONV].get_weights()
+    kernel, *bias = conv.get_weights()
     twin = keras.models.clone_model(model, clone_function=packed)
     twin.get_layer(_CONV).set_weights([_pack(kernel), *bias])
     return twin
-
-
-def _is_paper_stem(pad: Any, conv: Any) -> bool:
-    return (
-        isinstance(pad, keras.layers.ZeroPadding2D)
-        and isinstance(conv, keras.layers.Conv2D)
-        and pad.padding == ((3, 3), (3, 3))
-        and conv.kernel_size == (7, 7)
-        and conv.strides == (2, 2)
-        and conv.padding == "valid"
-        and conv.dilation_rate == (1, 1)
-        and conv.groups == 1
-        and conv.input is pad.output
-        and all(side is not None and side % 2 == 0 for side in pad.input.shape[1:3])
-    )
 
 
 def _pack(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -265,16 +256,12 @@ def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, 
         The file, and the number of its operators by name.
 
     Raises:
-        ExportError: If the file is damaged, convolutions are missing, an operator is not built
-            in, or the file does not take unscaled uint8 pixels and return float32.
+        ExportError: If LiteRT cannot run the file, convolutions are missing, or it does not take
+            unscaled uint8 pixels and return float32.
     """
-    try:
-        operators = contents(path).operators
-    except InputError:
-        TFLiteFile(path)  # raises a clearer error
-        raise
-    layers = graph.leaves(model)
-    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in layers)
+    file = TFLiteFile(path)
+    operators = contents(path).operators
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in leaves(model))
     found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
     if not operators or found < convolutions:
         which = "converted" if operators else "empty"
@@ -282,12 +269,6 @@ def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, 
             f"the {which} graph has {found} convolutions, the model {convolutions}: the "
             f"converter left some out. Its operators: {operators}"
         )
-    if any(name.startswith("CUSTOM") for name in operators):
-        raise ExportError(
-            "the converted graph needs operators that are not built into LiteRT. "
-            f"Its operators: {operators}"
-        )
-    file = TFLiteFile(path)
     scale, zero_point = file.input["quantization"]
     if (scale, zero_point) not in ((0.0, 0), (1.0, 0)):
         raise ExportError(

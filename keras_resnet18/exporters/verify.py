@@ -18,7 +18,6 @@ from keras_resnet18.classify.exported import (
     onnx_op_histogram,
     open_exported,
 )
-from keras_resnet18.classify.table import size_bytes
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.errors import ExportError, InputError, one_of, path_of
 from keras_resnet18.exporters.compare import (
@@ -31,7 +30,7 @@ from keras_resnet18.exporters.compare import (
 )
 from keras_resnet18.exporters.export import HELD_OUT
 from keras_resnet18.exporters.tflite import open_checked
-from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, staged
+from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, size_bytes, staged
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec, check_threshold

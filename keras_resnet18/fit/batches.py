@@ -5,7 +5,6 @@ Each training batch is a function of its number, counted over the phase.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -31,16 +30,15 @@ Pair = tuple[Any, Any]
 
 def image_batches(task: Task, first_step: int) -> Pair:
     """Batches of augmented training images and of plain validation images, with class numbers."""
-    variation = dataclasses.asdict(task.recipe.augment)
-    mixing = {name: variation.pop(name) for name in ("mixup", "cutmix")}
-    mixed = functools.partial(mix, classes=len(task.source.classes), **mixing)
+    settings = task.recipe.augment
+    mixed = functools.partial(mix, classes=len(task.source.classes), settings=settings)
     batches = train_batches(
         task.source.splits["train"],
-        functools.partial(augment, preprocess=task.preprocess, **variation),
+        functools.partial(augment, preprocess=task.preprocess, settings=settings),
         batch_size=task.batch_size,
         seed=task.recipe.seed,
         first_step=first_step,
-        mix=mixed if any(mixing.values()) else None,
+        mix=mixed if settings.mixes else None,
     )
     if task.held_out is None:
         return batches, None

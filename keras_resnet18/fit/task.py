@@ -136,7 +136,7 @@ class Task:
         values = {
             "recipe": dataclasses.asdict(self.recipe),
             "classes": self.source.classes,
-            "preprocess": self.preprocess.to_dict(),
+            "preprocess": dataclasses.asdict(self.preprocess),
             "environment": {
                 "source": self.source.spec,
                 **self.images.facts,

@@ -45,13 +45,9 @@ def image_input(
                 f"Received: input_tensor={type(input_tensor).__name__}"
             )
         input_shape = input_tensor.shape[1:]
-    if (
-        not isinstance(input_shape, list | tuple)
-        or len(input_shape) != 3
-        or not all(isinstance(n, int) or n is None for n in input_shape)
-        or input_shape[2] is None
-        or input_shape[2] < 1
-    ):
+    fits = isinstance(input_shape, list | tuple) and len(input_shape) == 3
+    fits = fits and all(n is None or isinstance(n, int) for n in input_shape)
+    if not fits or (input_shape[2] or 0) < 1:
         raise InputError(
             "input_shape must be (height, width, channels), height and width numbers or None. "
             f"Received: input_shape={input_shape!r}"

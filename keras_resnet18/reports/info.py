@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,16 +12,21 @@ from typing import Any
 
 import keras
 
-from keras_resnet18 import tflite_file as metadata
 from keras_resnet18.classify.accuracy import in_words
-from keras_resnet18.classify.exported import OnnxFile, SavedModelFolder, onnx_op_histogram
-from keras_resnet18.classify.table import counts_text, facts_table, percent, size_bytes, table_text
+from keras_resnet18.classify.exported import (
+    OnnxFile,
+    SavedModelFolder,
+    onnx_op_histogram,
+    open_interpreter,
+)
+from keras_resnet18.classify.table import counts_text, facts_table, percent, table_text
 from keras_resnet18.errors import InputError
-from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of
+from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of, size_bytes
 from keras_resnet18.machine import device_name, environment, missing_gpu, recommended_policy
 from keras_resnet18.model.describe import describe
 from keras_resnet18.run import Run, load_run, open_model, resume_call
-from keras_resnet18.spec import ClassifierSpec
+from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
+from keras_resnet18.tflite_file import contents, read_file
 from keras_resnet18.weights import catalogue
 
 _SHOWN_LABELS = 20
@@ -146,25 +152,19 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
-    file = metadata.contents(path)
+    file, interpreter = contents(path), open_interpreter(path)
     facts = {"file": _size(path)}
-    for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
-        for i, tensor in enumerate(tensors):
-            facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = _tensor(tensor)
-    facts |= {"operators": counts_text(file.operators), "labels": _labels(file.labels)}
-    if not (said := file.metadata):
-        facts["metadata"] = "cannot be read" if said is None else "none"
-        return facts_table(facts)
-    facts |= {key: said.get(key, "not said") for key in metadata.ABOUT}
-    normalization = metadata.normalization(said)
-    facts["normalization"] = (
-        "not said"
-        if normalization is None
-        else "mean {}, standard deviation {}".format(*map(_numbers, normalization))
-    )
-    facts["score threshold"] = percent(metadata.score_threshold(said), 1)
-    version = said.get("min_parser_version", "an unsaid version")
-    return facts_table(facts | {"metadata": f"for parsers from {version} on"})
+    for kind in ("input", "output"):
+        tensors = {x["name"]: x for x in getattr(interpreter, f"get_{kind}_details")()}
+        for signature in interpreter.get_signature_list():  # which has names of its own
+            runner = interpreter.get_signature_runner(signature)
+            tensors = getattr(runner, f"get_{kind}_details")()
+        for i, (name, tensor) in enumerate(tensors.items()):
+            facts[f"{kind} {i + 1}" if len(tensors) > 1 else kind] = f"{name}, {_tensor(tensor)}"
+    facts["operators"] = counts_text(file.operators)
+    if (text := read_file(path, SPEC_FILE)) is not None:
+        return facts_table(facts | _spec(ClassifierSpec.from_json(text, path)))
+    return facts_table(facts | {"labels": _labels(file.labels)})
 
 
 def _about_onnx(path: Path) -> str:
@@ -186,7 +186,6 @@ def _about_saved_model(path: Path) -> str:
     for name, signature in folder.signatures.items():
         _, inputs = signature.structured_input_signature
         facts[name] = " → ".join(map(_specs, (inputs, signature.structured_outputs)))
-    facts["operators"] = counts_text(folder.op_histogram())
     return facts_table(facts | _spec(folder.spec))
 
 
@@ -195,7 +194,8 @@ def _spec(spec: ClassifierSpec | None) -> dict[str, str]:
         return {"labels": "none"}
     facts = {"labels": _labels(spec.labels), "score threshold": percent(spec.threshold, 1)}
     if spec.preprocess is not None:
-        facts["preprocessing"] = ", ".join(f"{k} {v}" for k, v in spec.preprocess.to_dict().items())
+        values = dataclasses.asdict(spec.preprocess)
+        facts["preprocessing"] = ", ".join(f"{k} {v}" for k, v in values.items())
     return facts
 
 
@@ -203,14 +203,17 @@ def _specs(specs: dict[str, Any]) -> str:
     return ", ".join(f"{name} {x.dtype.name} {_shape(x.shape)}" for name, x in specs.items())
 
 
-def _tensor(tensor: metadata.Tensor) -> str:
+def _tensor(details: dict[str, Any]) -> str:
+    scales, (scale, zero_point) = (
+        details["quantization_parameters"]["scales"],
+        details["quantization"],
+    )
     quantized = ""
-    if len(tensor.scale) == 1:
-        (scale,), zero_point = tensor.scale, tensor.zero_point[0] if tensor.zero_point else 0
+    if len(scales) == 1:
         quantized = f", scale {scale:g}, zero point {zero_point}"
-    elif tensor.scale:
-        quantized = f", a scale for each of {len(tensor.scale)} channels"
-    return f"{tensor.name}, {tensor.dtype} {_shape(tensor.shape)}{quantized}"
+    elif len(scales):
+        quantized = f", a scale for each of {len(scales)} channels"
+    return f"{details['dtype'].__name__} {_shape(details['shape_signature'])}{quantized}"
 
 
 def _shape(shape: Sequence[int | None]) -> str:
@@ -219,10 +222,6 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 def _size(path: Path) -> str:
     return f"{path}, {size_bytes(path) / 1e6:.2f} MB"
-
-
-def _numbers(values: list[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _labels(labels: Sequence[str] | None) -> str:

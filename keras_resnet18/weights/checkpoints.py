@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -28,13 +27,6 @@ _PRETRAINED = ("model.safetensors", "pytorch_model.bin")
 
 # Where a training script puts the weights, beside its optimizer and epoch.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-
-# First bytes of what a download may leave in place of the file.
-_MISTAKEN = {
-    b"<!doctype": "a web page",
-    b"<html": "a web page",
-    b"version https://git-lfs": "a Git LFS pointer",
-}
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -69,13 +61,6 @@ def read(path: Path) -> tuple[dict[str, Array], list[str]]:
             f"a checkpoint must be a {SAFETENSORS} file or one of torch's, {', '.join(TORCH)} "
             f"(model.load_weights reads Keras' own .weights.h5). Received: {path}"
         )
-    with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
-    for beginning, what in _MISTAKEN.items():
-        if start.startswith(beginning):
-            raise InputError(
-                f"a checkpoint must be the file itself: download it. Received: {path}, {what}"
-            )
     return _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
 
 
@@ -130,13 +115,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
         with _plain_values_allowed(torch):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make torch raise anything
-        if not path.stat().st_size or "archive" in str(error):
-            raise InputError(
-                f"a torch file must be whole: get it again. Received: {path}, cut short"
-            ) from None
         unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise InputError(
-            "a torch file must hold tensors and plain values, no code, as torch.save("
+            "a torch file must be whole, and hold tensors and plain values, no code, as torch.save("
             "model.state_dict(), path) writes. "
             f"Received: {path} ({unknown[1] if unknown else type(error).__name__})"
         ) from None
@@ -161,7 +142,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
     return tensors, others
 
 
-def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]:
+def _plain_values_allowed(torch: Any) -> Any:
     """Lets torch read the plain values that training scripts keep beside the weights."""
     numpy_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     allowed = [
@@ -172,8 +153,7 @@ def _plain_values_allowed(torch: Any) -> contextlib.AbstractContextManager[None]
         (numpy_scalar, "numpy._core.multiarray.scalar"),
         (numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in NumPy 1
     ]
-    manager: contextlib.AbstractContextManager[None] = torch.serialization.safe_globals(allowed)
-    return manager
+    return torch.serialization.safe_globals(allowed)
 
 
 def _unwrap(content: Any) -> tuple[Any, list[str]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -245,7 +244,7 @@ def save_weights(
 
 def _variant_of(model: keras.Model) -> str | None:
     """Returns `"d"` if a model, or a model in it, has layers that only variant d has."""
-    found = any(_OF_VARIANT_D.fullmatch(layer.name) for layer in _leaves(model))
+    found = any(_OF_VARIANT_D.fullmatch(layer.name) for layer in leaves(model))
     return "d" if found else None
 
 
@@ -257,7 +256,7 @@ def _own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """
     known = module_names("timm", _variant_of(model))  # which has every variant
     found: dict[str, keras.layers.Layer] = {}
-    for layer in _leaves(model):
+    for layer in leaves(model):
         if layer.name not in known or not layer.weights:
             continue
         if found.setdefault(layer.name, layer) is not layer:
@@ -273,12 +272,9 @@ def _own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return {name: found[name] for name in known if name in found}
 
 
-def _leaves(model: Any) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _leaves(layer)
-        else:
-            yield layer
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """Layers of a model and of the models nested in it, without those models."""
+    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
 
 
 def _is_batch_norm(layer: keras.layers.Layer) -> bool:

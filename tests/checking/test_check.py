@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -205,16 +203,6 @@ def test_arrays_are_checked_by_their_numbers(digits):
     assert len(copies.images) == 4 and copies.spoils
     assert {name.split()[0] for name in copies.images} <= {"train", "validation", "test"}
     assert found.n == 62
-
-
-def test_json_has_all_of_it_and_nothing_of_a_users_is_replaced(folder, tmp_path):
-    shutil.copy(folder / "train" / "ant" / "0.png", folder / "test" / "bee" / "x.png")
-    found = check(folder, json_file=tmp_path / "check.json")
-    values = json.loads((tmp_path / "check.json").read_text())
-    assert values == json.loads(json.dumps(dataclasses.asdict(found)))
-    assert values["counts"]["test"]["bee"] == 5
-    with pytest.raises(InputError, match="exists and is not a file"):
-        check(folder, json_file=tmp_path)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet18.data.augment import mix
+from keras_resnet18.recipe import Augment
 
 # One image of each level, and each of a class of its own.
 LEVELS = np.array([0, 50, 100, 250])
@@ -18,7 +19,9 @@ def batches(count: int, **alphas: float):
     alphas = {"mixup": 0.0, "cutmix": 0.0, **alphas}
 
     def one(seed: tf.Tensor):
-        return mix(tf.constant(IMAGES), tf.constant(LABELS), seed, classes=4, **alphas)
+        return mix(
+            tf.constant(IMAGES), tf.constant(LABELS), seed, classes=4, settings=Augment(**alphas)
+        )
 
     seeds = tf.data.Dataset.range(count).map(lambda i: tf.stack([tf.constant(5, tf.int64), i]))
     return [tuple(x.numpy() for x in batch) for batch in seeds.map(one)]
@@ -70,7 +73,9 @@ def test_an_alpha_whose_draws_are_too_small_for_float32_gives_no_nan():
 
 def test_a_batch_of_one_is_itself():
     image = tf.constant(IMAGES[2:3])
-    for kind in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
-        got, targets = mix(image, tf.constant([2]), tf.constant((1, 2)), classes=4, **kind)
+    for settings in (Augment(mixup=1.0), Augment(cutmix=1.0)):
+        got, targets = mix(
+            image, tf.constant([2]), tf.constant((1, 2)), classes=4, settings=settings
+        )
         np.testing.assert_array_equal(got, image)
         np.testing.assert_allclose(targets, np.eye(4)[[2]])

@@ -15,8 +15,8 @@ from keras_resnet18.data.sources import Split, from_arrays, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import broken_image
 from keras_resnet18.preprocess import Preprocess
+from keras_resnet18.recipe import Augment
 
-NOTHING = {"resized_crop": None, "shift": 0, "flip": False, "erase": 0.0, "jitter": 0.0}
 RESIZED = Preprocess(size=(8, 8), crop_ratio=1.0).resize_and_crop
 
 
@@ -70,11 +70,11 @@ def split(request, make_folder):
 
 
 def augmented(**options):
-    return partial(augment, preprocess=Preprocess((8, 8)), **(NOTHING | options))
+    return partial(augment, preprocess=Preprocess((8, 8)), settings=Augment(**options))
 
 
 def mixed(**alphas):
-    return {"transform": varied, "mix": partial(mix, classes=10, **alphas)}
+    return {"transform": varied, "mix": partial(mix, classes=10, settings=Augment(**alphas))}
 
 
 VARIED = {
@@ -82,8 +82,8 @@ VARIED = {
     "resized_crop": {"transform": augmented(resized_crop=(0.3, 1.0))},
     "shift and flip": {"transform": augmented(shift=2, flip=True)},
     "erase and jitter": {"transform": augmented(erase=0.5, jitter=0.4)},
-    "mixup": mixed(mixup=0.5, cutmix=0.0),
-    "cutmix": mixed(mixup=0.0, cutmix=0.5),
+    "mixup": mixed(mixup=0.5),
+    "cutmix": mixed(cutmix=0.5),
     "both": mixed(mixup=0.5, cutmix=0.5),
 }
 
@@ -114,8 +114,8 @@ def test_an_image_is_varied_otherwise_in_every_epoch():
 
 
 def test_the_training_data_is_endless_uint8_and_of_known_shape(split):
-    options = NOTHING | {"resized_crop": (0.5, 1.0), "shift": 1, "flip": True, "erase": 0.5}
-    cropped = partial(augment, preprocess=Preprocess((9, 7)), **options)
+    settings = Augment(resized_crop=(0.5, 1.0), shift=1, flip=True, erase=0.5)
+    cropped = partial(augment, preprocess=Preprocess((9, 7)), settings=settings)
     batches = train_batches(split, cropped, batch_size=16, seed=0)
     assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
     images, labels = batches.element_spec

@@ -21,7 +21,6 @@ from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.exporters.tflite import export_tflite
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec
-from keras_resnet18.tflite_file import contents
 
 pytestmark = [
     pytest.mark.mediapipe,
@@ -112,9 +111,8 @@ def test_its_image_classifier_obeys_the_score_threshold(small_classifier, labels
 
 def test_its_own_module_of_the_schema_reads_the_metadata(any_file):
     (read,) = lines_of(READ, any_file.path)
-    said = contents(any_file.path).metadata
-    for key in ("name", "description", "version"):
-        assert read[key] == said[key]
+    assert read["description"] == "Image classifier of 10 classes, made with keras-resnet18."
+    assert len(read["version"]) == 12
     assert (read["author"], read["license"]) == (None, None)
     assert read["minParserVersion"] == "1.0.0"
     (graph,) = read["subgraphMetadata"]

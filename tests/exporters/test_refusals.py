@@ -65,17 +65,6 @@ def with_weight(value):
     return model
 
 
-class WithoutConfig(layers.Layer):
-    """A user's layer that Keras cannot make again: its argument is not in its config."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def call(self, x):
-        return x * self.factor
-
-
 EXPORTERS = pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
 
 
@@ -87,12 +76,8 @@ EXPORTERS = pytest.mark.parametrize("export", [export_saved_model, export_tflite
         (lambda: with_weight(np.nan), r"finite numbers.*Received: NaN or infinity in dense"),
         (lambda: with_weight(np.inf), r"finite numbers.*Received: NaN or infinity in dense"),
         (
-            lambda: classifier(WithoutConfig(2.0), dtype="mixed_float16"),
-            r"float32 copy.* Received: WithoutConfig 'without_conf",
-        ),
-        (
             lambda: build_resnet18(include_top=False, input_shape=(32, 32, 3), stem="small"),
-            r"include_top=True. Received: output shape \(None, 4, 4, 512\)$",
+            r"include_top=True. Received: .* output shape \(None, 4, 4, 512\)$",
         ),
         (lambda: keras.Sequential([layers.Dense(3)]), r"knows its .*Received: Sequential$"),
         (lambda: "model.keras", r"functional or Sequential keras\.Model.*Received: str$"),
@@ -101,7 +86,7 @@ EXPORTERS = pytest.mark.parametrize("export", [export_saved_model, export_tflite
             r"one input, \(batch, height.*Received: input shape \(None, 8\)",
         ),
     ],
-    ids=["one-output", "nan", "inf", "no-config", "features", "not-built", "a-path", "no-image"],
+    ids=["one-output", "nan", "inf", "features", "not-built", "a-path", "no-image"],
 )
 def test_a_model_that_is_not_a_trained_classifier_of_images(refuses, export, make, message):
     refuses(export, message, make())

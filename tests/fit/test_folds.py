@@ -16,8 +16,16 @@ import pytest
 from rich.console import Console
 from small import build_tiny, draw_images, train_quickly
 
-from keras_resnet18 import evaluate, export, from_arrays, load_run, report, save_weights, train
-from keras_resnet18 import verify as verify_export
+from keras_resnet18 import (
+    evaluate,
+    export,
+    from_arrays,
+    load_run,
+    report,
+    save_weights,
+    train,
+    verify as verify_export,
+)
 from keras_resnet18.data.folds import deal, fold_source
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError

@@ -30,8 +30,7 @@ from keras_resnet18 import (
 )
 from keras_resnet18.classify.accuracy import measure
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit import network, task
-from keras_resnet18.fit import train as trainer
+from keras_resnet18.fit import network, task, train as trainer
 from keras_resnet18.fit.task import default_out
 from keras_resnet18.recipe import Finetune, Network, Recipe, load_recipe
 from keras_resnet18.weights import catalogue

@@ -24,8 +24,7 @@ from small import build_tiny, train_quickly
 
 from keras_resnet18 import from_arrays, load_run, report, save_weights, train
 from keras_resnet18.errors import InputError
-from keras_resnet18.fit import callbacks, resume, task
-from keras_resnet18.fit import train as trainer
+from keras_resnet18.fit import callbacks, resume, task, train as trainer
 from keras_resnet18.fit.resume import Checkpoints, load_checkpoint, save_checkpoint
 from keras_resnet18.recipe import Augment, Finetune, Optimizer, Recipe
 from keras_resnet18.run import Run

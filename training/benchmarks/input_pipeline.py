@@ -116,9 +116,10 @@ def make_pipeline(case: str, folder: str, size: str, batch: str) -> Pipeline:
 def augmented(image: Any, seed: Any, *, spec: Any, flip: bool = True) -> Any:
     """A training image of ours."""
     from keras_resnet18.data.augment import augment
+    from keras_resnet18.recipe import Augment
 
-    off = {"shift": 0, "erase": 0.0, "jitter": 0.0}
-    return augment(image, seed, preprocess=spec, resized_crop=AREAS, flip=flip, **off)
+    settings = Augment(resized_crop=AREAS, flip=flip)
+    return augment(image, seed, preprocess=spec, settings=settings)
 
 
 def train_batches(split: Any, transform: Callable[..., Any], batch: int) -> Any:
