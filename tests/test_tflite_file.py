@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 import shutil
-import subprocess
 import zipfile
 
 import keras
@@ -82,13 +80,6 @@ class TestMetadata:
         assert metadata.labels_file(FULL) == "labels_en.txt"
         assert metadata.normalization(FULL) == ([0.5, 1.0, -2.0], [0.25])
         assert metadata.labels_file({}) is None and metadata.normalization({}) is None
-
-    def test_of_other_choices_of_a_union_is_left_unread(self):
-        unit = {"options_type": 4}  # a tokenizer
-        tensors = {"input_tensor_metadata": [{"process_units": [unit]}]}
-        said = metadata.unpack(metadata.pack({"subgraph_metadata": [tensors]}))
-        assert said == {"subgraph_metadata": [tensors]}
-        assert metadata.normalization(said) is None
 
     def test_that_is_broken_anywhere_is_told_or_read(self):
         whole = metadata.pack(FULL)
@@ -223,15 +214,6 @@ def test_labels_and_metadata_are_read_back_and_change_nothing_of_the_model(
     np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:1]), before)
 
 
-def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
-    append_labels(as_converted, ["a", "b"])
-    with zipfile.ZipFile(as_converted) as archive:
-        assert archive.namelist() == ["labels.txt"]
-    if shutil.which("unzip"):
-        subprocess.run(["unzip", "-q", as_converted, "-d", tmp_path], check=False)
-        assert (tmp_path / "labels.txt").read_text() == "a\nb\n"
-
-
 def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
     file = {"name": "labels_en.txt", "type": 2}
     outputs = [{"name": "scores", "associated_files": [file]}]
@@ -243,14 +225,6 @@ def test_labels_of_another_name_are_found_by_the_metadata(as_converted):
     with zipfile.ZipFile(as_converted, "a") as archive:
         archive.writestr("labels_en.txt", "cat\r\nsea lion")
     assert contents(as_converted).labels == ["cat", "sea lion"]
-
-
-def test_labels_that_cannot_be_unpacked_are_told(as_converted):
-    append_labels(as_converted, ["first", "second"])
-    content = as_converted.read_bytes()
-    as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
-    with pytest.raises(InputError, match=r"labels\.txt that cannot be unpacked"):
-        contents(as_converted)
 
 
 @pytest.mark.parametrize("buffer", [b"no metadata at all", b"\xff\xff\xff\x7fM001"])
@@ -272,17 +246,6 @@ def test_contents_are_those_of_the_file(int8_file, labels):
 
 def test_the_kind_of_quantization_is_told_by_the_tensors(any_file):
     assert TFLITE[quantization(any_file.path)] == any_file.report.format
-
-
-def test_names_are_those_of_the_signature_of_the_same_graph(as_converted):
-    before = contents(as_converted)
-    model = flatbuffer_utils.read_model(str(as_converted))
-    other = copy.deepcopy(model.signatureDefs[0])
-    other.subgraphIndex, other.inputs[0].name = 1, b"of another graph"
-    model.subgraphs.append(copy.deepcopy(model.subgraphs[0]))
-    model.signatureDefs.insert(0, other)
-    flatbuffer_utils.write_model(model, str(as_converted))
-    assert contents(as_converted).inputs == before.inputs
 
 
 def test_contents_of_a_file_that_cannot_be_run_here_are_read(as_converted):
