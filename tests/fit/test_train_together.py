@@ -105,11 +105,11 @@ JAX = {
 def folder(quick_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recipes: 49 images in batches of 8, mixed, and 9 to validate."""
     folder = tmp_path_factory.mktemp("together")
-    scratch = dataclasses.replace(quick_recipe, epochs=2, augment=Augment(shift=1, mixup=0.2))
+    scratch = dataclasses.replace(quick_recipe, augment=Augment(shift=1, mixup=0.2))
     weights = folder / "w.safetensors"
     save_weights(build_tiny(input_shape=(16, 16, 3), classes=3, stem="", dropout=0), weights)
     # all weights are trained as in the other
-    head_alone = Finetune(str(weights), head_epochs=1)
+    head_alone = Finetune(str(weights), head_epochs=2)
     finetune = dataclasses.replace(quick_recipe, epochs=0, finetune=head_alone)
     for name, recipe in {"scratch": scratch, "finetune": finetune}.items():
         (folder / f"{name}.toml").write_text(recipe.to_toml())
