@@ -98,11 +98,6 @@ class TestMetadata:
                 assert str(error).endswith(f"Received: {len(buffer)} broken bytes")
         assert told > len(broken) / 4
 
-    @pytest.mark.parametrize("buffer", [b"", b"\0" * 20, b"\x10\0\0\0TFL3"])
-    def test_that_is_something_else_is_told(self, buffer):
-        with pytest.raises(InputError, match=r"identifier b'M001'\. Received: b'"):
-            metadata.unpack(buffer)
-
     @pytest.mark.parametrize("threshold", [0.0, 0.4123, 1.0])
     def test_has_the_score_threshold_of_the_specification(self, tiny, threshold):
         read = metadata.unpack(metadata.pack(described(tiny, threshold)))
@@ -162,13 +157,6 @@ def test_a_softmax_kept_in_float_gives_the_same_to_a_256th(as_converted, held_ou
     assert len(np.unique(fine)) > len(np.unique(coarse))
     np.testing.assert_allclose(fine, coarse, atol=1.5 / 256)
     np.testing.assert_allclose(fine.sum(1), 1, atol=1e-5)
-
-
-def test_a_softmax_that_is_float_already_is_left_alone(float32_file, tmp_path):
-    path = shutil.copy(float32_file.converted, tmp_path / "float32.tflite")
-    before = path.read_bytes()
-    keep_softmax_float(path)
-    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])

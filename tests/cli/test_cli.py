@@ -188,12 +188,6 @@ def test_evaluate_prints_each_class_and_writes_what_it_found(
     refused("is not replaced", "evaluate", run.path, "--out", run.path)
 
 
-def test_evaluate_refuses_what_it_cannot_measure(refused, run, broken_images):
-    refused("the classifier's classes", "evaluate", run.path, "--data", "digits")
-    refused(r"test/bee/0\.png", "evaluate", run.path, "--data", broken_images)
-    refused("not there", "evaluate", "nothing")
-
-
 # predict
 
 

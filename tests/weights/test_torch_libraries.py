@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from golden import numpy_weights as inputs
-from weights.checkpoints import in_layout, values
+from weights.checkpoints import in_layout
 
 from keras_resnet18 import build_resnet18, build_resnet34
 from keras_resnet18.weights.transfer import Transfer, load_weights, save_weights
@@ -55,11 +55,6 @@ def assert_close_to_the_largest(got, expected):
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def as_tensors(arrays):
-    # clone: torch will not write what numpy lent
-    return {name: torch.from_numpy(np.asarray(a)).clone() for name, a in arrays.items()}
-
-
 def randomised(module):
     """The module with every number away from the 0 or 1 that it began with."""
     generator = torch.Generator().manual_seed(5)
@@ -89,21 +84,6 @@ def test_timms_file_gives_timms_logits(name, builder, variant, tmp_path):
     model = logits_net(builder=builder, variant=variant)
     load_weights(model, tmp_path / "timm.safetensors")
     assert_close_to_the_largest(keras_logits(model), torch_logits(theirs))
-
-
-@pytest.mark.parametrize("channels", [1, 5])
-def test_other_channels_give_timms_logits(channels, tmp_path):
-    theirs = randomised(timm.create_model("resnet18", num_classes=10))
-    state = theirs.state_dict()
-    torch.save(state, tmp_path / "rgb.pth")
-    adapted = timm.create_model("resnet18", num_classes=10, in_chans=channels)
-    kernel = timm.models.adapt_input_conv(channels, state["conv1.weight"].clone())
-    adapted.load_state_dict({**state, "conv1.weight": kernel})
-    model = logits_net(channels)
-    load_weights(model, tmp_path / "rgb.pth")
-    np.testing.assert_array_equal(values(model)[0], kernel.numpy().transpose(2, 3, 1, 0))
-    images = inputs.numpy_images((1, SIZE, SIZE, channels), 9)
-    assert_close_to_the_largest(keras_logits(model, images), torch_logits(adapted, images))
 
 
 @pytest.mark.parametrize(
