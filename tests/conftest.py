@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ for _number, _handler in (
 def tflite_converter_here() -> Iterator[None]:
     """Converts to .tflite in this process: the start of another takes longer than most conversions.
 
-    `digit_exports` makes its files as users do, by a converter in a process of its own.
+    `digit_exports` makes one of its files as users do, by a converter in a process of its own.
     """
     from keras_resnet18.exporters import convert, graph
 
@@ -246,5 +246,38 @@ def run_python(tmp_path: Path) -> Callable[..., str]:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    return run
+
+
+class Answer(NamedTuple):
+    """What a command gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Answer]:
+    """Runs a command line in this process, in an empty folder, and asserts its status, if any."""
+    from keras_resnet18.cli import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, status: int | None = 0) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["keras-resnet18", *map(str, arguments)])
+        capsys.readouterr()
+        found: Any = 0
+        try:
+            app.main()
+        except SystemExit as end:
+            found = end.code or 0
+        answer = Answer(found, *capsys.readouterr())
+        if status is not None:
+            assert (answer.status, answer.err) == (status, ""), arguments
+        return answer
 
     return run

@@ -44,6 +44,13 @@ def build_tiny(
     return keras.Model(image, x)
 
 
+def narrow_resnet18(patch: Any) -> None:
+    """Lets `build_resnet18` build two stages of one block each, of the same kinds of layers."""
+    from keras_resnet18.model import resnet
+
+    patch.setitem(resnet.STAGES, 18, ((64, 1), (64, 1)))
+
+
 def as_unfinished(path: Path) -> Path:
     """Takes from a finished run what a training writes last."""
     for last in ("metrics.json", "curves.png", "confusion_matrix.png", "report.html"):
@@ -88,11 +95,31 @@ def build_colour_network(kernel_size: int = 3) -> Any:
 def build_colour_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -> Any:
     """The same, right on every coloured digit: its last layer is fitted to some."""
     import keras
-    from sklearn.linear_model import LogisticRegression
 
     keras.utils.set_random_seed(0)
-    model = build_colour_network(kernel_size)
+    return fit_last_layer(build_colour_network(kernel_size), images, labels, c=100)
+
+
+def fit_last_layer(model: Any, images: Any, labels: Any, *, c: float) -> Any:
+    """Gives a model the classifier of its pooled features that scikit-learn finds."""
+    import keras
+    from sklearn.linear_model import LogisticRegression
+
     pooled = keras.Model(model.input, model.get_layer("head_pool").output)
-    fit = LogisticRegression(C=100, max_iter=2000).fit(pooled(images).numpy(), labels)
+    features = pooled.predict(images, verbose=0)
+    fit = LogisticRegression(C=c, max_iter=2000).fit(features, labels)
     model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
     return model
+
+
+def fit_random_network(model: Any, images: Any, labels: Any) -> Any:
+    """Fits BatchNorm's statistics and the last layer of a network; convolutions stay random."""
+    import keras
+
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0  # one pass in training mode, and the statistics are this batch's
+    model(images[:128].astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = 0.9
+    return fit_last_layer(model, images, labels, c=0.1)

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -60,16 +59,14 @@ print(json.dumps(result))
 """
 
 
-@pytest.fixture(scope="module")
-def results() -> list[dict[str, Any]]:
+def test_processes_hear_of_one_another_values_shares_errors_and_what_differs() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, address, str(index)],
-            env=environment,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -77,31 +74,15 @@ def results() -> list[dict[str, Any]]:
     ]
     printed = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    return [json.loads(text.splitlines()[-1]) for text in printed]
-
-
-def test_shares_come_together_bit_for_bit(results):
-    assert all(result["gathered"] and result["maps"] for result in results)
-
-
-def test_each_hears_the_highest_value(results):
-    assert [result["highest"] for result in results] == [15, 15]
-
-
-def test_the_same_everywhere_is_no_error(results):
-    assert [result["same"] for result in results] == [None, None]
-
-
-def test_an_error_of_one_process_ends_all(results):
+    results = [json.loads(text.splitlines()[-1]) for text in printed]
     assert results[1]["error"] == "a broken image"
     assert results[0]["error"] == "process 1 of 2 ended: a broken image"
-
-
-def test_what_differs_is_named_on_every_process(results):
     for index, result in enumerate(results):
+        assert result["gathered"] and result["maps"]  # bit for bit
+        assert (result["highest"], result["same"]) == (15, None)
         assert "images.train" in result["different"] and "images.test" not in result["different"]
         assert f"on process {index}" in result["different"]
-        assert "a None on process 0" in results[0]["missing"]
+    assert "a None on process 0" in results[0]["missing"]
 
 
 def test_a_process_alone_asks_nobody():

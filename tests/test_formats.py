@@ -8,7 +8,7 @@ from keras_resnet18 import info
 from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.classify.exported import open_exported
 from keras_resnet18.errors import InputError
-from keras_resnet18.files import check_format, format_of
+from keras_resnet18.files import format_of
 
 
 def test_a_path_is_told_by_its_name_and_by_what_is_there(tmp_path):
@@ -38,10 +38,3 @@ def test_whoever_takes_a_path_refuses_others_in_the_same_words(tmp_path, use, na
     assert "a .tflite file, an .onnx file" in expected
     assert expected.startswith("expected ") and expected.endswith(" or a SavedModel's folder")
     assert received == f"{tmp_path / name}{state}"
-
-
-def test_a_format_that_is_not_asked_for_is_refused(tmp_path):
-    (tmp_path / "a.keras").touch()
-    assert check_format(tmp_path / "a.keras", "keras", "run") == "keras"
-    with pytest.raises(InputError, match=r"^expected a run's folder or a \.tflite file\. Received"):
-        check_format(tmp_path / "a.keras", "tflite", "run")

@@ -17,7 +17,6 @@ from keras_resnet18.data.files import Header, read_header
 from keras_resnet18.errors import InputError
 from keras_resnet18.exporters import image_bytes
 from keras_resnet18.images import (
-    broken_image,
     decode_image,
     image_format,
     is_image_name,
@@ -152,12 +151,6 @@ def test_an_error_names_what_it_is_about_on_one_line(tmp_path):
         with pytest.raises(InputError, match=message) as error:
             read_image(path)
         assert "\n" not in str(error.value)
-
-
-def test_other_errors_of_tensorflow_are_no_broken_image():
-    with pytest.raises(tf.errors.OpError) as caught:
-        tf.ensure_shape(tf.zeros(3), (4,))
-    assert broken_image(caught.value) is None
 
 
 def _half(data: bytes) -> bytes:

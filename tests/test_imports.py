@@ -135,35 +135,18 @@ def test_the_rooms_form_no_circle():
             del remaining[room]
 
 
-def test_fit_and_exporters_do_not_know_one_another():
-    assert "exporters" not in ROOMS["fit"] and "fit" not in ROOMS["exporters"]
-
-
-def test_at_most_ten_modules_lie_outside_of_a_folder():
-    assert len([path for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]) <= 10
-
-
 @pytest.mark.parametrize(
     ("room", "source", "fault"),
     [
         ("data", "from keras_resnet18.model import resnet", "data must not import model"),
-        ("data", "from keras_resnet18 import model", "data must not import model"),
         ("fit", "import keras_resnet18.exporters.tflite", "fit must not import exporters"),
-        ("fit", "import keras_resnet18 as kr", "fit must not import __init__"),
         ("fit", "from keras_resnet18 import build_resnet18", "fit must not import __init__"),
         ("preprocess", "def f():\n  from keras_resnet18.data import files", "not import data"),
         ("model", "def f():\n  import tensorflow as tf", "model must not import tensorflow"),
-        ("model", "from tensorflow.keras import layers", "model must not import tensorflow"),
         ("model", "from . import blocks", "relative import"),
-        ("recipe", "import numpy as np", "recipe must not import numpy"),
         ("run", "import keras", "run must not import keras at its top"),
         ("run", "try:\n  import keras\nexcept ImportError:\n  pass", "keras at its top"),
-        ("__init__", "from keras_resnet18.model import resnet", "not import model at its top"),
-        (
-            "cli",
-            "from keras_resnet18.fit.train import train",
-            "not import fit at its top",
-        ),
+        ("cli", "from keras_resnet18.fit.train import train", "not import fit at its top"),
         ("utils", "", "utils has no line in ROOMS"),
     ],
 )
@@ -204,15 +187,6 @@ def private_imports(source: str) -> list[str]:
 def test_programs_in_training_use_what_any_user_may():
     for path in sorted((ROOT / "training").rglob("*.py")):
         assert private_imports(path.read_text()) == [], path
-
-
-def test_the_check_of_training_finds_what_is_private():
-    assert private_imports("from keras_resnet18.machine import _accelerator")
-    assert private_imports("from keras_resnet18 import _HOMES")
-    assert private_imports("from keras_resnet18 import build_resnet50")
-    assert private_imports("from golden import numpy_weights")
-    assert not private_imports("import keras_resnet18 as kr\nfrom keras_resnet18 import describe")
-    assert not private_imports("from keras_resnet18.recipe import load_recipe")
 
 
 def test_the_library_imports_no_program_and_no_test():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import sys
@@ -78,15 +77,6 @@ print(sys.stderr.getvalue(), cpu_count(), environment()["threads"])
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_a_started_tensorflow_logs_errors_where_they_are_seen_and_only_free_cpus_count(run_python):
     assert run_python(STARTED).split("\n") == ["ERROR:tensorflow:no more memory", " 1 1", ""]
-
-
-def test_the_environment_is_ready_for_json(monkeypatch):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    facts = json.loads(json.dumps(machine.environment()))
-    assert facts["settings"]["TF_ENABLE_ONEDNN_OPTS"] == "0"
-    assert facts["packages"]["tensorflow"]
-    assert facts["threads"] >= 1
-    assert facts["cpu"]
 
 
 def test_a_dtype_policy_is_put_back_also_after_an_error():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import re
 import shutil
@@ -49,10 +48,7 @@ def test_every_extra_that_a_message_tells_to_install_is_there():
 def test_every_public_name_can_be_had_and_says_what_it_is(name):
     value = getattr(keras_resnet18, name)
     assert isinstance(value, str) or value.__doc__
-
-
-def test_public_names_are_found_by_dir():
-    assert set(keras_resnet18.__all__) <= set(dir(keras_resnet18))
+    assert name in dir(keras_resnet18)
 
 
 def test_what_a_type_checker_sees_is_what_python_finds():
@@ -68,12 +64,6 @@ def test_what_a_type_checker_sees_is_what_python_finds():
         for alias in node.names
     }
     assert seen == keras_resnet18._HOMES
-
-
-def test_a_public_name_is_the_one_of_its_module():
-    for name, home in keras_resnet18._HOMES.items():
-        module = importlib.import_module(f"keras_resnet18.{home}")
-        assert getattr(keras_resnet18, name) is getattr(module, name)
 
 
 def test_an_unknown_name_is_an_attribute_error():

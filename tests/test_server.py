@@ -135,12 +135,3 @@ def test_the_two_lines_do_it_too(place, capsys):
     (program,) = (text for text in blocks("python") if "kr.predict" in text)
     exec(compile(program, "two lines", "exec"), {})
     assert "'bee'" in capsys.readouterr().out
-
-
-def test_a_folder_with_a_version_number_is_served(place, exported):
-    assert "models/photos/1" in blocks("bash")[0]
-    shutil.copytree(exported / "saved_model", place / "models" / "photos" / "1")
-    loaded = tf.saved_model.load(str(place / "models" / "photos" / "1"))
-    assert {"serving_default", "serve_bytes"} <= set(loaded.signatures)
-    labels = loaded.signatures["labels"]()["labels"].numpy()
-    assert [label.decode() for label in labels] == ["ant", "bee", "蝉"]

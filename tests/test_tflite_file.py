@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -176,13 +175,6 @@ def test_a_softmax_kept_in_float_gives_the_same_to_a_256th(as_converted, held_ou
     np.testing.assert_allclose(fine.sum(1), 1, atol=1e-5)
 
 
-def test_a_softmax_that_is_float_already_is_left_alone(float32_file, tmp_path):
-    path = shutil.copy(float32_file.converted, tmp_path / "float32.tflite")
-    before = path.read_bytes()
-    keep_softmax_float(path)
-    assert path.read_bytes() == before
-
-
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])
 def test_what_the_gpu_engine_computes_wrongly_becomes_what_gives_the_same(
     quantize, coloured_digits, tmp_path
@@ -226,27 +218,10 @@ def test_labels_and_metadata_are_read_back_and_change_nothing_of_the_model(
     np.testing.assert_array_equal(TFLiteFile(as_converted)(held_out[0][:1]), before)
 
 
-def test_labels_can_be_had_with_unzip(as_converted, tmp_path):
-    append_labels(as_converted, ["a", "b"])
-    with zipfile.ZipFile(as_converted) as archive:
-        assert archive.namelist() == ["labels.txt"]
-    if shutil.which("unzip"):
-        subprocess.run(["unzip", "-q", as_converted, "-d", tmp_path], check=False)
-        assert (tmp_path / "labels.txt").read_text() == "a\nb\n"
-
-
 def test_labels_of_another_name_are_those_of_the_first_text(as_converted):
     with zipfile.ZipFile(as_converted, "a") as archive:
         archive.writestr("labels_en.txt", "cat\r\nsea lion")
     assert contents(as_converted).labels == ["cat", "sea lion"]
-
-
-def test_labels_that_cannot_be_unpacked_are_told(as_converted):
-    append_labels(as_converted, ["first", "second"])
-    content = as_converted.read_bytes()
-    as_converted.write_bytes(content.replace(b"first\nsecond", b"third\nsecond"))
-    with pytest.raises(InputError, match=r".txt that cannot be unpacked"):
-        contents(as_converted)
 
 
 def test_contents_are_those_of_the_file(int8_file, labels):

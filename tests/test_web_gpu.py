@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import pytest
 from browser import CHROMIUM, WEB, chromium, served
-from sklearn.linear_model import LogisticRegression
-from small import colour_digits
+from small import colour_digits, fit_random_network
 
 from keras_resnet18 import build_resnet18, build_resnet34, export_tflite
 from keras_resnet18.classify.exported import TFLiteFile
@@ -107,16 +106,7 @@ def network(request, digits):
     images = np.ascontiguousarray(images[:, rows][:, :, rows])
     keras.utils.set_random_seed(0)
     model = build(input_shape=(side, side, 3), classes=10, **arguments)
-    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    for norm in norms:
-        norm.momentum = 0.0  # one pass in training mode, and the statistics are this batch's
-    model(images[:64].astype("float32"), training=True)
-    for norm in norms:
-        norm.momentum = 0.9
-    pooled = keras.Model(model.input, model.get_layer("head_pool").output)
-    features = pooled.predict(images[:TRAINING], verbose=0)
-    fit = LogisticRegression(C=0.1, max_iter=500).fit(features, labels[:TRAINING])
-    model.get_layer("predictions").set_weights([fit.coef_.T, fit.intercept_])
+    fit_random_network(model, images[:TRAINING], labels[:TRAINING])
     return request.param, model, images, labels, count
 
 

@@ -18,6 +18,7 @@ from keras_resnet18.classify.classifier import open_classifier
 from keras_resnet18.classify.evaluate import evaluate
 from keras_resnet18.data.folder import split_like
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit import phases, train as trainer
 
 
 @pytest.fixture
@@ -206,8 +207,17 @@ def test_arrays_are_checked_by_their_numbers(digits):
 
 
 @pytest.fixture
-def training(tiny_network, quick_recipe, tmp_path):
-    """`training(source)` is the run of a training, and the lines that it said."""
+def training(tiny_network, quick_recipe, tmp_path, monkeypatch):
+    """`training(source)` is a run whose network learned nothing, and the lines that it said."""
+    figures = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+    rows = [{"epoch": 1, "steps": 6, **dict.fromkeys(figures, 0.5), "images_per_second": 1.0}]
+
+    def learn_nothing(model, task, run, **_):
+        run.write_history(rows)
+        model.save(run.model_file)
+        return rows
+
+    monkeypatch.setattr(trainer, "train_network", learn_nothing)
 
     def run(source, out="run", **options):
         said = io.StringIO()
@@ -370,7 +380,10 @@ def test_16_bit_files_that_use_a_part_of_their_range_are_said(training, deep):
     assert any("become white from 1,000 on by max_value=1000" in line for line in lines)
 
 
-def test_16_bit_files_are_scaled_alike_in_training_evaluation_and_prediction(training, deep):
+def test_16_bit_files_are_scaled_alike_in_training_evaluation_and_prediction(
+    training, deep, monkeypatch
+):
+    monkeypatch.setattr(trainer, "train_network", phases.train_network)
     folder, scaled = deep(False), deep(True)
     run, lines = training(folder, settings=["max_value=4095"])
     assert not any(line.startswith("16-bit") for line in lines)

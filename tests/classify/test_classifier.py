@@ -41,14 +41,6 @@ def test_a_run_and_its_exports_name_the_same_classes(run, exported, images):
             assert dict(got) == pytest.approx(dict(best), abs=tolerance)
 
 
-def test_probabilities_come_in_falling_order(run, images):
-    best = top(open_classifier(run.path), images / "test" / "bee" / "0.png", 3)
-    values = [value for _, value in best]
-    assert values == sorted(values, reverse=True)
-    assert sum(values) == pytest.approx(1, abs=1e-5)
-    assert [name for name, _ in best[:1]] == ["bee"]
-
-
 @pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite", "model.onnx"])
 def test_a_file_alone_knows_its_labels_and_how_images_are_prepared(run, exported, tmp_path, name):
     file = shutil.copy(exported / name, tmp_path)
@@ -102,12 +94,6 @@ def test_a_specification_in_a_file_that_is_none_is_refused(float16_file, tmp_pat
         open_classifier(file)
 
 
-def test_a_saved_model_alone_knows_what_to_do_with_images(run, exported, tmp_path):
-    folder = shutil.copytree(exported / "saved_model", tmp_path / "served")
-    classifier = open_classifier(folder)
-    assert (classifier.spec, classifier.run) == (run.spec, None)
-
-
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -153,20 +139,6 @@ def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
 def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"classes, 'ant', 'bee'.*Received: digits with '0'"):
         open_images(ClassifierSpec(("ant", "bee"), None), None, "digits")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    text = tmp_path / "model.txt"
-    text.write_text("no model")
-    with pytest.raises(InputError, match=r"a run's folder, a \.tflite file"):
-        open_classifier(text)
-    with pytest.raises(InputError, match="not there"):
-        open_classifier(tmp_path / "model.tflite")
-    broken = tmp_path / "broken.tflite"
-    broken.write_bytes(b"no model")
-    with pytest.raises(InputError, match="cannot be run by LiteRT") as error:
-        open_classifier(broken)
-    assert "\n" not in str(error.value)
 
 
 def test_images_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):

@@ -33,7 +33,7 @@ def run_command(*arguments, redirect="", **environment):
     return done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode()
 
 
-@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("redirect", [">&-", "<&- >&- 2>&-"])
 def test_predict_works_where_a_stream_is_closed(exported, images, redirect):
     image = images / "test" / "bee" / "0.png"
     answer = run_command("predict", exported / "model.tflite", image, redirect=redirect)

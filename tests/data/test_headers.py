@@ -11,7 +11,6 @@ from sklearn.datasets import load_sample_image
 
 from keras_resnet18.data import files
 from keras_resnet18.data.files import Header, each_file, read_header
-from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.stored import encoded_image
 from keras_resnet18.images import broken_image, decode_image
 
@@ -77,17 +76,3 @@ def test_a_jpeg_cut_short_or_emptied_is_named():
         with pytest.raises(tf.errors.OpError) as caught:
             viewed(data, True, lambda image: image.whole())
         assert "'image.jpg'" in str(broken_image(caught.value))
-
-
-def test_a_file_that_is_gone_is_named(make_folder):
-    folder = make_folder("a/1.png", "b/1.png")
-    for name in ("a", "b"):
-        for i in range(20):
-            (folder / name / f"{i}.jpg").write_bytes(JPEG)
-    split = open_source(folder).splits["train"]
-    for path in folder.glob("*/*.jpg"):
-        path.unlink()
-    with pytest.raises(tf.errors.OpError) as caught:
-        list(split.elements(None, 0).map(split.fetch))
-    assert f"{folder}/a/" in str(broken_image(caught.value))
-    assert "No such file" in str(broken_image(caught.value))

@@ -159,13 +159,6 @@ def test_columns_that_are_not_used_are_named_and_likely_ones_offered(table, colu
     assert [one.text for one in warned] == list(source.warnings)
 
 
-def test_a_column_that_is_used_leaves_none_to_offer(table):
-    rows = [[f"{i}.png", "ab"[i % 2], "train", f"g{i}", "p"] for i in range(50)]
-    rows += [[f"{i}.png", "ab"[i % 2], "test", "h", "p"] for i in range(50, 60)]
-    source = open_source(table([*HEAD, "patient"], rows))
-    assert source.warnings == () and "'patient'" in source.notes[0]
-
-
 @pytest.mark.parametrize(
     ("columns", "rows", "message"),
     [

@@ -69,13 +69,3 @@ def test_an_alpha_whose_draws_are_too_small_for_float32_gives_no_nan():
     for images, targets in batches(50, mixup=1e-6):
         assert set(np.unique(targets)) <= {0.0, 0.5, 1.0}
         np.testing.assert_allclose(images.mean((1, 2, 3)), targets @ LEVELS, atol=0.51)
-
-
-def test_a_batch_of_one_is_itself():
-    image = tf.constant(IMAGES[2:3])
-    for settings in (Augment(mixup=1.0), Augment(cutmix=1.0)):
-        got, targets = mix(
-            image, tf.constant([2]), tf.constant((1, 2)), classes=4, settings=settings
-        )
-        np.testing.assert_array_equal(got, image)
-        np.testing.assert_allclose(targets, np.eye(4)[[2]])

@@ -75,15 +75,6 @@ def test_no_row_of_an_array_is_in_two_splits_and_none_is_lost():
     assert sizes(given) == [200, 9, 200]
 
 
-def test_another_split_seed_deals_differently_and_the_same_one_alike():
-    first, again, other = (
-        np.stack(fetched(from_arrays(IMAGES, LABELS, split_seed=seed).splits["train"])[0])
-        for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert first.shape != other.shape or (first != other).any()
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "options", "message"),
     [

@@ -10,7 +10,6 @@ from tensorflow_datasets.core.utils import file_utils
 
 from keras_resnet18 import check
 from keras_resnet18.data import tfds as tfds_stream
-from keras_resnet18.data.pipeline import eval_batches, train_batches
 from keras_resnet18.data.sources import open_source
 from keras_resnet18.data.splits import Order
 from keras_resnet18.errors import InputError
@@ -110,11 +109,6 @@ def test_a_test_set_without_labels_is_not_used():
     assert "test: train[90%:] (10 images)" in source.split_notes[0]
 
 
-def test_images_of_any_size_have_no_common_size():
-    source = opened("any_size")
-    assert source.image_size is None and len(greys(source.splits["test"])) == 10
-
-
 def test_check_counts_the_classes_of_a_stream_and_finds_its_copies():
     found = check("tfds:tiny_greys/leaking")
     assert found.counts["test"] == {"even": 6, "odd": 7} and found.n == 113
@@ -136,27 +130,6 @@ def test_every_epoch_is_another_permutation_and_can_begin_anywhere(monkeypatch, 
     assert len({tuple(order) for order in (first, next_epoch, other_seed, greys(split))}) == 4
     assert sorted(first) == sorted(next_epoch) == sorted(other_seed) == list(range(100))
     assert greys(split, Order(1, 0), 37) == first[37:]
-
-
-def test_a_training_batch_is_the_same_from_the_start_and_directly():
-    split = opened("all").splits["train"]
-
-    def mark(image, seed):
-        noise = tf.random.stateless_uniform((6, 5, 3), seed, maxval=256, dtype=tf.int32)
-        return image.whole() + tf.cast(noise, tf.uint8)
-
-    run = list(train_batches(split, mark, batch_size=16, seed=3).take(15).as_numpy_iterator())
-    for step in (0, 5, 6, 13):
-        late = next(iter(train_batches(split, mark, batch_size=16, seed=3, first_step=step)))
-        np.testing.assert_array_equal(late[0], run[step][0])
-        np.testing.assert_array_equal(late[1], run[step][1])
-
-
-def test_evaluation_sees_each_image_once_in_stored_order():
-    split = opened("all").splits["test"]
-    batches = list(eval_batches(split, lambda image: image, batch_size=4).as_numpy_iterator())
-    assert [len(labels) for _, labels in batches] == [4, 4, 4, 3]
-    assert [int(image[0, 0, 0]) for images, _ in batches for image in images] == greys(split)
 
 
 @pytest.mark.parametrize(

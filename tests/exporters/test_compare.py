@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 
 import keras
@@ -60,15 +59,6 @@ class TestCompare:
         assert figures["agreement_interval"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
         assert figures["accuracy_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
         assert figures["model_accuracy_interval"] is None
-
-    def test_has_no_infinity_for_json(self):
-        figures = dataclasses.replace(PERFECT, max_difference=np.inf).to_dict()
-        assert figures["max_difference"] is None
-        json.dumps(figures, allow_nan=False)
-
-    def test_without_labels_says_nothing_of_accuracy(self, tiny, tiny_images):
-        found = compare(lambda x: tiny.predict(x, verbose=0), tiny, [(tiny_images, None)])
-        assert found.accuracy is None and found.model_accuracy is None
 
     def test_takes_nan_for_the_largest_difference(self, tiny, tiny_images):
         answers = tiny.predict(tiny_images, verbose=0)

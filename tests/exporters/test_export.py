@@ -12,11 +12,10 @@ import pytest
 from small import draw_images
 
 from keras_resnet18 import evaluate, verify
-from keras_resnet18.cli.export import export as export_command
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import export as export_module
 from keras_resnet18.exporters.compare import Comparison
-from keras_resnet18.exporters.export import CHECK_IMAGES, export
+from keras_resnet18.exporters.export import export
 from keras_resnet18.files import EXPORTS
 from keras_resnet18.images import read_image
 from keras_resnet18.run import Run, load_run
@@ -217,11 +216,6 @@ def test_a_broken_image_is_named(run, broken_images, tmp_path):
     warns = pytest.warns(UserWarning, match="48 of the 70 images are training images")
     with warns, pytest.raises(InputError, match=r"Received: .*bee/0\.png"):
         export(run, ["tflite"], tmp_path / "export", data=str(broken_images))
-
-
-def test_the_command_line_checks_on_as_many_images(run):
-    assert export_command.__defaults__[-1] == CHECK_IMAGES
-    assert load_run(run.path).export_folder == run.path / "export"
 
 
 @pytest.fixture

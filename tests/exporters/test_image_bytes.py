@@ -45,7 +45,6 @@ def test_exif_is_found_in_either_byte_order_and_behind_other_segments(order, bef
     assert decode(data).shape == (41, 30, 3)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize(
     "exif",
     [
@@ -60,19 +59,6 @@ def test_exif_is_found_in_either_byte_order_and_behind_other_segments(order, bef
         b"Exif\0\0" + tiff()[:-8],
         b"http://ns.adobe.com/xap/1.0/\0<x/>",
         b"Exif\0\0" + tiff().replace(b"\x06", b"\x09"),
-    ],
-    ids=[
-        "empty",
-        "no structure",
-        "cut short",
-        "no byte order",
-        "not the number 42",
-        "a directory elsewhere",
-        "a directory far away",
-        "no entries",
-        "half an entry",
-        "not EXIF",
-        "no such orientation",
     ],
 )
 def test_broken_exif_leaves_the_image_as_it_is(exif):

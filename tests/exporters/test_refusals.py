@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from small import narrow_resnet18
 
 from keras_resnet18 import (
     Preprocess,
@@ -182,13 +183,16 @@ def test_a_missing_extra_is_named(tiny, tmp_path, monkeypatch):
     assert path.read_bytes() == b""
 
 
-class TestNetworkWithoutItsNormalization:
-    @pytest.fixture(scope="class")
-    def network(self):
-        keras.utils.set_random_seed(0)
-        options = {"input_shape": (16, 16, 3), "classes": 3, "stem": "small_stride2"}
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    options = {"input_shape": (16, 16, 3), "classes": 3, "stem": "small_stride2"}
+    with pytest.MonkeyPatch.context() as patch:
+        narrow_resnet18(patch)
         return build_resnet18(include_preprocessing=False, **options)
 
+
+class TestNetworkWithoutItsNormalization:
     @pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
     def test_is_refused_with_the_two_ways_out(self, network, export, tmp_path):
         for options in ({}, {"labels": ["a", "b", "c"]}):

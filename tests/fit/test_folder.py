@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -225,29 +222,3 @@ def test_a_second_training_is_refused_while_the_first_lives(tmp_path, overwrite)
         ):
             pass
         write(run, "new")
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from keras_resnet18.fit.folder import new_training
-with new_training(Path(sys.argv[1])) as run:
-    run.recipe_file.touch(), run.environment_file.touch()
-    print("holds", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_process_that_died_holds_no_lock(tmp_path):
-    path = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "holds\n"
-        with pytest.raises(InputError, match="another process"), old_training(Run(path)):
-            pass
-        process.kill()
-    with old_training(Run(path)) as run:
-        write(run, "new")
-    assert names(path) == {file.name for file in run.files}
-    shutil.rmtree(path)

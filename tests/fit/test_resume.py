@@ -30,7 +30,6 @@ from keras_resnet18.fit.resume import (
 )
 from keras_resnet18.recipe import Optimizer, Recipe
 
-ROOT = Path(__file__).parents[2]
 STEPS = 5
 
 
@@ -282,6 +281,8 @@ class Interrupt(Stop):
 def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
     """`fit` calls `model.train_function`, which exists when training begins, once a step.
 
+    test_portability.py runs it on JAX as well, where the trainer has the state.
+
     If a new Keras fails here, `Checkpoints._skip_steps` needs another way to skip.
     """
     monkeypatch.setattr(resume, "EVERY", 0)
@@ -303,15 +304,3 @@ def test_fit_takes_exactly_the_steps_that_are_left(tmp_path, monkeypatch):
     for ours, theirs in zip(history.rows, rows, strict=True):
         del ours["images_per_second"], theirs["images_per_second"]
         assert ours == theirs
-
-
-@pytest.mark.skipif(keras.config.backend() == "jax", reason="it is what this test runs")
-def test_under_jax_too_where_the_trainer_has_the_state(run_python):
-    run_python(
-        "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))",
-        *("-q", "-n", "0", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"),
-        *("-k", "exactly", __file__),
-        KERAS_BACKEND="jax",
-        JAX_PLATFORMS="cpu",
-        JAX_DISABLE_MOST_OPTIMIZATIONS="1",  # compiling is most of what it costs
-    )

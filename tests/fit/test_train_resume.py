@@ -138,27 +138,19 @@ def fill_disk(checkpoints: Checkpoints) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 
-def block(checkpoints: Checkpoints) -> None:
-    """Move the checkpoints away, to where a folder cannot be made: root may write anywhere."""
-    checkpoints._folder.rename(checkpoints._folder.with_name("kept"))
-    checkpoints._folder.touch()
-
-
 def break_image(checkpoints: Checkpoints) -> None:
     broken = checkpoints._folder.parents[2] / "images" / "test" / "bee" / "0.png"
     broken.write_bytes(broken.read_bytes()[:-100])
 
 
-UNWRITABLE = r"cannot be written, at epoch 3, step {} of 6 \(learning rate \d.*checkpoint is whole"
+UNWRITABLE = r"cannot be written, at epoch 3, step 3 of 6 \(learning rate \d.*checkpoint is whole"
 
 # Where a training of three epochs is stopped, by what, how it ends, and where it goes on.
 STOPS = [
     ("on_train_batch_end", (0, STEPS), kill, Killed, "", "epoch 1, step 6"),  # before validation
-    ("on_epoch_end", (1, 0), kill, Killed, "", "epoch 2, step 0"),
     ("on_train_batch_end", (1, 2), ask(signal.SIGINT), KeyboardInterrupt, "", "epoch 2, step 3"),
     ("on_test_batch_end", (1, STEPS), ask(signal.SIGTERM), SystemExit, "143", "epoch 2, step 6"),
-    ("on_train_batch_end", (2, 2), fill_disk, InputError, UNWRITABLE.format(3), "epoch 3, step 2"),
-    ("on_train_batch_end", (2, 3), block, InputError, UNWRITABLE.format(4), "epoch 3, step 3"),
+    ("on_train_batch_end", (2, 2), fill_disk, InputError, UNWRITABLE, "epoch 3, step 2"),
     ("on_epoch_end", (3, 0), break_image, InputError, "test/bee/0", "epoch 4, step 0"),
 ]
 
@@ -178,7 +170,7 @@ def test_a_replacement_stopped_in_every_way_has_the_bits_of_a_training_that_noth
         with pytest.MonkeyPatch.context() as patch:
             act_at(patch, method, *place, act)
             try:
-                with pytest.raises(ending, match=words) as error:
+                with pytest.raises(ending, match=words or None) as error:
                     go_on(console=Console(file=said, width=500))
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -193,9 +185,6 @@ def test_a_replacement_stopped_in_every_way_has_the_bits_of_a_training_that_noth
         assert where in said.getvalue()
         kept = load_run(old.path)
         assert (kept.metrics_file.read_bytes(), kept.model_file.read_bytes()) == before
-        if (aside := new.path / "kept").exists():
-            new.checkpoints_folder.unlink()
-            aside.rename(new.checkpoints_folder)
         go_on, where = functools.partial(train, resume=old.path), f"going on at {next_place}\n"
         keras.utils.set_random_seed(99)  # what went before does not count
     best_so_far = keras.saving.load_model(new.model_file).get_weights()
@@ -207,28 +196,12 @@ def test_a_replacement_stopped_in_every_way_has_the_bits_of_a_training_that_noth
     assert where in said.getvalue() and "epoch 3/3" not in said.getvalue()  # nothing is trained
 
 
-def test_resuming_needs_neither_the_base_weights_nor_the_working_directory(
+def test_a_fine_tuning_stopped_in_each_phase_has_the_bits_of_one_that_nothing_stopped(
     images, finetune, whole, tmp_path, monkeypatch
 ):
     shutil.copy(finetune.finetune.weights, tmp_path / "base.safetensors")
     monkeypatch.chdir(tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        act_at(patch, "on_train_batch_end", 2, 3, ask(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            train(images, finetune.with_weights("base.safetensors"), "run", console=QUIET)
-    (tmp_path / "base.safetensors").unlink()
-    monkeypatch.chdir("/")
-    run = train(resume=tmp_path / "run", console=QUIET)
-    assert run.recipe.finetune.weights == str(tmp_path / "base.safetensors")
-    expected = whole["finetune"].model.get_weights()
-    for ours, theirs in zip(run.model.get_weights(), expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_fine_tuning_stopped_in_each_phase_has_the_bits_of_one_that_nothing_stopped(
-    images, finetune, whole, tmp_path
-):
-    go_on = functools.partial(train, images, finetune, tmp_path / "run")
+    go_on = functools.partial(train, images, finetune.with_weights("base.safetensors"), "run")
     for method, place in (
         ("on_train_batch_end", (1, 2)),  # the head
         ("on_epoch_end", (2, 0)),  # between the phases
@@ -240,7 +213,11 @@ def test_a_fine_tuning_stopped_in_each_phase_has_the_bits_of_one_that_nothing_st
                 go_on(console=QUIET)
         go_on = functools.partial(train, resume=tmp_path / "run")
         keras.utils.set_random_seed(99)
-    assert_same(go_on(console=QUIET), whole["finetune"])
+        # it goes on anywhere, without the weights that it began with
+        monkeypatch.chdir("/")
+        (tmp_path / "base.safetensors").unlink(missing_ok=True)
+    assert_same(run := go_on(console=QUIET), whole["finetune"])
+    assert run.recipe.finetune.weights == str(tmp_path / "base.safetensors")
 
 
 KILLED = """
@@ -344,11 +321,6 @@ def remove_an_image(run: Run) -> None:
     (Path(run.source or "") / "train" / "bee" / "0.png").unlink()
 
 
-def change_an_image(run: Run) -> None:
-    with (Path(run.source or "") / "val" / "bee" / "0.png").open("ab") as file:
-        file.write(b"more")
-
-
 def change_pixels(run: Run) -> None:
     """The file keeps its size."""
     file = Path(run.source or "") / "train" / "bee" / "0.png"
@@ -363,7 +335,6 @@ def change_pixels(run: Run) -> None:
         (change_recipe, "recipe.optimizer.learning_rate: 0.002, now 0.003"),
         (change_classes, "classes: ['ant', 'bee', '蝉'], now ['ant', 'wasp', '蝉']"),
         (remove_an_image, "images.train: 49 images, now 48 images"),
-        (change_an_image, "images.validation: 9 images, now 9 others"),
     ],
 )
 def test_a_training_does_not_go_on_with_something_else(stopped, change, words):

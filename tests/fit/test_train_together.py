@@ -132,15 +132,13 @@ class Started:
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, and what was printed."""
-        printed, errors = self.process.communicate(timeout=120)
+        printed, errors = self.process.communicate(timeout=300)
         return self.process.returncode, printed, errors
 
 
-def flags(address: str, index: int, count: int = 2) -> list[str]:
-    return [
-        *("--distributed", "--coordinator", address),
-        *("--processes", str(count), "--process", str(index)),
-    ]
+def flags(address: str, index: int) -> list[str]:
+    where = "--distributed", "--coordinator", address
+    return [*where, "--processes", "2", "--process", str(index)]
 
 
 def address() -> str:
@@ -255,7 +253,7 @@ def test_the_first_process_alone_writes_and_prints(killed, resumed):
 
 def test_when_a_process_is_killed_the_other_ends_with_a_line(killed):
     assert killed.status == 1
-    assert killed.seconds < 120
+    assert killed.seconds < 240
     assert "another process ended" in killed.errors, killed.errors
     assert "Traceback" not in killed.errors
     assert "go on with keras-resnet18 train --resume run" in killed.printed
@@ -276,22 +274,14 @@ def test_what_trained_there_answers_the_same_here(folder, resumed):
 # what is refused
 
 
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("images", ("environment.images.train.n", "49 on process 0", "48 on process 1")),
-        ("count", ("processes", "2 on process 0", "3 on process 1")),
-    ],
-)
-def test_what_differs_on_one_machine_is_named_on_both(images, tmp_path, what, words):
-    other = shutil.copytree(images, tmp_path / "images") if what == "images" else images
-    if what == "images":
-        (other / "train" / "bee" / "0.png").unlink()
-    where, counts = address(), (2, 3 if what == "count" else 2)
+def test_what_differs_on_one_machine_is_named_on_both(images, tmp_path):
+    other, where = shutil.copytree(images, tmp_path / "images"), address()
+    (other / "train" / "bee" / "0.png").unlink()
     started = [
-        Started(tmp_path / str(i), source, "--out", "run", *flags(where, i, counts[i]))
+        Started(tmp_path / str(i), source, "--out", "run", *flags(where, i))
         for i, source in enumerate((images, other))
     ]
+    words = "environment.images.train.n", "49 on process 0", "48 on process 1"
     for status, _, errors in [one.end() for one in started]:
         assert status == 1
         assert all(word in errors for word in words) and errors.count("\n") == 1, errors

@@ -245,15 +245,6 @@ def test_a_model_without_such_a_batch_norm_is_its_own_twin(shape, layer):
     assert training_twin(model) is model
 
 
-def test_pixels_that_are_whole_numbers_are_left_to_the_stock_layer(images):
-    image = keras.Input((8, 8, 3), dtype="uint8")
-    model = keras.Model(image, layers.BatchNormalization()(image))
-    pixels = np.clip(images, 0, 255).astype(np.uint8)
-    np.testing.assert_allclose(
-        training_twin(model)(pixels, training=True), model(pixels, training=True), atol=1e-6
-    )
-
-
 def test_a_compiled_model_stays_compiled_and_where_xla_compiles_it_is_its_own_twin(monkeypatch):
     model = small_resnet()
     model.compile("sgd", loss=lambda labels, outputs: 0.0)

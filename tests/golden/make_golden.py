@@ -36,34 +36,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy_weights as given
 import torch
-from numpy_weights import (
-    BLOCKS,
-    CLASSES,
-    IMAGE_SEED,
-    IMAGE_SHAPE,
-    LABEL_SEED,
-    LEARNING_RATE,
-    MOMENTUM,
-    NETWORKS,
-    ODD_IMAGE_SHAPE,
-    POOL_CASES,
-    POOL_SEED,
-    SMALL_SIZE,
-    STAGES,
-    TRAIN_SHAPE,
-    WEIGHT_SEED,
-    WIDTHS,
-    Network,
-    activation_probe,
-    numpy_images,
-    numpy_labels,
-    numpy_weights,
-    pool_arrays,
-    pool_name,
-    resnet_shapes,
-    tensor_probe,
-)
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # as all of torch writes it
 
@@ -122,10 +96,10 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Basic-block ResNet: images (n, channels, h, w) to logits (n, classes)."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: given.Network) -> None:
         super().__init__()
         self.conv1: nn.Module = nn.Conv2d(
-            network.channels, WIDTHS[0], 7, stride=2, padding=3, bias=False
+            network.channels, given.WIDTHS[0], 7, stride=2, padding=3, bias=False
         )
         if network.deep:
             self.conv1 = nn.Sequential(
@@ -135,22 +109,24 @@ class ResNet(nn.Module):
                 conv3x3(32, 32),
                 BatchNorm(32),
                 nn.ReLU(),
-                conv3x3(32, WIDTHS[0]),
+                conv3x3(32, given.WIDTHS[0]),
             )
-        self.bn1 = BatchNorm(WIDTHS[0])
-        inputs = WIDTHS[0]
-        for name, width, count in zip(STAGES[1:], WIDTHS, BLOCKS[network.depth], strict=True):
+        self.bn1 = BatchNorm(given.WIDTHS[0])
+        inputs = given.WIDTHS[0]
+        for name, width, count in zip(
+            given.STAGES[1:], given.WIDTHS, given.BLOCKS[network.depth], strict=True
+        ):
             widths = [inputs, *[width] * count]
             blocks = [BasicBlock(i, o, network.deep) for i, o in pairwise(widths)]
             self.add_module(name, nn.Sequential(*blocks))
             inputs = width
-        self.fc = nn.Linear(inputs, CLASSES)
+        self.fc = nn.Linear(inputs, given.CLASSES)
 
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Outputs of the stem (after the max pool) and of the four stages, each NCHW."""
         x = F.relu(self.bn1(self.conv1(x)))
         outputs = {"stem": F.max_pool2d(x, 3, stride=2, padding=1)}
-        for before, name in pairwise(STAGES):
+        for before, name in pairwise(given.STAGES):
             outputs[name] = self.get_submodule(name)(outputs[before])
         return outputs
 
@@ -171,15 +147,15 @@ def tensors(model: nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def seeded_model(network: Network, dtype: torch.dtype) -> ResNet:
+def seeded_model(network: given.Network, dtype: torch.dtype) -> ResNet:
     """The network with CLASSES classes and the seeded weights, evaluation mode."""
     model = ResNet(network)
-    shapes = resnet_shapes(network.depth, CLASSES, network.channels, deep=network.deep)
+    shapes = given.resnet_shapes(network.depth, given.CLASSES, network.channels, deep=network.deep)
     # The shapes that the tests use must be those of a real network, names and order included.
     actual = {name: value.shape for name, value in tensors(model).items()}
     if list(actual.items()) != list(shapes.items()):
         raise AssertionError("resnet_shapes disagrees with the torch module")
-    weights = numpy_weights(shapes, WEIGHT_SEED)
+    weights = given.numpy_weights(shapes, given.WEIGHT_SEED)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
     return model.to(dtype).eval()
 
@@ -196,17 +172,17 @@ def to_nhwc(x: torch.Tensor) -> np.ndarray:
 
 def evaluation_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     """The ``logits/`` and ``stage/`` entries."""
-    images = to_nchw(numpy_images(IMAGE_SHAPE, IMAGE_SEED), dtype)
-    odd_images = to_nchw(numpy_images(ODD_IMAGE_SHAPE, IMAGE_SEED), dtype)
-    entries = {"stage/names": np.array(STAGES)}
+    images = to_nchw(given.numpy_images(given.IMAGE_SHAPE, given.IMAGE_SEED), dtype)
+    odd_images = to_nchw(given.numpy_images(given.ODD_IMAGE_SHAPE, given.IMAGE_SEED), dtype)
+    entries = {"stage/names": np.array(given.STAGES)}
     with torch.no_grad():
-        model = seeded_model(Network(), dtype)
+        model = seeded_model(given.Network(), dtype)
         entries |= stage_entries("stage", model.stages(images))
         entries["logits/18"] = model(images).numpy()
         entries["logits/18_odd"] = model(odd_images).numpy()
-        entries["logits/34"] = seeded_model(Network(depth=34), dtype)(images).numpy()
-        for name, network in NETWORKS.items():
-            image = numpy_images((1, *SMALL_SIZE, network.channels), IMAGE_SEED)
+        entries["logits/34"] = seeded_model(given.Network(depth=34), dtype)(images).numpy()
+        for name, network in given.NETWORKS.items():
+            image = given.numpy_images((1, *given.SMALL_SIZE, network.channels), given.IMAGE_SEED)
             model = seeded_model(network, dtype)
             outputs = model.stages(to_nchw(image, dtype))
             entries |= stage_entries(f"stage/{name}", outputs)
@@ -218,30 +194,34 @@ def stage_entries(key: str, outputs: dict[str, torch.Tensor]) -> dict[str, np.nd
     """The ``shape`` and the ``probe`` of the stages' outputs, each NCHW."""
     maps = {name: to_nhwc(value) for name, value in outputs.items()}
     return {
-        f"{key}/shape": np.array([maps[name].shape for name in STAGES]),
-        f"{key}/probe": np.stack([activation_probe(name, maps[name]) for name in STAGES]),
+        f"{key}/shape": np.array([maps[name].shape for name in given.STAGES]),
+        f"{key}/probe": np.stack(
+            [given.activation_probe(name, maps[name]) for name in given.STAGES]
+        ),
     }
 
 
 def pool_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     """The ``pool/`` entries."""
     entries = {}
-    for size, output in POOL_CASES:
-        values, cotangent = pool_arrays(size, output, POOL_SEED)
+    for size, output in given.POOL_CASES:
+        values, cotangent = given.pool_arrays(size, output, given.POOL_SEED)
         x = to_nchw(values, dtype).requires_grad_()
         pooled = F.adaptive_avg_pool2d(x, output)
         (grad,) = torch.autograd.grad((pooled * to_nchw(cotangent, dtype)).sum(), x)
-        entries[f"pool/{pool_name(size, output)}/out"] = to_nhwc(pooled)
-        entries[f"pool/{pool_name(size, output)}/grad"] = to_nhwc(grad)
+        entries[f"pool/{given.pool_name(size, output)}/out"] = to_nhwc(pooled)
+        entries[f"pool/{given.pool_name(size, output)}/grad"] = to_nhwc(grad)
     return entries
 
 
 def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     """The ``train/`` entries."""
-    model = seeded_model(Network(), dtype).train()
-    images = to_nchw(numpy_images(TRAIN_SHAPE, IMAGE_SEED), dtype)
-    labels = torch.from_numpy(numpy_labels(TRAIN_SHAPE[0], CLASSES, LABEL_SEED))
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    model = seeded_model(given.Network(), dtype).train()
+    images = to_nchw(given.numpy_images(given.TRAIN_SHAPE, given.IMAGE_SEED), dtype)
+    labels = torch.from_numpy(
+        given.numpy_labels(given.TRAIN_SHAPE[0], given.CLASSES, given.LABEL_SEED)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=given.LEARNING_RATE, momentum=given.MOMENTUM)
     before, losses = tensors(model), []
     for step in range(3):
         loss = F.cross_entropy(model(images), labels)
@@ -256,7 +236,7 @@ def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     return {
         "train/losses": np.array(losses),
         "train/names": np.array(list(after)),
-        "train/update": np.stack([tensor_probe(k, v) for k, v in update.items()]),
+        "train/update": np.stack([given.tensor_probe(k, v) for k, v in update.items()]),
     }
 
 

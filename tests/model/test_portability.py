@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import narrow_resnet18
 
 from keras_resnet18 import build_resnet18
 
@@ -61,9 +62,11 @@ except InputError as error:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A network for small images as a `.keras` file, images, and its probabilities."""
+    """A network with every kind of layer as a `.keras` file, images, and its probabilities."""
     folder = tmp_path_factory.mktemp("saved")
-    model = build_resnet18(input_shape=(32, 32, 3), classes=10, stem="small_stride2")
+    with pytest.MonkeyPatch.context() as patch:
+        narrow_resnet18(patch)
+        model = build_resnet18(input_shape=(32, 32, 3), classes=10, stem="small_stride2")
     pixels = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype("uint8")
     model.save(folder / "model.keras")
     np.save(folder / "pixels.npy", pixels)
@@ -92,11 +95,12 @@ def test_it_does_on_jax_too_and_an_export_there_names_the_backend(saved, run_pyt
     assert not (tmp_path / "a.tflite").exists()
 
 
-def test_logits_a_training_step_and_pooling_equal_torchs_on_jax_too():
-    """Runs the very tests of TensorFlow: test_golden.py and test_pooling.py know no backend."""
+def test_what_equals_torch_or_resumes_on_tensorflow_does_on_jax_too():
+    """Runs the very tests of TensorFlow, which know no backend."""
     tests = [
         *(f"{HERE / 'test_golden.py'}::{name}" for name in GOLDEN),
         *(f"{HERE / 'test_pooling.py'}::{name}[{case}]" for name in POOLING for case in CASES),
+        f"{HERE.parent / 'fit' / 'test_resume.py'}::test_fit_takes_exactly_the_steps_that_are_left",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests],

@@ -76,12 +76,6 @@ def test_a_plain_network_is_the_residual_one_without_shortcuts(resnet18, resnet1
     assert names_of(plain) == [n for n in names if not ("_shortcut_" in n or n.endswith("_add"))]
 
 
-def test_a_plain_34_is_as_deep_as_a_resnet34_and_has_no_shortcut():
-    plain = build_plain34(**SMALL, classes=2)
-    assert (len(layers_of(plain, layers.Conv2D)), layers_of(plain, layers.Add)) == (33, [])
-    assert plain.name == "plain34" and not plain.compiled
-
-
 def test_kernels_start_as_he_et_al_and_torch_draw_them(resnet18):
     kernel = keras.ops.convert_to_numpy(resnet18.get_layer("stage3_block1_conv1").kernel)
     height, width, _, outputs = kernel.shape

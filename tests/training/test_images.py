@@ -7,7 +7,7 @@ import pytest
 from images import answers, arrays, mirrored, read_classes
 from PIL import Image
 
-from keras_resnet18 import Preprocess, from_arrays, open_source
+from keras_resnet18 import Preprocess, from_arrays
 from keras_resnet18.errors import InputError
 
 AS_THEY_ARE = Preprocess(size=(32, 32), crop_ratio=1.0)
@@ -30,20 +30,6 @@ def test_images_come_as_arrays_and_answers_are_of_changed_ones(split, digits):
     kept = [i for i in range(7) if any((digits[0][i] == image).all() for image in seen)]
     assert len(seen) == 3  # drawn from all
     np.testing.assert_array_equal(labels, digits[1][kept])
-
-
-def test_images_of_several_sizes_are_answered_too(split):
-    def odd(image):
-        return image[: 16 if image[:, :16].sum() % 2 else 32]
-
-    seen, _ = answers(lambda pixels: pixels, split, Preprocess(size=(8, 8)), odd)
-    assert seen.shape == (7, 8, 8, 3)
-
-
-def test_a_broken_image_is_named(broken_images):
-    split = open_source(broken_images).splits["test"]
-    with pytest.raises(InputError, match=r"bee/0\.png"):
-        answers(lambda pixels: pixels, split, Preprocess(size=(8, 8)))
 
 
 def test_images_of_class_folders_are_read_with_their_numbers(digits, tmp_path):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from rows import append_row, mean_and_spread, read_rows, refused_in_a_line, table
-
-from keras_resnet18 import open_source
+from rows import append_row, mean_and_spread, read_rows
 
 
 def test_rows_come_back_but_for_a_line_that_a_kill_cut_short(tmp_path):
@@ -31,13 +28,3 @@ def test_a_mean_has_its_spread_from_two_values_on():
     assert mean_and_spread([0.9, 0.94]) == "92.00 ± 2.83 %"
     assert mean_and_spread([0.9]) == "90.00 %"
     assert mean_and_spread([2, 4], percent=False, digits=1) == "3.0 ± 1.4"
-
-
-def test_a_table_is_markdown():
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
-
-
-def test_what_cannot_be_used_is_said_in_a_line_without_a_traceback():
-    line = r"^error: images must be .* Received: '/nowhere'[^\n]*$"
-    with pytest.raises(SystemExit, match=line), refused_in_a_line():
-        open_source("/nowhere")

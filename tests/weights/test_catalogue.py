@@ -145,18 +145,6 @@ def test_a_file_of_other_bytes_is_refused_and_removed(hub, tmp_path, monkeypatch
     assert fetch(ENTRY).read_bytes() == CONTENT
 
 
-def test_a_bad_file_that_cannot_be_removed_is_named(hub, monkeypatch):
-    bad = fetch(ENTRY)
-    bad.write_bytes(b"bad")
-
-    def unlink(path):
-        raise PermissionError(13, "a cache that others own", str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", unlink)
-        assert f"if {bad.resolve()} is still there, delete it first" in refusal()
-
-
 @pytest.mark.parametrize(
     ("status", "code"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
 
@@ -97,15 +96,6 @@ def test_only_safetensors_are_written(tmp_path, whole):
         files.write(tmp_path / "new.pth", TENSORS)
     with pytest.raises(InputError, match="below the file"):
         files.write(whole / "new.safetensors", TENSORS)
-
-
-def test_a_written_file_has_the_mode_that_the_umask_leaves(tmp_path):
-    before = os.umask(0o027)
-    try:
-        files.write(tmp_path / "a.safetensors", TENSORS)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_folder_as_save_pretrained_leaves_it_is_opened(tmp_path):

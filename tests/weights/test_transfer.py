@@ -222,17 +222,6 @@ def test_a_head_that_fits_is_not_skipped_even_behind_a_dropout(
         assert report == Transfer("torchvision", 17)
 
 
-def test_a_head_of_two_layers_is_refused_and_the_body_can_be_had(
-    small_model, small_arrays, checkpoint
-):
-    head = {f"fc.{i}.{part}": np.ones((10, 10), "f") for i in (0, 2) for part in ("weight", "bias")}
-    model, path = small_model(), checkpoint({**without_head(small_arrays()), **head})
-    assert_refused(model, path, "head='skip'")
-    report = load_weights(model, path, head="skip")
-    assert report.tensors == 15 and report.kept == ("predictions",)
-    assert {*head} <= {*report.left_out}
-
-
 # What checkpoints hold
 
 
@@ -246,14 +235,6 @@ def test_the_stem_adapts_to_other_channels(small_model, small_arrays, checkpoint
     for channel in range(channels):
         expected = rgb.sum(axis=1) if channels == 1 else rgb[:, channel % 3] * (3 / channels)
         np.testing.assert_allclose(kernel[:, channel], expected, rtol=1e-6, atol=1e-7)
-
-
-def test_the_stem_of_resnet_d_adapts_too(checkpoint):
-    arrays = arrays_of(deep=True)
-    model = build(variant="d", input_shape=(None, None, 1), include_top=False)
-    load_weights(model, checkpoint(arrays))
-    kernel = torch_weights(model, ["conv1.0.weight"])["conv1.0.weight"]
-    np.testing.assert_allclose(kernel[:, 0], arrays["conv1.0.weight"].sum(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod."])
