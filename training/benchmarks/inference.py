@@ -164,7 +164,8 @@ def make_others(model: Any, calibration: np.ndarray, files: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(files / "model.onnx", prepared)
+        # the symbolic shapes need sympy, and ours are known but for the batch
+        quant_pre_process(files / "model.onnx", prepared, skip_symbolic_shape=True)
         quantization.quantize_static(prepared, files / QDQ, Images(), per_channel=True)
 
 
