@@ -1,7 +1,7 @@
 """How fast one image is classified: our files beside other runtimes and other ResNet-18s.
 
-    python training/benchmarks/inference.py [--rounds 3] [--seconds 5] [--out ROWS.jsonl]
-                                            [--files FOLDER] [--python torch=PATH] [--profile]
+    python training/benchmarks/inference.py [--run RUN] [--cases CASE ...] [--rounds 3]
+        [--seconds 5] [--out ROWS.jsonl] [--files FOLDER] [--python torch=PATH] [--profile]
 
 All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights, from uint8 pixels
 to probabilities, one image at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
@@ -9,6 +9,13 @@ own graph, made an .onnx file by tf2onnx; torch and keras-hub build their own ne
 a process of its own, and the cases run in turn, so that a machine whose speed drifts treats them
 alike. `sgemm` is not a network: it is NumPy's product of two large float32 matrices, for what this
 CPU reaches at all.
+
+In int8, OpenVINO runs our .tflite file, and ONNX Runtime our .onnx file as its `quantize_static`
+makes it with the same calibration images. `-strided` are our quantized files with the strided 1×1
+convolutions that the converter writes and LiteRT's GPU engine computes wrongly.
+
+With --run, files and images are those of a finished training, up to 1,000 of its test and
+validation images, and each case also says for which fraction it gives the model's class.
 
 onnxruntime, openvino, tf2onnx, torch and keras-hub are not dependencies of this project: a case
 whose package is missing is left out and said; `--python torch=PATH` names another Python for one.
@@ -30,6 +37,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -65,6 +73,9 @@ TFLITE = {
     "dynamic": "model-dynamic.tflite",
     "int8": "model-int8.tflite",
 }
+STRIDED = {quantize: f"model-{quantize}-strided.tflite" for quantize in ("dynamic", "int8")}
+QDQ = "model-int8.onnx"
+IMAGES, CLASSES = "images.npy", "classes.npy"  # of a run, and what its model says they are
 
 
 def make_files(files: Path) -> None:
@@ -100,6 +111,62 @@ def make_files(files: Path) -> None:
         export_onnx(model, files / "model.onnx")
     except InputError as error:
         print(f"model.onnx is left out: {error}")
+    make_others(model, noise, files)
+
+
+def make_files_of(run: Any, files: Path) -> None:
+    """A run's model in every format, and images with the classes that it gives them."""
+    prepare_tensorflow()
+    import keras_resnet18 as kr
+    from keras_resnet18.data.pipeline import sample_batches
+    from keras_resnet18.exporters.export import CHECK_IMAGES, held_out
+    from keras_resnet18.exporters.tflite import CALIBRATION_IMAGES
+
+    run = kr.load_run(run)
+    try:
+        kr.export(run, out=files)
+    except InputError as error:
+        print(f"left out: {error}")
+    run.model.save(files / "model.keras")
+    source, prepare = kr.open_classifier(run).open_images(), run.preprocess.resize_and_crop
+    images = _pixels(held_out(source, run.preprocess, CHECK_IMAGES))
+    np.save(files / IMAGES, images)
+    np.save(files / CLASSES, run.model.predict(images, verbose=0).argmax(1))
+    training = sample_batches(source.splits["train"], prepare, limit=CALIBRATION_IMAGES)
+    make_others(run.model, _pixels(training), files)
+
+
+def _pixels(batches: Any) -> np.ndarray:
+    return np.concatenate([pixels for pixels, _ in batches.as_numpy_iterator()])
+
+
+def make_others(model: Any, calibration: np.ndarray, files: Path) -> None:
+    """Quantized files that are not exported: with strided 1×1 convolutions, and ONNX Runtime's."""
+    from keras_resnet18.exporters import tflite
+
+    with mock.patch.object(tflite, "rewrite_for_gpu"):
+        for quantize, name in STRIDED.items():
+            tflite.export_tflite(
+                model, files / name, quantize=quantize, calibration=calibration, min_agreement=0.0
+            )
+    if not (files / "model.onnx").exists():
+        print(f"{QDQ} is left out: there is no model.onnx")
+        return
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(quantization.CalibrationDataReader):
+        images = iter(calibration)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.images, None)
+            return None if image is None else {"image": image[np.newaxis]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        # the symbolic shapes need sympy, and ours are known but for the batch
+        quant_pre_process(files / "model.onnx", prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(prepared, files / QDQ, Images(), per_channel=True)
 
 
 Predict = Callable[[np.ndarray], Any]
@@ -180,13 +247,23 @@ def ours(name: str) -> Callable[[Path, int], Predict]:
     return open_file
 
 
-def openvino(files: Path, threads: int) -> Predict:
+def onnxruntime_int8(files: Path, threads: int) -> Predict:
+    """Our .onnx file as ONNX Runtime quantizes it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(files / QDQ, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"image": pixels})[0]
+
+
+def openvino(files: Path, threads: int, *, name: str = "model.onnx") -> Predict:
     """Our .onnx file, in float32 where OpenVINO would take bfloat16."""
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(files / "model.onnx")
-    model.reshape([1, SIDE, SIDE, 3])
+    model = core.read_model(files / name)
+    model.reshape(example(files).shape)
     compiled = core.compile_model(
         model,
         "CPU",
@@ -198,6 +275,11 @@ def openvino(files: Path, threads: int) -> Predict:
     )
     request = compiled.create_infer_request()
     return lambda pixels: request.infer([pixels])[0]
+
+
+def openvino_int8(files: Path, threads: int) -> Predict:
+    """Our int8 .tflite file."""
+    return openvino(files, threads, name=TFLITE["int8"])
 
 
 def torch(files: Path, threads: int, *, compiled: bool = False) -> Predict:
@@ -284,8 +366,11 @@ CASES = {
         "-".join(filter(None, ("litert", quantize))): Case(ours(name), name)
         for quantize, name in TFLITE.items()
     },
+    **{f"litert-{quantize}-strided": Case(ours(name), name) for quantize, name in STRIDED.items()},
     "onnxruntime": Case(ours("model.onnx"), "model.onnx", "onnxruntime"),
+    "onnxruntime-int8": Case(onnxruntime_int8, QDQ, "onnxruntime"),
     "openvino": Case(openvino, "model.onnx", "openvino"),
+    "openvino-int8": Case(openvino_int8, TFLITE["int8"], "openvino"),
     "torch": Case(torch, package="torch"),
     "torch-compiled": Case(torch_compiled, package="torch"),
     "keras_hub": Case(keras_hub, package="keras_hub"),
@@ -296,15 +381,29 @@ CASES = {
 
 
 def run_case(name: str, files: Path, threads: int, seconds: float) -> dict[str, Any]:
-    """The figures of one case, in this process."""
+    """The figures of one case, in this process: GFLOP/s at 224 px, agreement of a run's files."""
     case = CASES[name]
-    pixels = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
-    figures = measure(case.open(files, threads), pixels, seconds)
-    return dataclasses.asdict(figures) | {"gflops": 1000 * case.gflop / figures.median_ms}
+    predict = case.open(files, threads)
+    figures = measure(predict, example(files), seconds)
+    found = dataclasses.asdict(figures) | {"gflops": None, "agreement": None}
+    if not (files / IMAGES).exists():
+        return found | {"gflops": 1000 * case.gflop / figures.median_ms}
+    images, classes = np.load(files / IMAGES), np.load(files / CLASSES)
+    given = [np.asarray(predict(image[np.newaxis])).argmax() for image in images]
+    return found | {"agreement": float((given == classes).mean()), "n": len(images)}
+
+
+def example(files: Path) -> np.ndarray:
+    """One image, uint8 (1, height, width, channels): a run's first, or noise."""
+    if (files / IMAGES).exists():
+        return np.load(files / IMAGES, mmap_mode="r")[:1].copy()
+    return np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", help="a finished training, whose files are measured")
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="by default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long a turn is")
     parser.add_argument("--out", type=Path, help="where to add a line of JSON for each turn")
@@ -315,7 +414,11 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.make:
+    if arguments.run and arguments.profile:
+        parser.error("--profile knows the stages of the network at 224 px, without --run")
+    if arguments.make and arguments.run:
+        make_files_of(arguments.run, arguments.files)
+    elif arguments.make:
         make_files(arguments.files)
     elif arguments.case:
         files, threads, seconds = arguments.files, arguments.threads, arguments.seconds
@@ -335,8 +438,9 @@ def compare(files: Path, arguments: argparse.Namespace) -> None:
     print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
     if not (files / TFLITE[None]).exists():
         print("making our files", flush=True)
-        print(_python(sys.executable, "--make", "--files", str(files)), end="")
-    pythons = _pythons(arguments.python, files)
+        run = ["--run", arguments.run] if arguments.run else []
+        print(_python(sys.executable, "--make", "--files", str(files), *run), end="")
+    pythons = _pythons(arguments, files)
     turns: dict[tuple[str, int], list[dict[str, Any]]] = {
         (case, count): [] for count in sorted({1, cpu_count()}) for case in pythons
     }
@@ -358,15 +462,18 @@ def compare(files: Path, arguments: argparse.Namespace) -> None:
     _print_summary(turns)
 
 
-def _pythons(given: list[str], files: Path) -> dict[str, str]:
+def _pythons(arguments: argparse.Namespace, files: Path) -> dict[str, str]:
     """The Python that runs each case, without the cases that lack something."""
-    others = dict(word.split("=", 1) for word in given)
+    others = dict(word.split("=", 1) for word in arguments.python)
     if unknown := set(others) - set(CASES):
         sys.exit(f"--python knows the cases {', '.join(CASES)}. Received: {', '.join(unknown)}")
     others.setdefault("torch-compiled", others.get("torch", sys.executable))
     found = {}
-    for name, case in CASES.items():
+    for name in arguments.cases or CASES:
+        case = CASES[name]
         python = others.get(name, sys.executable)
+        if arguments.run and not case.file:
+            continue  # not this network
         if case.file and not (files / case.file).exists():
             print(f"{name} is left out: there is no {case.file}")
         elif case.package and not _has(python, case.package):
@@ -404,16 +511,20 @@ def _python(python: str, *words: str) -> str:
 def _print_summary(turns: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
     for count in sorted({count for _, count in turns}):
         print(f"\n{count} thread{'s' * (count > 1)}: ms an image, and how many times our float32's")
-        print(f"{'':16}{'median':>8}{'p90':>8}{'MiB':>7}{'GFLOP/s':>9}  times ours (range)")
+        measured = next(iter(turns.values()))[0]
+        last = "GFLOP/s" if measured["agreement"] is None else "agreement"
+        print(f"{'':23}{'median':>8}{'p90':>8}{'MiB':>7}{last:>11}  times ours (range)")
         for (case, threads), rows in turns.items():
             if threads != count:
                 continue
-            median, p90, gflops = (
-                statistics.median(row[key] for row in rows)
-                for key in ("median_ms", "p90_ms", "gflops")
+            median, p90 = (
+                statistics.median(row[key] for row in rows) for key in ("median_ms", "p90_ms")
             )
-            line = f"{case:16}{median:8.2f}{p90:8.2f}"
-            line += f"{max(row['peak_mib'] for row in rows):7.0f}{gflops:9.1f}"
+            line = f"{case:23}{median:8.2f}{p90:8.2f}{max(row['peak_mib'] for row in rows):7.0f}"
+            if last == "agreement":
+                line += f"{rows[-1]['agreement']:11.2%}"
+            else:
+                line += f"{statistics.median(row['gflops'] for row in rows):11.1f}"
             if case != "sgemm" and (OURS, count) in turns:
                 ratios = [
                     row["median_ms"] / our["median_ms"]
@@ -459,7 +570,7 @@ def _cut_files(path: Path, folder: Path) -> dict[str, Path]:
     model = flatbuffer_utils.read_model(str(path))
     for i, operator in enumerate(model.subgraphs[0].operators, 1):
         name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        if name == "MAX_POOL_2D":  # the stem's end
+        if name == "MAX_POOL_2D" and not ends:  # the stem's end
             ends.append(i)
         elif name == "ADD" and ends:
             sums += 1
