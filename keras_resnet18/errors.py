@@ -137,6 +137,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def reason(error: Exception, lines: int = 1) -> str:
+    """The first lines of an exception's message, as one; of the Hub's without its HTTP status."""
+    text = str(error).strip()
+    text = text.partition("\n\n")[2] if "Client Error" in text else text
+    return " ".join(text.split("\n")[:lines]).strip() or type(error).__name__
+
+
 def listed(names: Collection[str], most: int = 3) -> str:
     """Formats a list for a message: `'a', 'b', 'c' and 4 more`."""
     shown = ", ".join(repr(name) for name in list(names)[:most])

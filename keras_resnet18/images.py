@@ -112,11 +112,19 @@ def read_image(
     Raises:
         InputError: If the file cannot be read or is not a whole image; the message has its path.
     """
+    return decode_image(read_bytes(path), name=os.fspath(path), max_value=max_value)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Reads an image file without decoding it.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(_unreadable(os.fspath(path), error.strerror)) from error
-    return decode_image(data, name=os.fspath(path), max_value=max_value)
 
 
 def largest_value(data: bytes) -> int | None:
@@ -136,6 +144,16 @@ def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
     try:
         with _opened(file) as image:
             return "JPEG" if image.format == "MPO" else image.format  # MPO: with a preview
+    except Exception:  # as in decode_image
+        return None
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of an upright image, by its header; None if it cannot be read."""
+    try:
+        with _opened(io.BytesIO(data)) as image:
+            turned = orientation(image.info.get("exif", b"")) > 4
+            return image.size if turned else image.size[::-1]
     except Exception:  # as in decode_image
         return None
 

@@ -25,6 +25,19 @@ RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
+HUB = "hf:"  # begins a name on the Hugging Face Hub: images there, or a run where a model is named
+
+
+def on_hub(name: Any) -> typing.TypeGuard[str]:
+    """Whether what was given is a name on the Hub; a `Path` is always a path."""
+    return isinstance(name, str) and name.startswith(HUB)
+
+
+def hub_name(name: str) -> tuple[str, str | None]:
+    """Repository and revision of `hf:OWNER/NAME@REVISION?…`, None for the newest revision."""
+    repository, _, revision = name.removeprefix(HUB).partition("?")[0].partition("@")
+    return repository, revision or None
+
 
 # What a number may be, in the words of an error
 _RANGES: dict[str, Callable[[float], bool]] = {

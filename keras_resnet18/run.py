@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from keras_resnet18.errors import InputError, listed, path_of
+from keras_resnet18.errors import InputError, listed, path_of, reason
 from keras_resnet18.files import staged, to_json
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import Recipe
+from keras_resnet18.recipe import HUB, Recipe, hub_name, on_hub
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
 DEFAULT_FOLDER = Path("saved_models")
@@ -48,9 +48,12 @@ class Run:
 
     Attributes:
         path: The folder.
+        origin: `"hf:OWNER/NAME@COMMIT"` of a run that was downloaded; None for a folder of one's
+            own, the only kind that is written to.
     """
 
     path: Path
+    origin: str | None = None
 
     # A run with a recipe, a model and metrics is finished; metrics are written last.
     recipe_file = Entry("recipe.toml", "how it was trained, as TOML")
@@ -312,14 +315,33 @@ def _without_defaults(config: Any) -> Any:
     return {key: _without_defaults(value) for key, value in config.items()}
 
 
+def _downloaded(name: str) -> Run:
+    """The run in a repository of the Hugging Face Hub, in its client's cache, at one commit."""
+    import huggingface_hub
+
+    blank, (repository, revision) = Run(Path()), hub_name(name)
+    files = [file.name for file in (*blank.files, blank.card_file)]
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=files
+        )
+    except Exception as error:  # network, proxy, Hub and disk errors share no base class
+        raise InputError(
+            "hf: needs a run that the Hugging Face Hub or its cache has; a gated one needs "
+            f"`hf auth login`. Received: {name!r} ({reason(error, lines=2)})"
+        ) from error
+    return Run(Path(folder), f"{HUB}{repository}@{Path(folder).name}")
+
+
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Open the folder of a finished training.
+    """Open the folder of a finished training, or `"hf:OWNER/NAME@REVISION"`, one on the Hub.
 
     Raises:
         InputError: If there is none, it is unfinished, or its model is gone.
     """
     exports = "export_tflite, export_onnx and export_saved_model"
-    run = Run(path_of(path, f"a run or its folder; a model of your own is exported by {exports}"))
+    expected = f"a run or its folder; a model of your own is exported by {exports}"
+    run = _downloaded(str(path)) if on_hub(path) else Run(path_of(path, expected))
     if not run.recipe_file.is_file():
         found = "without" if run.path.exists() else "which is not there"
         raise InputError(

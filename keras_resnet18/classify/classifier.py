@@ -18,7 +18,7 @@ from keras_resnet18.errors import InputError, listed, path_of
 from keras_resnet18.files import EXPORTED, check_format
 from keras_resnet18.images import FORMATS_IN_WORDS, read_image, resize_and_crop
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import SplitName
+from keras_resnet18.recipe import SplitName, on_hub
 from keras_resnet18.run import Run, load_run, run_of
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import contents
@@ -146,14 +146,16 @@ def open_images(
 def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
     """Opens a run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
 
+    `"hf:OWNER/NAME"` is a run on the Hugging Face Hub, at its newest commit or at `@REVISION`.
+
     Its specification is in the file, or in `classifier.json` beside it. Without one, images are
     resized and cropped as for ImageNet, with a warning.
 
     Raises:
         InputError: If it is none of them, or its runtime is not installed.
     """
-    if isinstance(model, Run):
-        return _from_run(model)
+    if isinstance(model, Run) or on_hub(model):
+        return _from_run(model if isinstance(model, Run) else load_run(model))
     path = path_of(
         model, "a run, or the path of a run, a .tflite file, an .onnx file or a SavedModel"
     )

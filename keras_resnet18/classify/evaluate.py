@@ -32,8 +32,8 @@ from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, listed, one_of
 from keras_resnet18.files import check_destination, staged, to_json
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import SPLITS, SplitName
-from keras_resnet18.run import Run
+from keras_resnet18.recipe import SPLITS, SplitName, on_hub
+from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import ClassifierSpec
 
 
@@ -175,6 +175,7 @@ def evaluate(
         )
         check_destination(figures_file, _is_evaluation, "an evaluation")
         check_destination(predictions_file, is_predictions, "a table of predictions")
+    model = load_run(model) if on_hub(model) else model
     classifier = open_classifier(model)
     speed = latency_ms(classifier.predict, (*classifier.preprocess.size, 3))
     if data is given is None and (run := _run_of_folds(model)) is not None:
@@ -186,7 +187,7 @@ def evaluate(
     found = dataclasses.replace(found, latency_ms=speed)
     if out is not None:
         about = {
-            "model": str(model.path if isinstance(model, Run) else model),
+            "model": str((model.origin or model.path) if isinstance(model, Run) else model),
             "data": images or "arrays",
             "split": split if found.folds is None else "folds",
             "trained_on": found.trained_on,

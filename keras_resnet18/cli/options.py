@@ -5,18 +5,22 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A folder that `train` wrote, or hf:OWNER/NAME, one on the Hub."
+    ),
+]
 ModelArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="RUN|FILE",
-        help="A run; or a .tflite file, an .onnx file or a SavedModel.",
+        help="A run, also hf:OWNER/NAME; or a .tflite file, an .onnx file or a SavedModel.",
     ),
 ]
 DataOption = Annotated[
@@ -28,7 +32,7 @@ DataOption = Annotated[
 SOURCE = typer.Argument(
     metavar="SOURCE",
     help="A folder of images (class/… or train|val|test/class/…), a .csv or .tsv manifest, a "
-    "folder of IDX files, tfds:NAME, or digits.",
+    "folder of IDX files, hf:OWNER/NAME, tfds:NAME, or digits.",
     show_default=False,
 )
 SplitSeedOption = Annotated[
@@ -42,6 +46,7 @@ _OPTIONS = {
     "data": "--data",
     "dedupe": "--dedupe",
     "on_bad_image": "--on-bad-image",
+    "out": "--out",
     "overwrite": "--overwrite",
     "resume": "--resume",
     "settings": "--set",

@@ -15,6 +15,7 @@ from rich.console import Console
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import ModelArgument
 from keras_resnet18.errors import InputError
+from keras_resnet18.recipe import on_hub
 from keras_resnet18.spec import NOT_SURE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def predict(
     """
     if link and folder is None:
         raise InputError("--link goes with --sort-into")
-    if model.is_dir():  # the other models are run without TensorFlow
+    if on_hub(model) or Path(model).is_dir():  # the other models are run without TensorFlow
         machine.start_keras()
     from keras_resnet18.classify.classifier import open_classifier
     from keras_resnet18.classify.predict import predict

@@ -43,7 +43,7 @@ _Result = TypeVar("_Result")
 _CHUNK = 500  # files at once
 _THREADS = 16  # that wait for the storage
 _SLOW = 1e-4  # seconds for a file: a disk or the network, not the memory
-_BEGIN, _END = 2**14, 64  # bytes
+BEGIN, END = 2**14, 64  # bytes of a file that are looked at
 
 
 def size_and_look(path: str | os.PathLike[str]) -> tuple[int, bytes]:
@@ -55,9 +55,9 @@ def size_and_look(path: str | os.PathLike[str]) -> tuple[int, bytes]:
     file = os.open(path, _READ)
     try:
         size = os.fstat(file).st_size
-        digest = hashlib.sha256(data := os.read(file, _BEGIN))
+        digest = hashlib.sha256(data := os.read(file, BEGIN))
         if not data.startswith(b"BM"):
-            os.lseek(file, max(len(data), size - _END), os.SEEK_SET)
+            os.lseek(file, max(len(data), size - END), os.SEEK_SET)
         while data := os.read(file, _MOST_BYTES):
             digest.update(data)
         return size, digest.digest()
@@ -187,6 +187,11 @@ def header_of(data: bytes) -> Header | None:
             header = Header.IMAGE
         at += 2 + length
     return None
+
+
+def is_plain(data: bytes) -> np.bool_:
+    """Whether the bytes are a plain JPEG, for `tf.numpy_function`."""
+    return np.bool_(header_of(data) is Header.PLAIN_JPEG)
 
 
 def _is_plain_frame(segment: bytes) -> bool:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_resnet18.data.files import Advance, open_files, silent
 from keras_resnet18.data.folder import ImageFile, class_images, list_folder
 from keras_resnet18.data.folds import whole_source
+from keras_resnet18.data.hub import open_hub
 from keras_resnet18.data.splits import Order, Source, Split, carve, indexed_split, on_cpu
 from keras_resnet18.data.stored import StoredImage, decoded_image
 from keras_resnet18.data.tables import (
@@ -26,7 +27,7 @@ from keras_resnet18.data.tables import (
 )
 from keras_resnet18.data.tfds import open_tfds
 from keras_resnet18.errors import InputError, check_no_url
-from keras_resnet18.recipe import SPLITS, SplitName
+from keras_resnet18.recipe import HUB, SPLITS, SplitName
 
 __all__ = ["Order", "Source", "Split", "from_arrays", "open_source"]
 
@@ -43,7 +44,8 @@ def open_source(
 
     Args:
         spec: `"digits"`, scikit-learn's 1,797 digits of 8 by 8 pixels; `"tfds:NAME"`, or
-            `"tfds:NAME/CONFIG:VERSION"`; or the path of a folder of images (`class/…`, or
+            `"tfds:NAME/CONFIG:VERSION"`; `"hf:OWNER/NAME"`, a dataset of the Hugging Face Hub, as
+            `open_hub` of `data/hub.py` names it; or the path of a folder of images (`class/…`, or
             `train/class/…` beside `val/` and `test/`), of a folder of MNIST's IDX files, or of a
             .csv or .tsv file with the columns path and label, and split and group if wanted. A
             `Path` is always a path.
@@ -64,14 +66,17 @@ def open_source(
         source = _digits(split_seed)
     elif kind == "tfds":
         source = open_tfds(name)
+    elif kind == "hf":
+        source = open_hub(name, split_seed)
     elif kind == "idx":
         train, test = read_idx_folder(path, name)
         source = from_arrays(*train, test=test, name=name, split_seed=split_seed)
     else:
         listing = list_folder(path, name) if kind == "folder" else list_manifest(path, name)
         source = open_files(listing, name, split_seed, leave_out, advance)
-    named = kind in ("digits", "tfds")
-    source = dataclasses.replace(source, spec=name if named else str(path.resolve()))
+    if source.spec is None:
+        named = kind in ("digits", "tfds")
+        source = dataclasses.replace(source, spec=name if named else str(path.resolve()))
     return whole_source(source) if whole else source
 
 
@@ -94,10 +99,10 @@ def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]]
 
 
 def _located(spec: str | os.PathLike[str]) -> tuple[str, Path]:
-    """The kind of a source, "digits", "tfds", "idx", "folder" or "manifest", and its path."""
+    """The kind of a source, "digits", "tfds", "hf", "idx", "folder" or "manifest", and its path."""
     check_spec(spec)
     path = Path(spec).expanduser()
-    if isinstance(spec, str) and (spec == "digits" or spec.startswith("tfds:")):
+    if isinstance(spec, str) and (spec == "digits" or spec.startswith(("tfds:", HUB))):
         return spec.partition(":")[0], path
     if path.is_dir():
         return "idx" if has_idx(path) else "folder", path
@@ -105,7 +110,7 @@ def _located(spec: str | os.PathLike[str]) -> tuple[str, Path]:
         return "manifest", path
     raise InputError(
         "images must be a folder of images or of IDX files, a .csv or .tsv file, "
-        f'"tfds:NAME" or "digits". Received: {os.fspath(spec)!r}, which is '
+        f'"hf:OWNER/NAME", "tfds:NAME" or "digits". Received: {os.fspath(spec)!r}, which is '
         f"{'a file' if path.is_file() else 'not there'}. Check the spelling, or unpack an archive "
         "first."
     )
@@ -115,8 +120,8 @@ def check_spec(spec: Any) -> None:
     """Raises InputError unless `spec` could name or locate images."""
     if not isinstance(spec, str | os.PathLike):
         raise InputError(
-            'images must be a path, "tfds:NAME", "digits" or a Source; arrays, lists and datasets '
-            "become one by from_arrays(images, labels). "
+            'images must be a path, "hf:OWNER/NAME", "tfds:NAME", "digits" or a Source; arrays, '
+            "lists and datasets become one by from_arrays(images, labels). "
             f"Received: {type(spec).__module__}.{type(spec).__qualname__}."
         )
     check_no_url(spec)

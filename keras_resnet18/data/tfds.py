@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_resnet18.data.files import Header, header_of
+from keras_resnet18.data.files import is_plain
 from keras_resnet18.data.splits import Order, Source, Split
 from keras_resnet18.data.stored import StoredImage, decoded_image, encoded_image
-from keras_resnet18.errors import InputError, listed
+from keras_resnet18.errors import InputError, listed, reason
 from keras_resnet18.images import decode_image
 from keras_resnet18.recipe import SPLITS, SplitName
 
@@ -59,21 +59,17 @@ def _prepared_builder(spec: str) -> Any:
     except Exception as error:  # TFDS raises ValueError, AssertionError and more for a bad name
         raise InputError(
             "tfds: needs a name from https://www.tensorflow.org/datasets/catalog. "
-            f"Received: {name!r} ({_first_line(error)}). Check the spelling."
+            f"Received: {name!r} ({reason(error)}). Check the spelling."
         ) from error
     try:
         builder.download_and_prepare()
     except Exception as error:  # the network, the disk, a manual download, a changed file
         raise InputError(
             f"{name!r} must be prepared in {str(builder.data_dir)!r} or be downloadable. "
-            f"Received: {type(error).__name__} ({_first_line(error)}). Prepare it where there is "
+            f"Received: {type(error).__name__} ({reason(error)}). Prepare it where there is "
             "a network and point TFDS_DATA_DIR to it."
         ) from error
     return builder
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
 
 
 def _features(builder: Any, spec: str) -> tuple[Any, Any]:
@@ -149,9 +145,6 @@ def _split(builder: Any, split_range: str, spec: str, image_size: tuple[int, int
 
     def decode(data: bytes) -> npt.NDArray[np.uint8]:
         return decode_image(data, name=f"an image of {spec}")
-
-    def is_plain(data: bytes) -> np.bool_:
-        return np.bool_(header_of(data) is Header.PLAIN_JPEG)
 
     def stored(example: dict[str, tf.Tensor]) -> tuple[StoredImage, tf.Tensor]:
         data = example["image"]

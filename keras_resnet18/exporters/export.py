@@ -90,9 +90,14 @@ def export(
     for name in formats:
         one_of("format", name, (*EXPORTS, "all"))
     within("check_images", check_images, check_images >= 1, "1 or more")
+    if out is None and run.origin is not None:
+        raise InputError(
+            f"a run of the Hub is exported to a folder of yours: give out=FOLDER. "
+            f"Received: {run.origin}"
+        )
     out = Path(out or run.export_folder)
     _check_folder(out)
-    folder_name = run.path.resolve().name.encode("utf-8", "replace").decode()
+    folder_name = Path(run.origin or run.path.resolve()).name.encode("utf-8", "replace").decode()
     check_about(about := {"name": folder_name, **(about or {})})
     images, unopened = _open(run, data)
     lacking = _lacking(images, unopened)

@@ -23,7 +23,7 @@ from keras_resnet18.distributed import check_batch
 from keras_resnet18.errors import InputError
 from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
 from keras_resnet18.preprocess import Preprocess
-from keras_resnet18.recipe import Recipe, load_recipe, without_none
+from keras_resnet18.recipe import HUB, Recipe, hub_name, load_recipe, on_hub, without_none
 from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights.catalogue import find_weights
@@ -171,7 +171,9 @@ def new_task(
     console: Console,
 ) -> Task:
     """Open the images, and choose what was left to choose."""
-    if weights is not None and not is_name(weights) and not Path(weights).exists():
+    if on_hub(weights):
+        load_run(weights)  # or the error that there is none
+    elif weights is not None and not is_name(weights) and not Path(weights).exists():
         raise InputError(
             "weights must be a published name, or the path of a checkpoint or a run. "
             f"Received: {weights!r}, which is not there"
@@ -216,7 +218,9 @@ def _check_settings(settings: Sequence[str]) -> None:
 
 
 def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """The recipe with the path of its weights as any working directory knows it."""
+    """The recipe with weights that mean the same in any directory, and at any time on the Hub."""
+    if recipe.finetune is not None and on_hub(weights := recipe.finetune.weights):
+        return recipe.with_weights(str(load_run(weights).origin))
     if recipe.finetune is None or is_name(recipe.finetune.weights):
         return recipe
     return recipe.with_weights(str(Path(recipe.finetune.weights).expanduser().absolute()))
@@ -311,7 +315,9 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def default_out(source: AnySource) -> Path:
     """Folder of a run that was given none, named after its images."""
     name = source.spec or source.name if isinstance(source, Source) else os.fspath(source)
-    if not name.startswith("tfds:"):
+    if on_hub(name):
+        name = HUB + hub_name(name)[0]
+    elif not name.startswith("tfds:"):
         name = Path(name).resolve().name if Path(name).is_dir() else Path(name).name
     return DEFAULT_FOLDER / (name.replace(":", "-").replace("/", "-") or "run")
 
@@ -338,9 +344,10 @@ def default_recipe(source: Source) -> str:
 
 def run_of_weights(recipe: Recipe) -> Run | None:
     """The run whose network is fine-tuned; None for other weights, and without any."""
-    if recipe.finetune is None or not Run(Path(recipe.finetune.weights)).recipe_file.is_file():
+    weights = None if recipe.finetune is None else recipe.finetune.weights
+    if weights is None or not (on_hub(weights) or Run(Path(weights)).recipe_file.is_file()):
         return None
-    return load_run(recipe.finetune.weights)
+    return load_run(weights)
 
 
 def _like_its_run(recipe: Recipe) -> Recipe:

@@ -50,6 +50,11 @@ def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Pat
         InputError: If the run is damaged, or its images are not found or are others.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    if run.origin is not None:
+        raise InputError(
+            "a report is written into the run's folder: hf download OWNER/NAME --local-dir FOLDER "
+            f"makes one of yours. Received: {run.origin}"
+        )
     images = None  # of arrays nothing is left
     if data is not None or run.source is not None:
         source = open_images(run.spec, run, data)
