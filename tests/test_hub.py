@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from rich.console import Console
 
 import keras_resnet18 as kr
 from keras_resnet18.checking.images import look, open_again
+from keras_resnet18.cli import app as cli
 from keras_resnet18.data.folds import fold_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import decode_image
@@ -285,18 +284,17 @@ def test_a_run_of_the_hub_is_opened_evaluated_exported_and_verified(
     assert kept == {path.name for path in run.files} | {"README.md"}
 
 
-def test_the_command_line_asks_the_hub_of_the_environment(hub, published, images, tmp_path):
+def test_the_command_line_names_a_run_of_the_hub(published, images, monkeypatch, capsys):
     published()
-    image = images / "test" / "bee" / "0.png"
-    answer = subprocess.run(
-        [sys.executable, "-m", "keras_resnet18", "predict", "hf:me/model", image, "--top", "1"],
-        env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert answer.stdout.startswith(f"{image}  ") and "%" in answer.stdout
-    assert (tmp_path / "home" / "hub" / "models--me--model").is_dir()
+    image = str(images / "test" / "bee" / "0.png")
+    monkeypatch.setattr(sys, "argv", ["keras-resnet18", "predict", "hf:me/model", image])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code and capsys.readouterr().out.startswith(f"{image}  ")
+    monkeypatch.setattr(sys, "argv", ["keras-resnet18", "export", "hf:me/model"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert "give --out FOLDER. Received: hf:me/model@" in capsys.readouterr().err
 
 
 def test_a_program_in_a_model_of_the_hub_is_not_run(published, tmp_path):

@@ -8,7 +8,7 @@ import typer
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.export import print_exports
-from keras_resnet18.cli.options import DataOption, RunArgument, console
+from keras_resnet18.cli.options import DataOption, console
 from keras_resnet18.run import DEFAULT_FOLDER
 
 DEMO_FORMATS = ("saved_model", "tflite", "tflite-int8")  # the quickest of each kind
@@ -31,7 +31,10 @@ def info(
     console().print(info(what))
 
 
-def report(run: RunArgument, data: DataOption = None) -> None:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")],
+    data: DataOption = None,
+) -> None:
     """Write a page on a run: figures, mistakes, calibration.
 
     report.html opens in a browser without a network. A model card, README.md, is written beside it.

@@ -32,7 +32,7 @@ def train(
         typer.Option(
             metavar="NAME|PATH",
             help="Weights to fine-tune: published ones (keras-resnet18 info weights), a "
-            "checkpoint such as resnet18.safetensors, or a run of yours. "
+            "checkpoint such as resnet18.safetensors, or a run, also hf:OWNER/NAME. "
             "Implies --recipe finetune.",
         ),
     ] = None,

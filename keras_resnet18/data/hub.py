@@ -61,10 +61,9 @@ def open_hub(spec: str, split_seed: int) -> Source:
     table = datasets.concatenate_datasets([dataset[name] for name in given.values()]).data
     classes, labels = _labels(features[label], table.column(label).to_pylist())
     labels[table.column(image).is_null().to_numpy()] = -1
-    sizes = [dataset[name].num_rows for name in given.values()]
-    numbers = np.split(np.arange(len(labels)), np.cumsum(sizes[:-1]))
-    every = {kind: of[labels[of] >= 0] for kind, of in zip(given, numbers, strict=True)}
-    rows = {kind: of for kind, of in every.items() if len(of) or kind == "train"}
+    split_of = np.repeat([*given], [dataset[name].num_rows for name in given.values()])
+    rows = {kind: np.flatnonzero((split_of == kind) & (labels >= 0)) for kind in given}
+    rows = {kind: of for kind, of in rows.items() if len(of) or kind == "train"}
     wanted = [kind for kind in SPLITS if kind not in rows]
     train = rows["train"]
     dealt = carve([str(row) for row in train], labels[train].tolist(), wanted, split_seed)
@@ -73,7 +72,7 @@ def open_hub(spec: str, split_seed: int) -> Source:
     notes = []
     if unused := [name for name in dataset if name not in given.values()]:
         notes.append(f"splits that are not used: {listed(unused)}")
-    if without := len(labels) - sum(map(len, every.values())):
+    if without := int((labels < 0).sum()):
         notes.append(f"ignored {without:,} rows without an image or a label")
     images = _Images(table.column(image), labels, spec)
     images = dataclasses.replace(images, size=images.common_size())

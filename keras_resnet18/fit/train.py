@@ -91,8 +91,8 @@ def train(
     of several. The recipe's batch is the one that they share.
 
     Args:
-        source: Images: a folder `class/…`, a folder of IDX files, `"tfds:NAME"`, `"digits"`, or
-            what `from_arrays` makes of arrays. To resume, only where they have moved.
+        source: Images: a folder `class/…`, a folder of IDX files, `"hf:OWNER/NAME"`, `"tfds:NAME"`,
+            `"digits"`, or what `from_arrays` makes of arrays. To resume, only if they have moved.
         recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
             suits the images.
         out: Folder to write, by default one in `saved_models/` named after the images.
