@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_server import HubServer
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
 from PIL import Image
 from rich.console import Console
@@ -20,6 +22,9 @@ from keras_resnet18.cli import app as cli
 from keras_resnet18.data.folds import fold_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.images import decode_image
+from keras_resnet18.recipe import Finetune
+from keras_resnet18.reports.card import write_card
+from keras_resnet18.run import Run
 
 CLASSES = ("ant", "bee")
 QUIET = Console(quiet=True)
@@ -327,11 +332,7 @@ def test_what_is_no_run_of_the_hub_is_one_line(hub, published):
         assert "\n" not in str(error.value)
 
 
-def test_weights_of_the_hub_are_kept_at_their_commit(
-    hub, published, tiny_network, images, monkeypatch, tmp_path
-):
-    from keras_resnet18.reports.card import write_card
-
+def test_weights_of_the_hub_are_kept_at_their_commit(published, tiny_network, images, tmp_path):
     commit = published()
     settings = ["epochs=1", "finetune.head_epochs=1", "batch_size=8", "precision=float32"]
     said = io.StringIO()
@@ -348,3 +349,25 @@ def test_weights_of_the_hub_are_kept_at_their_commit(
     card = run.card_file.read_text()
     assert "base_model: me/model" in card and "license: cc-by-nc-4.0" in card
     assert "does not allow commercial use" in card
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("imagenet", "the weights `imagenet`, whose license is apache-2.0."),
+        ("/away/resnet.pth", "the weights `resnet.pth`, whose license holds for it too."),
+    ],
+)
+def test_the_card_names_the_dataset_and_the_license_of_the_weights(run, tmp_path, weights, said):
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    recipe = dataclasses.replace(run.recipe, finetune=Finetune(weights=weights))
+    copy.recipe_file.write_text(recipe.to_toml())
+    copy.write_json(
+        copy.environment_file, run.environment | {"source": "hf:me/insects@abc?label=x"}
+    )
+    write_card(copy)
+    card = ModelCard.load(copy.card_file)
+    assert said in card.text and "/away" not in card.content
+    assert card.data.datasets == ["me/insects"]
+    published = ("apache-2.0", "timm/resnet18.a1_in1k") if weights == "imagenet" else (None, None)
+    assert (card.data.license, card.data.base_model) == published
