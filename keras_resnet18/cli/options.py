@@ -41,6 +41,7 @@ SplitSeedOption = Annotated[
 _OPTIONS = {
     "data": "--data",
     "dedupe": "--dedupe",
+    "features": "--features",
     "on_bad_image": "--on-bad-image",
     "overwrite": "--overwrite",
     "resume": "--resume",
