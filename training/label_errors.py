@@ -97,7 +97,7 @@ def figures(found: Any, true: dict[str, str]) -> Row:
     from keras_resnet18.classify.accuracy import interval
 
     is_wrong = [one.label != true[one.image] for one in found.labels]
-    k, contradicted = sum(is_wrong), [one.is_contradicted for one in found.labels]
+    k, contradicted = sum(is_wrong), [one.suggested != one.label for one in found.labels]
     hits, both = sum(is_wrong[:k]), int(np.logical_and(is_wrong, contradicted).sum())
     return {
         "n": len(is_wrong),

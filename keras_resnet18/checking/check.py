@@ -84,8 +84,8 @@ def check(
         source: What `train` takes.
         split_seed: Seed of the hash split.
         features: Network whose features tell what images look like: a run, which may have been
-            trained on the same labels; or the path of a run, a checkpoint of ResNet-18 or -34, or a
-            name of published weights, such as `"imagenet"`.
+            trained on the same labels; or the path of a run, a checkpoint of ResNet-18, or a name
+            of published weights, such as `"imagenet"`.
         out: With `features`, a folder for `labels.html`, a page with the images to look at, and
             `labels.csv`, a manifest of all images to correct and train with.
         console: Where progress is shown; None for standard output,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -29,7 +28,7 @@ from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, path_of
 from keras_resnet18.files import check_destination, staged
 from keras_resnet18.machine import fastest_jit
-from keras_resnet18.model.resnet import build_resnet18, build_resnet34
+from keras_resnet18.model.resnet import build_resnet18
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import SPLITS
 from keras_resnet18.run import Run, load_run
@@ -53,11 +52,8 @@ _BLANK = 28  # length of a thumbnail that differs from its mean colour by a leve
 _SHOWN_LABELS, _SHOWN_PAIRS = 120, 40  # on the page
 
 
-class Extractor(NamedTuple):
-    """Network up to its pooled features, and how images are prepared for it."""
-
-    network: keras.Model
-    preprocess: Preprocess
+# A network up to its pooled features, and how images are prepared for it
+Extractor = tuple[keras.Model, Preprocess]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +75,6 @@ class Label:
     suggested: str
     probability: float
     group: str = ""
-
-    @property
-    def is_contradicted(self) -> bool:
-        """Whether another class is more probable."""
-        return self.suggested != self.label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +100,11 @@ class LabelCheck:
     @property
     def contradicted(self) -> list[Label]:
         """Images whose label is not the most probable class, the least probable label first."""
-        return [one for one in self.labels if one.is_contradicted]
+        return [one for one in self.labels if one.suggested != one.label]
 
 
 def open_extractor(features: Run | str | os.PathLike[str]) -> Extractor:
-    """Opens the network of a run, a checkpoint of ResNet-18 or -34, or published weights.
+    """Opens the network of a run, a checkpoint of ResNet-18 or published weights.
 
     Raises:
         InputError: If it is none of them.
@@ -124,37 +115,20 @@ def open_extractor(features: Run | str | os.PathLike[str]) -> Extractor:
         if isinstance(features, Run) or (is_name(name) and Path(name).is_dir()):
             run = features if isinstance(features, Run) else load_run(name)
             pooled = run.model.get_layer("head_pool").output
-            return Extractor(keras.Model(run.model.inputs, pooled), run.preprocess)
-        if is_name(name):
-            published = find_weights(name)
-            variant = "d" if published.network.endswith("d") else None
-            network = build_resnet18(
-                include_top=False, pooling="avg", weights=name, variant=variant
-            )
-            return Extractor(network, published.preprocess)
-        return Extractor(_of_checkpoint(name), Preprocess())
+            return keras.Model(run.model.inputs, pooled), run.preprocess
+        published = find_weights(name) if is_name(name) else None
+        network = build_resnet18(
+            include_top=False,
+            pooling="avg",
+            weights=name if published else None,
+            variant="d" if published and published.network.endswith("d") else None,
+        )
+        if published:
+            return network, published.preprocess
+        load_weights(network, name)
+        return network, Preprocess()
     except InputError as error:
         raise InputError(f"expected {expected}. {error}") from None
-
-
-def _of_checkpoint(path: str) -> keras.Model:
-    """The network whose layers a checkpoint fits."""
-    refused = []
-    for build, variant in (
-        (build_resnet18, None),
-        (build_resnet18, "d"),
-        (build_resnet34, None),
-        (build_resnet34, "d"),
-    ):
-        network = build(include_top=False, pooling="avg", variant=variant)
-        try:
-            load_weights(network, path)
-            return network
-        except InputError as error:
-            refused.append(error)
-            if not Path(path).exists():
-                break
-    raise refused[0]
 
 
 def check_labels(
@@ -171,7 +145,7 @@ def check_labels(
     Raises:
         InputError: If there are too few images, or too few of a class.
     """
-    source = source.scaled(extractor.preprocess.max_value)
+    source = source.scaled(extractor[1].max_value)
     splits = [source.splits[kind] for kind in SPLITS]
     where, labels = list(places(source)), np.concatenate([split.labels for split in splits])
     names = [place.name for place in where]
@@ -301,24 +275,15 @@ def check_free(out: Path) -> None:
 
     A table that is there may hold somebody's corrections.
     """
-
-    def is_free(folder: Path) -> bool:
-        return folder.is_dir() and not any((folder / name).exists() for name in (TABLE, PAGE))
-
-    check_destination(out, is_free, f"a folder without {TABLE} and {PAGE}")
+    taken = any((out / name).exists() for name in (TABLE, PAGE))
+    what = f"a folder without {TABLE} and {PAGE}"
+    check_destination(out, lambda folder: folder.is_dir() and not taken, what)
 
 
 def write_labels(found: LabelCheck, source: Source, out: Path) -> None:
     """Writes `labels.html`, a page to look at, and `labels.csv`, a manifest to correct.
 
-    The columns of the manifest are path, label, suggested, probability and split, so that it trains
-    with the same test images, and group where there are groups. Paths are relative to it. Images
-    that are not files have a column image instead of path.
-
-    Args:
-        found: What was found.
-        source: The images, as they were checked.
-        out: The folder, which is made if needed.
+    Its paths are relative to it. The column split keeps the test images, and group the groups.
     """
     shown, pairs = found.contradicted[:_SHOWN_LABELS], found.near_copies[:_SHOWN_PAIRS]
     names = {one.image for one in shown} | {place.name for pair in pairs for place in pair}
@@ -333,21 +298,18 @@ def write_labels(found: LabelCheck, source: Source, out: Path) -> None:
     with staged(out / PAGE) as new:
         html = page(Path(__file__).parent / PAGE, contents)
         new.write_text(html, encoding="utf-8")
+    grouped = any(one.group for one in found.labels)
     with (
         staged(out / TABLE) as new,
         new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows(_table(found.labels, source.folder, out))
-
-
-def _table(labels: Collection[Label], folder: Path | None, out: Path) -> Iterator[Iterable[Any]]:
-    grouped = any(one.group for one in labels)
-    first = "image" if folder is None else "path"
-    yield [first, "label", "suggested", "probability", "split", *["group"] * grouped]
-    for one in labels:
-        path = one.image if folder is None else _relative(folder / one.image, out)
-        figures = [one.label, one.suggested, f"{one.probability:.5f}", one.split]
-        yield [path, *figures, *[one.group] * grouped]
+        writer = csv.writer(file, lineterminator="\n")
+        first = "image" if source.folder is None else "path"
+        writer.writerow([first, "label", "suggested", "probability", "split", *["group"] * grouped])
+        for one in found.labels:
+            path = one.image if source.folder is None else _relative(source.folder / one.image, out)
+            figures = one.label, one.suggested, f"{one.probability:.5f}", one.split
+            writer.writerow([path, *figures, *[one.group] * grouped])
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -362,9 +324,10 @@ def _relative(path: Path, folder: Path) -> str:
 def _pictures(source: Source, names: Collection[str]) -> Iterator[tuple[str, str]]:
     """Names of images, and their thumbnails as data URLs."""
     for split in source.splits.values():
-        wanted = [name in names for name in split.names or ()]
-        for row, image in _some(split, tf.constant(wanted)).as_numpy_iterator():
-            yield (split.names or ())[row], picture_url(image)
+        of_split = split.names or ()
+        wanted = tf.constant([name in names for name in of_split])
+        for row, image in _some(split, wanted).as_numpy_iterator():
+            yield of_split[row], picture_url(image)
 
 
 def _some(split: Split, wanted: tf.Tensor) -> tf.data.Dataset:
