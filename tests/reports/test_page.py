@@ -41,6 +41,8 @@ def page_of(classes, labels, predictions, mistakes=(MISTAKE,)):
             "name": EVIL,
             "figures": {**figures, "per_class": to_rows(per_class(labels, predictions, classes))},
             "notes": [f"always {EVIL} has 50 %"],
+            "folds": None,
+            "image": "test image",
             "wrong": int((labels != predictions).sum()),
             "mistakes": mistakes,
             "has_maps": True,
