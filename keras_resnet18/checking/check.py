@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -24,7 +25,6 @@ from keras_resnet18.checking.findings import (
 )
 from keras_resnet18.checking.images import opened
 from keras_resnet18.checking.labels import (
-    Extractor,
     LabelCheck,
     check_free,
     check_labels,
