@@ -34,7 +34,7 @@ ROOMS = {
     "weights": {"files", "preprocess"},
     "model": {"preprocess", "recipe", "weights"},
     "classify": {*GROUND, *VALUES, "data"},
-    "checking": {*GROUND, "classify", "data", "recipe", "run"},
+    "checking": {*GROUND, "classify", "data", "model", "recipe", "run", "weights"},
     "reports": {*GROUND, *VALUES, "checking", "classify", "data", "model", "weights"},
     "fit": {*GROUND, *VALUES, "checking", "classify", "data", "model", "reports", "weights"},
     "exporters": {*GROUND, *VALUES, "classify", "data", "weights"},

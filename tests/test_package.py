@@ -20,8 +20,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_resnet18"
 
 # What the package is made of besides its modules.
-DATA_FILES = {"py.typed", "imagenet_classes.csv", "reports/card.md", "reports/report.html"} | {
-    f"recipes/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")
+DATA_FILES = {
+    *("py.typed", "imagenet_classes.csv", "reports/card.md", "reports/report.html"),
+    *("checking/labels.html", "classify/page.css"),
+    *(f"recipes/{name}.toml" for name in ("digits", "finetune", "photos", "small-images")),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -23,10 +24,19 @@ from keras_resnet18.checking.findings import (
     same_content,
 )
 from keras_resnet18.checking.images import opened
+from keras_resnet18.checking.labels import (
+    LabelCheck,
+    check_free,
+    check_labels,
+    on_labels,
+    open_extractor,
+    write_labels,
+)
 from keras_resnet18.data.progress import watched
 from keras_resnet18.data.sources import labelled_files
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
+from keras_resnet18.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Check:
             source cannot be opened.
         notes: Where the splits come from, and what is ignored.
         findings: What is worth knowing, what spoils a training first.
+        labels: What the images say of one another's labels; None if that was not asked for.
     """
 
     source: str
@@ -47,6 +58,7 @@ class Check:
     counts: dict[str, dict[str, int]]
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
+    labels: LabelCheck | None = None
 
     @property
     def spoiled(self) -> bool:
@@ -58,22 +70,38 @@ def check(
     source: Source | str | os.PathLike[str],
     *,
     split_seed: int = 0,
+    features: Run | str | os.PathLike[str] | None = None,
+    out: Path | None = None,
     console: Console | None = None,
 ) -> Check:
     """Decodes every image of a source to the last byte, and looks for what spoils a training.
 
-    Copies are found by their pixels, under any name and in any format.
+    Copies are found by their pixels, under any name and in any format. With `features`, labels that
+    the other images contradict are found too, and images that look the same as one of another class
+    or split though their pixels differ: resized, encoded anew or mirrored.
 
     Args:
         source: What `train` takes.
         split_seed: Seed of the hash split.
+        features: Network whose features tell what images look like: a run, which may have been
+            trained on the same labels; or the path of a run, a checkpoint of ResNet-18, or a name
+            of published weights, such as `"imagenet"`.
+        out: With `features`, a folder for `labels.html`, a page with the images to look at, and
+            `labels.csv`, a manifest of all images to correct and train with.
         console: Where progress is shown; None for standard output,
             `rich.console.Console(quiet=True)` for silence.
 
     Raises:
-        InputError: If there is no such source.
+        InputError: If there is no such source or network, a file cannot be written, or labels
+            cannot be compared: five images or more, and two or more of every class.
     """
-    console = console or Console()
+    console, extractor = console or Console(), None
+    if out is not None:
+        if features is None:
+            raise InputError(f"out takes what features=MODEL finds: give both. Received: out={out}")
+        check_free(out)
+    if features is not None:
+        extractor = open_extractor(features)
     files = None if isinstance(source, Source) else labelled_files(source)
     if files is None:
         images, facts = _decoded(opened(source, split_seed, {}, console), console)
@@ -88,29 +116,36 @@ def check(
             return Check(str(source), len(facts) - len(broken), {}, (), found)
         used = {place.name for place in places(images)} | broken.keys()
         facts = [fact for fact in facts if fact.name in used]
-    copies = on_copies(same_content(images, {fact.name: fact.digest for fact in facts}))
+    digests = {fact.name: fact.digest for fact in facts}
+    copies = on_copies(same_content(images, digests))
     findings = [*on_files(facts), *copies, *on_classes(images), *on_range(facts)]
     findings += on_sizes(facts)
     findings += [Finding("unused columns", False, warning) for warning in images.warnings]
+    labels = None
+    if extractor is not None:
+        labels = check_labels(images, extractor, digests, console)
+        findings += on_labels(labels)
+        if out is not None:
+            write_labels(labels, images, out)
     findings.sort(key=lambda finding: not finding.spoils)
     n = sum(fact.error is None for fact in facts)
-    return Check(
-        images.name, n, counts_of(images), (*images.split_notes, *images.notes), tuple(findings)
-    )
+    notes = (*images.split_notes, *images.notes)
+    return Check(images.name, n, counts_of(images), notes, tuple(findings), labels)
 
 
 def _decoded(source: Source, console: Console) -> tuple[Source, list[Facts]]:
     """Reads images that are not files.
 
     Returns:
-        The source, where every image has its split and number for a name and its label is known,
-        and the facts of all images.
+        The source, where every image has a name, which is its split and number unless it is a file,
+        and its label is known; and the facts of all images.
     """
     facts: list[Facts] = []
     splits = dict(source.splits)
     with watched(console, "checking", sum(split.size for split in splits.values())) as advance:
         for kind, split in source.splits.items():
-            names, labels = [f"{kind} {number}" for number in range(split.size)], []
+            names = split.names or [f"{kind} {number}" for number in range(split.size)]
+            labels = []
             examples = split.elements(None, 0).map(split.fetch).as_numpy_iterator()
             for name, (image, label) in zip(names, examples, strict=True):
                 facts.append(facts_of(name, image))

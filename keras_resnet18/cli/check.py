@@ -11,6 +11,7 @@ from rich.console import Console
 
 from keras_resnet18 import machine
 from keras_resnet18.cli.options import SOURCE, SplitSeedOption, console
+from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_destination, staged, to_json
 
 if TYPE_CHECKING:
@@ -22,6 +23,30 @@ _MOST_CLASSES = 40
 def check(
     source: Annotated[str, SOURCE],
     split_seed: SplitSeedOption = 0,
+    label_errors: Annotated[
+        bool,
+        typer.Option(
+            "--label-errors",
+            help="Find labels that the other images contradict, and images that are almost the "
+            "same as one of another class or split. Needs --features.",
+        ),
+    ] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --label-errors: what looks at the images; a run, also one trained on them, "
+            "a checkpoint, or a name such as imagenet.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --label-errors: write labels.html, a page with the images to look at, and "
+            "labels.csv, a manifest to correct and train with.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE.json", help="Write all of it, every image by name."),
@@ -30,20 +55,31 @@ def check(
     """Look for what would spoil a training.
 
     Decodes every image, counts the classes of each split, and finds broken files, copies, blank
-    images and odd names. Exit 1 if something would spoil a training or its figures.
+    images and odd names; with --label-errors also labels that are likely to be wrong. Exit 1 if
+    something would spoil a training or its figures.
     """
+    if label_errors != (features is not None) or (out is not None and not label_errors):
+        raise InputError(
+            "--label-errors, with --out or without, goes with --features MODEL: a run, a "
+            "checkpoint or a name such as imagenet"
+        )
     machine.start_keras()
     from keras_resnet18.checking.check import check
+    from keras_resnet18.checking.labels import PAGE, TABLE
 
     if json_file is not None:
         check_destination(json_file, Path.is_file, "a file")
-    out = console()
-    found = check(source, split_seed=split_seed, console=out)
-    _print(out, found)
+    terminal = console()
+    found = check(source, split_seed=split_seed, features=features, out=out, console=terminal)
+    _print(terminal, found)
+    if out is not None and found.labels is not None:
+        terminal.print(out / PAGE)
+        use = "to correct and train with" if found.labels.are_files else "of images without files"
+        terminal.print(f"{out / TABLE}, a table {use}")
     if json_file is not None:
         with staged(json_file) as new:
             new.write_text(to_json(dataclasses.asdict(found)), encoding="utf-8")
-        out.print(json_file)
+        terminal.print(json_file)
     if found.spoiled:
         raise typer.Exit(1)
 

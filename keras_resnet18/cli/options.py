@@ -45,6 +45,7 @@ SplitSeedOption = Annotated[
 _OPTIONS = {
     "data": "--data",
     "dedupe": "--dedupe",
+    "features": "--features",
     "on_bad_image": "--on-bad-image",
     "out": "--out",
     "overwrite": "--overwrite",

@@ -69,39 +69,56 @@ def deal(source: Source, count: int, seed: int, copies: Iterable[Sequence[str]])
     """
     pool = pool_of(source)
     assert pool.labels is not None  # or it would be no pool
-    group = _groups(pool, copies)
+    names = pool.names or tuple(map(str, range(pool.size)))
+    group = groups_of(names, pool.keys or names, copies)
+    return Folds(count, fold_numbers(source, pool.labels, group, count, seed))
+
+
+def fold_numbers(
+    source: Source,
+    labels: npt.NDArray[np.int64],
+    group: npt.NDArray[np.int32],
+    count: int,
+    seed: int,
+) -> npt.NDArray[np.int64]:
+    """The fold of each image, from 0: images of one group share it, each class is dealt evenly.
+
+    Raises:
+        InputError: If there are too few images, or a class would lie in one fold alone.
+    """
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    numbers = np.zeros(pool.size, np.int64)
+    numbers = np.zeros(len(labels), np.int64)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class smaller than the folds
-            for number, (_, rows) in enumerate(folds.split(numbers, pool.labels, group)):
+            for number, (_, rows) in enumerate(folds.split(numbers, labels, group)):
                 numbers[rows] = number
     except ValueError:  # every class is smaller than the folds
         numbers[:] = 0
-    of_class = [set(numbers[pool.labels == label]) for label in range(len(source.classes))]
+    of_class = [set(numbers[labels == label]) for label in range(len(source.classes))]
     single = [name for name, of in zip(source.classes, of_class, strict=True) if len(of) < 2]
     if single or len(set(numbers)) < count:
         raise InputError(
             f"{count} folds need {count} images or more that are no copies, and every class images "
             f"in two of them. Received: {source.name!r} with {len(set(group)):,} different images"
             + (f", and {single[0]!r} in one fold alone" if single else "")
-            + ". Take fewer folds, or add images."
+            + ". Add images, or take fewer folds."
         )
-    return Folds(count, numbers)
+    return numbers
 
 
-def _groups(pool: Split, copies: Iterable[Sequence[str]]) -> npt.NDArray[np.int32]:
-    """A number for each image; images that must stay together share it."""
-    names = pool.names or tuple(map(str, range(pool.size)))
+def groups_of(
+    names: Sequence[str], keys: Sequence[str], copies: Iterable[Sequence[str]]
+) -> npt.NDArray[np.int32]:
+    """A number for each image; images of one key, and copies, share it."""
     row_of = {name: row for row, name in enumerate(names)}
     together = [[row_of[name] for name in group] for group in copies]
     of_key: dict[str, list[int]] = {}
-    for row, key in enumerate(pool.keys or names):
+    for row, key in enumerate(keys):
         of_key.setdefault(key, []).append(row)
     pairs = [(rows[0], row) for rows in (*together, *of_key.values()) for row in rows]
     first, second = np.array(pairs).T
-    edges = coo_array((np.ones(len(pairs)), (first, second)), shape=(pool.size, pool.size))
+    edges = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(names), len(names)))
     _, group = connected_components(edges, directed=False)
     return group  # type: ignore[no-any-return]
 

@@ -19,15 +19,16 @@ from keras_resnet18.checking.findings import is_left_out_copy
 from keras_resnet18.classify.accuracy import Predictions, notes, read_predictions
 from keras_resnet18.classify.calibration import Reliability, is_at_the_end, reliability
 from keras_resnet18.classify.classifier import of_training, open_images
+from keras_resnet18.classify.page import page
 from keras_resnet18.classify.table import percent
 from keras_resnet18.data.splits import Split
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.reports.card import write_card
-from keras_resnet18.reports.page import page
 from keras_resnet18.reports.plots import curve_svg, reliability_svg
 from keras_resnet18.run import Run, load_run
 
+_TEMPLATE = Path(__file__).parent / "report.html"
 _MISTAKES, _CONFUSIONS = 12, 15  # that the page shows
 _SMALLEST_MAP = 3  # sides of an activation map; a smaller one says nothing about the place
 
@@ -75,7 +76,7 @@ def write_report(run: Run, images: Split | None, model: keras.Model | None = Non
         images: Its test images; None leaves the images of mistakes out.
         model: The network, where it is open already.
     """
-    run.write_text(run.report_file, page(contents(run, images, model)))
+    run.write_text(run.report_file, page(_TEMPLATE, contents(run, images, model)))
     write_card(run)
     return run.report_file
 

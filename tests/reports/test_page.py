@@ -12,9 +12,9 @@ import pytest
 
 from keras_resnet18.classify.accuracy import per_class, to_rows
 from keras_resnet18.classify.calibration import reliability
-from keras_resnet18.reports.page import page
+from keras_resnet18.classify.page import page
 from keras_resnet18.reports.plots import curve_svg, reliability_svg
-from keras_resnet18.reports.report import confusions
+from keras_resnet18.reports.report import _TEMPLATE, confusions
 
 EVIL = "<script>alert(\"{{ name }} & 'co'\")</script>"
 MISTAKE = {
@@ -36,10 +36,13 @@ def page_of(classes, labels, predictions, mistakes=(MISTAKE,)):
     figures |= {"balanced_accuracy": 0.5, "majority_accuracy": 0.5, "threshold": None}
     test = reliability(np.full(len(labels), 0.9, np.float32), labels == predictions)
     return page(
+        _TEMPLATE,
         {
             "name": EVIL,
             "figures": {**figures, "per_class": to_rows(per_class(labels, predictions, classes))},
             "notes": [f"always {EVIL} has 50 %"],
+            "folds": None,
+            "image": "test image",
             "wrong": int((labels != predictions).sum()),
             "mistakes": mistakes,
             "has_maps": True,
@@ -52,7 +55,7 @@ def page_of(classes, labels, predictions, mistakes=(MISTAKE,)):
             "made": {"images": EVIL, "keras-resnet18": "0.1.0"},
             "command": EVIL,
             "recipe": EVIL,
-        }
+        },
     )
 
 

@@ -6,6 +6,7 @@ import against_keras
 import antialias
 import degradation
 import kill_and_resume
+import label_errors
 import pytest
 import rejection
 import robustness
@@ -20,6 +21,7 @@ import transfer
         (transfer.main, ["FOLDER", "--pretraining-epochs=-1"]),
         (kill_and_resume.main, ["FOLDER", "--kills=0"]),
         (robustness.main, ["RUN", "--images=0"]),
+        (label_errors.main, ["digits", "--images=0"]),
     ],
 )
 def test_numbers_of_things_are_1_or_more(main, arguments, capsys):
@@ -41,6 +43,8 @@ def test_what_a_program_cannot_use_is_a_line(run, images, tmp_path):
         ),
         (antialias.main, [images], "the photos must be JPEG files"),
         (robustness.main, [tmp_path], "a run is a folder"),
+        (label_errors.main, ["digits", "--copies"], "near copies are made of files"),
+        (label_errors.main, ["digits", "--fraction=1"], "labels are made wrong of files"),
         (rejection.main, ["--run", run.path, "--foreign=digits"], "--foreign takes NAME=SOURCE"),
         (
             rejection.main,

@@ -1,4 +1,4 @@
-"""report.html: one file that a browser shows without a network."""
+"""Pages: single files that a browser shows without a network."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _SHOWN_SIDE = 224  # pixels of an image on the page, at most
 _SMALL_SIDE = 64  # of an image whose pixels are shown as squares
 
 
-def page(shown: Mapping[str, Any]) -> str:
-    """Fill the template report.html, which escapes all text.
+def page(template: Path, shown: Mapping[str, Any]) -> str:
+    """Fill a template, which escapes all text; page.css is its style.
 
     Args:
-        shown: What the template names, as `report.contents` gives it.
+        template: The file.
+        shown: Values that the template names.
     """
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -35,7 +36,7 @@ def page(shown: Mapping[str, Any]) -> str:
     )
     templates.filters |= {"percent": percent, "range": range_text, "svg": svg_url}
     templates.filters |= {"picture": picture_url, "overlay": overlay}
-    html = templates.get_template("report.html").render(shown, small_side=_SMALL_SIDE)
+    html = templates.get_template(template.name).render(shown, small_side=_SMALL_SIDE)
     # a file's name may hold bytes that are not UTF-8
     return html.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
