@@ -63,6 +63,8 @@ def digits_as_cifar10(digits, tmp_path, monkeypatch):
     file_utils.clear_registered_data_dirs()
 
 
+# Keras warns so of every dataset, unless it is told shuffle=False
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
 def test_the_road_from_a_dataset_to_a_phone_works_as_readme_says(
     digits_as_cifar10, set_dtype_policy, tmp_path, monkeypatch, capsys
 ):

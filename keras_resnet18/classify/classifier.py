@@ -131,8 +131,9 @@ def open_images(
             "training images may be among them: restore them, or measure others with data=SOURCE, "
             f"such as data={name!r}"
         )
-    if run is not None and source.classes == run.trained_labels:
-        source = dataclasses.replace(source, classes=spec.labels)  # which may have new names
+    renamed = source.classes != spec.labels and run is not None
+    if renamed and run is not None and source.classes == run.trained_labels:
+        source = dataclasses.replace(source, classes=spec.labels)
     if source.classes != spec.labels:
         new, gone = set(source.classes) - set(spec.labels), set(spec.labels) - set(source.classes)
         raise InputError(

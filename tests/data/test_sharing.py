@@ -20,6 +20,7 @@ from keras_resnet18.data.pipeline import (
 )
 from keras_resnet18.data.sources import Split, open_source
 from keras_resnet18.data.stored import StoredImage
+from keras_resnet18.recipe import Augment
 
 BATCH = 48
 COUNTS = (1, 2, 3, 8)
@@ -27,8 +28,8 @@ FEW = (2, 3)  # where each process makes batches, which takes long
 
 MIXES: dict[str, Any] = {
     "no mix": None,
-    "mixup": partial(mix, classes=10, mixup=0.5, cutmix=0.0),
-    "cutmix": partial(mix, classes=10, mixup=0.0, cutmix=0.5),
+    "mixup": partial(mix, classes=10, settings=Augment(mixup=0.5)),
+    "cutmix": partial(mix, classes=10, settings=Augment(cutmix=0.5)),
 }
 
 

@@ -352,7 +352,7 @@ def test_models_without_exactly_one_network_are_refused(small_model, small_array
     foreign = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="foreign")
     unbuilt = keras.Sequential([keras.layers.Conv2D(64, 7, name="stem_conv")], name="unbuilt")
     for model, message in (
-        (pair, r"by itself.*'pair' with two layers 'stem_conv'"),
+        (pair, r"by itself.*'pair' with two layers 'predictions'"),
         (foreign, r"built layers with our names.*'foreign' with none"),
         (unbuilt, r"built layers with our names.*'unbuilt' with none"),
     ):
