@@ -48,7 +48,7 @@ def report(
 def demo() -> None:
     """Train on scikit-learn's digits, export and verify.
 
-    It takes three to four minutes on two cores and needs no network.
+    It takes about two minutes on two cores and needs no network.
     """
     machine.start_keras()
     from keras_resnet18.exporters.export import export

@@ -160,7 +160,7 @@ class TestRun:
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (60, 16, 16, 3)).astype(np.uint8)
         labels = random.permutation(np.arange(60) % 2)  # nothing to learn but the images
-        by_heart = dataclasses.replace(recipe, epochs=30, augment=Augment())
+        by_heart = dataclasses.replace(recipe, epochs=12, augment=Augment())
         found = train(from_arrays(pixels, labels), by_heart, tmp_path / "run", folds=3,
                       console=QUIET)  # fmt: skip
         assert found.history[-1]["accuracy"] > 0.9
