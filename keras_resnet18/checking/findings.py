@@ -274,9 +274,11 @@ def _as_read(name: str) -> str:
 
 
 def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Finding]:
-    """16-bit files that use a part of the range up to `max_value`, or more than it."""
+    """16-bit files most of which use a part of the range up to `max_value`, or one more than it."""
     used = {fact.name: fact.largest for fact in facts if fact.largest is not None}
-    largest = max(used.values(), default=max_value)
+    largest = highest = max(used.values(), default=max_value)
+    if used and highest <= max_value:  # a dead pixel in one of them says nothing of the others
+        largest = int(np.percentile([*used.values()], 90, method="higher"))
     fitting = max(2 ** largest.bit_length() - 1, 1)
     if largest > max_value // 2 and largest <= max_value:
         return
@@ -284,7 +286,8 @@ def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Fi
     if largest > max_value:
         what = f"white from {max_value:,} on"
     text = (
-        f"16-bit files: {len(used):,}, with values up to {largest:,}, become {what} by "
+        f"16-bit files: {len(used):,}, {'nine in ten ' if largest < highest else ''}with values up "
+        f"to {largest:,}, become {what} by "
         f"max_value={max_value}; settings='max_value={fitting}' scales them by {fitting:,}"
     )
     yield Finding("16-bit range", False, text, tuple(used))

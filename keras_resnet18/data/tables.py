@@ -137,10 +137,11 @@ def _rows(path: Path, name: str) -> list[tuple[int, _Row]]:
                 row["path"] = _as_here(path.parent, row["path"])
                 rows.append((reader.line_num, row))
     except UnicodeDecodeError as error:
+        likely = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
         raise InputError(
             f"a manifest must be in UTF-8. Received: {name!r} in another encoding, by the byte "
             f"0x{error.object[error.start]:02x}. Save it again, in Excel as 'CSV UTF-8', or "
-            "convert it, such as by iconv -f WINDOWS-1252 -t UTF-8."
+            f"convert it, such as by iconv -f {likely} -t UTF-8."
         ) from None
     except (OSError, csv.Error) as error:
         raise InputError(

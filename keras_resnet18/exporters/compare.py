@@ -443,10 +443,12 @@ def _full_disk_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, ExportError) as error:
-        if "No space left on device" not in str(error):
+        too_large = isinstance(error, tf.errors.OutOfRangeError)  # for a limit, or for FAT32
+        if "No space left on device" not in str(error) and not too_large:
             raise
+        why = "file too large" if too_large else "no space left on device"
         raise InputError(
-            f"{path} cannot be written: no space left on device. Free some, or give another path"
+            f"{path} cannot be written: {why}. Free some space, or give another path"
         ) from None
 
 

@@ -22,7 +22,7 @@ from keras import ops
 from rich.console import Console
 
 from keras_resnet18 import distributed
-from keras_resnet18.errors import DivergedError, InputError
+from keras_resnet18.errors import DivergedError, InputError, listed
 from keras_resnet18.files import staged
 from keras_resnet18.fit.callbacks import Arrays, BestModel, EarlyEnd, History
 
@@ -166,7 +166,8 @@ def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
         The checkpoint, or None if there is none.
 
     Raises:
-        InputError: If one cannot be read, or another version wrote it. Nothing is changed then.
+        InputError: If one cannot be read, or another version wrote it: nothing is changed then. If
+            all are damaged.
     """
     for path in _newest_first(folder):
         try:
@@ -190,14 +191,18 @@ def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
                 f"{path} cannot be read: {error.strerror or error}. Nothing was changed: see to "
                 "the disk, and resume again"
             ) from error
-        except _DAMAGED as error:
+        except _DAMAGED:
             aside = path.with_name(f"{path.name}.damaged")
-            console.print(
-                f"{path} is damaged ({error}): it becomes {aside.name}, and the one before is used"
-            )
+            console.print(f"{path} is damaged: it becomes {aside.name}")
             if distributed.is_first():
                 with contextlib.suppress(OSError):
                     path.replace(aside)
+    if damaged := sorted(folder.glob("*.damaged")):
+        raise InputError(
+            "no checkpoint of this training is whole: train again with overwrite=True, or remove "
+            "the damaged ones to begin at the first step. "
+            f"Received: {folder} with {listed([path.name for path in damaged])}"
+        )
     return None
 
 

@@ -378,6 +378,9 @@ def test_16_bit_files_that_use_a_part_of_their_range_are_said(training, deep):
     assert said.endswith(text)
     _, lines = training(folder, "clipped", settings=["max_value=1000"])
     assert any("become white from 1,000 on by max_value=1000" in line for line in lines)
+    white = np.full((16, 16), 65535, np.uint16)
+    Image.fromarray(white).save(folder / "a" / "dead.png")  # hides nothing of the others
+    assert finding(check(folder), "16-bit range").text == f"16-bit files: 61, nine in ten {text}"
 
 
 def test_16_bit_files_are_scaled_alike_in_training_evaluation_and_prediction(

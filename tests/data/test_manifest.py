@@ -96,6 +96,7 @@ def test_a_table_in_another_encoding_says_what_to_do(tmp_path, encoding):
     with pytest.raises(InputError, match=r"in another encoding.*0x.*CSV UTF-8.*iconv") as caught:
         open_source(str(tmp_path / "table.csv"))
     assert "\n" not in str(caught.value)
+    assert ("-f UTF-16 " in str(caught.value)) == (encoding == "utf-16")
 
 
 @pytest.mark.parametrize("separator", [";", "\t", ","])

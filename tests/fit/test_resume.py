@@ -182,6 +182,17 @@ def test_a_damaged_newest_one_is_set_aside_and_the_one_before_is_used(tmp_path, 
     assert newest.with_name(f"{newest.name}.damaged").read_bytes() == data
 
 
+def test_where_none_is_whole_a_training_does_not_begin_anew_without_a_word(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(made(step), tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"garbage")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"no checkpoint .* is whole.*step00000001\.npz\.dam"):
+            load(tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"garbage"] * 2
+
+
 @pytest.mark.parametrize("errno_", ["ESTALE", "EIO", "EACCES"])
 def test_a_disk_that_does_not_answer_costs_no_checkpoint(tmp_path, monkeypatch, errno_):
     save_checkpoint(made(1), tmp_path)
