@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -21,7 +20,7 @@ from keras_resnet18.files import staged
 from keras_resnet18.fit.callbacks import Row
 from keras_resnet18.fit.network import build_network, logits_of
 from keras_resnet18.fit.phases import train_network
-from keras_resnet18.fit.resume import Stop, load_checkpoint
+from keras_resnet18.fit.resume import DAMAGED, Stop, load_checkpoint
 from keras_resnet18.fit.task import Task, check_unchanged
 from keras_resnet18.fit.twin import alone
 from keras_resnet18.machine import dtype_policy
@@ -78,7 +77,7 @@ def train_folds(task: Task, training: Run, *, stop: Stop, console: Console) -> H
     found = []
     for number in range(folds.count):
         run, name = Run(training.checkpoints_folder / f"fold{number + 1}"), f"fold {number + 1}"
-        if (result := _read(run)) is not None:
+        if (result := _read(run, task.folded(number), console)) is not None:
             console.print(f"{name} of {folds.count}: trained before")
         else:
             try:
@@ -111,7 +110,8 @@ def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> _Result:
     rows = train_network(model, task, run, start=start, stop=stop, console=console)
     logits, labels = logits_of(alone(model), task.held_out, task.preprocess, quiet)
     with staged(run.path / _RESULT) as new:
-        np.savez(new, logits=logits, labels=labels, rows=json.dumps(rows))
+        settings = json.dumps(task.settings)
+        np.savez(new, logits=logits, labels=labels, rows=json.dumps(rows), settings=settings)
     for file in (run.model_file, run.history_file):
         file.unlink(missing_ok=True)
     for folder in (run.checkpoints_folder, run.tensorboard_folder):
@@ -119,11 +119,21 @@ def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> _Result:
     return logits, labels, rows
 
 
-def _read(run: Run) -> _Result | None:
-    """The result of a fold that was trained before; None if there is none, or it is damaged."""
-    with contextlib.suppress(FileNotFoundError), np.load(run.path / _RESULT) as file:
-        return file["logits"], file["labels"], json.loads(str(file["rows"]))
-    return None
+def _read(run: Run, task: Task, console: Console) -> _Result | None:
+    """The result of a fold that was trained before; None if there is none, or it is damaged.
+
+    Raises:
+        InputError: If it was trained by something else, such as a recipe that was edited since.
+    """
+    try:
+        with np.load(run.path / _RESULT) as file:
+            result = file["logits"], file["labels"], json.loads(str(file["rows"]))
+            settings = json.loads(str(file["settings"]))
+    except (FileNotFoundError, *DAMAGED):
+        return None
+    for line in check_unchanged(settings, task.settings, run):
+        console.print(line)
+    return result
 
 
 def _mean(histories: Sequence[Sequence[Row]]) -> list[Row]:

@@ -98,7 +98,7 @@ _KEPT = 2  # a damaged newest one leaves the one before
 _ARRAYS = ("values", "best")
 _VERSION = 1  # of the file's fields
 # What NumPy and zipfile raise for a damaged file; an OSError is the disk's
-_DAMAGED = (
+DAMAGED = (
     *(ValueError, KeyError, EOFError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
 )
@@ -191,7 +191,7 @@ def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
                 f"{path} cannot be read: {error.strerror or error}. Nothing was changed: see to "
                 "the disk, and resume again"
             ) from error
-        except _DAMAGED:
+        except DAMAGED:
             aside = path.with_name(f"{path.name}.damaged")
             console.print(f"{path} is damaged: it becomes {aside.name}")
             if distributed.is_first():

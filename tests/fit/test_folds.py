@@ -147,7 +147,9 @@ class TestRun:
         assert figures["n"] == 121 and figures["folds"] == run.folds == 3
         assert "test" not in run.metrics and "validation" not in run.metrics
         with run.predictions_file.open(newline="") as file:
-            paths = [row["path"] for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
+        paths = [row["path"] for row in rows]
+        assert all(row["true class"] == row["path"].split("/")[0] for row in rows)
         assert len(set(paths)) == 121 and "bee/copy.bmp" in paths
         assert run.metrics["calibration"]["n"] == 121 and run.spec.threshold is not None
         assert run.metrics["images"]["compared"] == 121
@@ -210,11 +212,18 @@ def test_a_training_killed_in_any_fold_goes_on_bit_equal(
     out = tmp_path / "run"
     with pytest.raises(Killed):
         train(photos, recipe, out, folds=3, console=QUIET)
-    for _ in range(3):
+    for fold in (2, 3, 4):
         with pytest.raises(InputError, match="unfinished run"):
             load_run(out)
         with pytest.raises(Killed):
             train(resume=out, console=QUIET)
+        if fold == 2:  # the first is done, by the recipe as it was
+            text = (out / "recipe.toml").read_text()
+            (out / "recipe.toml").write_text(text.replace("rate = 0.002", "rate = 0.001"))
+            with pytest.raises(InputError, match=r"fold1 cannot go on.*rate: 0.002, now 0.001"):
+                train(resume=out, console=QUIET)
+            (out / "recipe.toml").write_text(text)
+    (out / "checkpoints/fold1/held-out.npz").write_bytes(b"garbage")  # is trained again
     again = train(resume=out, console=QUIET)
     assert len(killed) == 4
     for ours, theirs in zip(again.model.get_weights(), run.model.get_weights(), strict=True):
