@@ -1,9 +1,7 @@
-"""Exceptions: InputError for a caller's mistake, and two kinds of it for trainings and exports.
-
-And the checks that raise the first one, so that every refusal of a value reads alike.
+"""Exceptions for a caller's mistakes, and the checks that raise them.
 
 Messages name Python's arguments: `overwrite=True`, `data=FOLDER`, `train(resume='my run')`. The
-command line prints them as its options (`in_options` of `cli/options.py`).
+command line prints them as its options (`cli/options.py`).
 """
 
 from __future__ import annotations
@@ -22,22 +20,22 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something that a person gave cannot be used.
+    """A caller's input cannot be used.
 
-    The message is one line: what was expected, what was received, what to do. The command line
-    prints it as it stands; every other exception is a bug and keeps its traceback.
+    The message is one line: what was expected, what was received, and what to do. The command line
+    prints it; every other exception is a bug and keeps its traceback.
     """
 
 
 class DivergedError(InputError):
-    """A training whose loss or weights are no longer finite numbers; going on would not help."""
+    """The loss or the weights of a training are no longer finite numbers."""
 
 
 class ExportError(InputError):
     """An exported file does not give the model's answers, so it was not written.
 
     Attributes:
-        reports: Reports of the other formats, those that were written, if several were asked for.
+        reports: Reports of the files of the same call that were written.
     """
 
     def __init__(self, message: str, reports: Sequence[Any] = ()) -> None:
@@ -55,7 +53,7 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def within(name: str, value: Any, condition: bool, allowed: str) -> None:
-    """Raises InputError unless the condition on `value` holds; `allowed` says it in words."""
+    """Raises InputError unless `condition` holds; `allowed` describes the condition in words."""
     if not condition:
         raise InputError(f"{name} must be {allowed}. Received: {name}={value!r}")
 
@@ -63,7 +61,8 @@ def within(name: str, value: Any, condition: bool, allowed: str) -> None:
 def check_types(table: Any, prefix: str = "") -> None:
     """Checks the fields of a frozen dataclass against their annotations.
 
-    JSON and TOML give lists and 1 for a float, NumPy numbers of its own: all become Python's.
+    Lists become tuples, and whole or NumPy numbers Python's, because JSON, TOML and NumPy give
+    those.
     """
     for key, hint in typing.get_type_hints(type(table)).items():
         name, value = f"{prefix}{key}", getattr(table, key)
@@ -78,7 +77,7 @@ def check_types(table: Any, prefix: str = "") -> None:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A value as a type, or as a tuple of types; raises TypeError if it is of another."""
+    """Converts a value to a type or a tuple of types; raises TypeError if it is of another."""
     items = typing.get_args(kind)
     if items and isinstance(value, list | tuple) and len(value) == len(items):
         return tuple(map(_typed, items, value))
@@ -92,7 +91,7 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def _kind(kind: Any) -> str:
-    """A type in words."""
+    """Describes a type in words."""
     if items := typing.get_args(kind):
         return f"{'two' if len(items) == 2 else 'three'} {'whole ' * (int in items)}numbers"
     words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -100,7 +99,7 @@ def _kind(kind: Any) -> str:
 
 
 def path_of(value: Any, expected: str) -> Path:
-    """A value as a path; raises InputError for what is none, such as a Keras model or a URL."""
+    """Returns `value` as a Path. Raises InputError if it is not path-like, or a URL."""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"expected {expected}. Received: an object of type {type(value).__name__}")
     check_no_url(value)
@@ -108,13 +107,13 @@ def path_of(value: Any, expected: str) -> Path:
 
 
 def check_no_url(value: Any) -> None:
-    """Raises InputError for a URL as a string: a `Path` of it would lose a slash."""
+    """Raises InputError for a URL, which `Path` would take and lose a slash of."""
     if isinstance(value, str) and re.match(r"[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
         raise InputError(f"URLs are not read: download it, and give its path. Received: {value}")
 
 
 def check_utf8(path: Path) -> None:
-    """Raises InputError unless a path is UTF-8: TensorFlow and ONNX Runtime open no other."""
+    """Raises InputError unless a path is UTF-8, as TensorFlow and ONNX Runtime require."""
     if not is_utf8(str(path)):
         raise InputError(
             "TensorFlow and ONNX Runtime need a path in UTF-8: rename the folder or the file. "
@@ -123,22 +122,18 @@ def check_utf8(path: Path) -> None:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written: what was not UTF-8 in a name is a surrogate in it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Whether a text can be encoded: bytes of a file name that are not UTF-8 are surrogates."""
+    return text == text.encode("utf-8", "ignore").decode()
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A question with the known word most like this one, for an error; empty if there is none."""
+    """Returns ` (did you mean WORD?)` with the closest known word, or an empty string."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def reason(error: Exception, lines: int = 1) -> str:
-    """The first lines of an exception's message, as one; of the Hub's without its HTTP status."""
+    """Returns the first lines of an exception's message as one, without the Hub's HTTP status."""
     text = str(error).strip()
     text = text.partition("\n\n")[2] if "Client Error" in text else text
     return " ".join(text.split("\n")[:lines]).strip() or type(error).__name__

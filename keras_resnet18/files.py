@@ -1,4 +1,4 @@
-"""Files: the formats of models, and files that are written whole or not at all."""
+"""Formats of models, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ class Export(NamedTuple):
 
     Attributes:
         file: Name of its file or folder.
-        max_difference: Largest difference of a probability from the float32 model's that passes.
-            None where activations are rounded: only the class counts, so that images of the
-            model's kind are needed to check it.
+        max_difference: Largest allowed difference of a probability from the float32 model's. None
+            where activations are rounded: only the class counts, so a check needs real images.
     """
 
     file: str
     max_difference: float | None
 
 
-# What float32 arithmetic in another order may change in a probability: 100 times what is seen
+# Largest difference of a probability by float32 arithmetic in another order: 100 times what is seen
 FLOAT32_TOLERANCE = 1e-3
 
 EXPORTS = {
@@ -63,10 +62,9 @@ _NAMES: dict[Format, str] = {
 
 
 def format_of(path: Path) -> Format | None:
-    """What lies at a path, by its name; what is in it is seen by whoever opens it.
+    """Returns the format of a path by its name, or None.
 
-    Every folder without a SavedModel in it counts as a run: `load_run` says what it lacks. None if
-    it is something else, or nothing is there.
+    A folder without a SavedModel counts as a run; `load_run` says what it lacks.
     """
     if path.is_dir():
         return "saved_model" if is_saved_model(path) else "run"
@@ -75,16 +73,12 @@ def format_of(path: Path) -> Format | None:
 
 
 def is_saved_model(path: Path) -> bool:
-    """Whether it is a SavedModel's folder, of whatever kind."""
+    """Whether a path is a SavedModel's folder."""
     return any((path / f"saved_model.{ending}").is_file() for ending in ("pb", "pbtxt"))
 
 
 def check_format(path: Path, *formats: Format) -> Format:
-    """Which of these formats lies at a path.
-
-    Raises:
-        InputError: If it is none of them.
-    """
+    """Returns the format of a path. Raises InputError unless it is one of `formats`."""
     found = format_of(path)
     if found not in formats or found is None:
         *others, last = (name for one, name in _NAMES.items() if one in formats)
@@ -97,35 +91,35 @@ def check_format(path: Path, *formats: Format) -> Format:
 
 # Files and folders that appear under their final name only when they are whole.
 
-_PREFIX = ".writing-"
-_LOCK = ".lock"  # in such a folder; a dead process does not hold it
+_PREFIX = ".writing-"  # of a temporary folder
+_LOCK = ".lock"  # in this folder; a dead process does not hold it
 _OLD = 60.0  # seconds; a younger folder may not be locked yet
 
 
 def to_json(values: Mapping[str, Any]) -> str:
-    """Values as JSON for people; a name that is not UTF-8 is escaped, and reads back as it was."""
+    """Formats values as JSON for people; names that are not UTF-8 are escaped."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     return f"{text if is_utf8(text) else json.dumps(values, indent=2)}\n"
 
 
 def size_bytes(path: Path) -> int:
-    """Size of a file, or of all files in a folder."""
+    """Returns the size of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_parent(path: Path) -> None:
-    """Raises InputError if `path` lies below a file or is not UTF-8, and so cannot be written."""
+    """Raises InputError if `path` is below a file or is not UTF-8, so it cannot be written."""
     check_utf8(path.absolute())
     ancestor = next(parent for parent in path.absolute().parents if parent.exists())
     if not ancestor.is_dir():
         raise InputError(
-            f"what is written needs a folder to be in. Received: {path}, below the file {ancestor}"
+            f"a path to write needs folders above it. Received: {path}, below the file {ancestor}"
         )
 
 
 def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str) -> None:
-    """Raises InputError unless `path` is free, or is something that may be replaced."""
+    """Raises InputError unless `path` is free or `replaceable`."""
     check_parent(path)
     if path.exists() and not replaceable(path):
         raise InputError(
@@ -134,17 +128,16 @@ def check_destination(path: Path, replaceable: Callable[[Path], bool], what: str
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether it is what `staged` leaves when its process is killed."""
+    """Whether a path is what `staged` leaves when its process is killed."""
     return path.name.startswith(_PREFIX)
 
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what is there at the end is moved to `path`.
+    """Gives a path beside `path` to write to, and moves what is there to `path` at the end.
 
-    It is flushed to the disk before it is moved, so that it outlives a power cut. When the body
-    raises, nothing is left of it, and what was at `path` before stays. When the process is killed,
-    the next writer in the folder clears what it left.
+    It is flushed to the disk first, to survive a power cut. If the body raises, `path` is left as
+    it was. If the process is killed, the next writer in the folder removes its leftovers.
 
     Raises:
         InputError: If the body, or the move, raises an OSError, such as of a full disk.
@@ -177,7 +170,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Flushes a file or a folder's list of files to the disk."""
+    """Flushes a file, or a folder's list of files, to the disk."""
     folder = path.is_dir()  # Windows and some network drives have no such call for folders
     with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
         descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)

@@ -71,15 +71,15 @@ def is_image_name(name: str | os.PathLike[str]) -> bool:
 def decode_image(
     data: bytes, *, name: str | None = None, max_value: int = FULL_RANGE
 ) -> npt.NDArray[np.uint8]:
-    """Decodes an image to the way a person sees it.
+    """Decodes an image to the pixels that a person sees.
 
-    EXIF orientation is obeyed, transparency lies over white, grey is repeated over the three
-    channels, 16-bit grey is scaled to 8 bits, CMYK is converted; of 16-bit colours the upper 8 bits
-    are taken, of an animation the first frame.
+    EXIF orientation is applied, transparency is blended over white, grey is repeated over the three
+    channels, 16-bit grey is scaled to 8 bits, and CMYK is converted. Of 16-bit colours the upper 8
+    bits are taken, of an animation the first frame.
 
     Args:
         data: A JPEG, PNG, BMP, GIF, WebP or AVIF file; HEIC with the extra `heic`.
-        name: What an error should call the image; its number of bytes by default.
+        name: Name of the image in an error; its number of bytes by default.
         max_value: Value that is white in 16-bit grey, as `Preprocess` has it.
 
     Returns:
@@ -116,11 +116,7 @@ def read_image(
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Reads an image file without decoding it.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
+    """Reads an image file without decoding it. Raises InputError if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -136,11 +132,7 @@ def largest_value(data: bytes) -> int | None:
 
 
 def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
-    """Names the format of an image file by its header, without decoding pixels.
-
-    Returns:
-        A key of `FORMATS`; None if `decode_image` would refuse the file.
-    """
+    """Reads the format of an image from its header: a key of `FORMATS`, or None for any other."""
     try:
         with _opened(file) as image:
             return "JPEG" if image.format == "MPO" else image.format  # MPO: with a preview
@@ -149,7 +141,7 @@ def image_format(file: str | os.PathLike[str] | io.BytesIO) -> str | None:
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of an upright image, by its header; None if it cannot be read."""
+    """Reads (height, width) of the upright image from its header; None if it cannot be read."""
     try:
         with _opened(io.BytesIO(data)) as image:
             turned = orientation(image.info.get("exif", b"")) > 4
@@ -159,7 +151,7 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 class _HeldBack(io.BytesIO):
-    """A file whose blocks end before its last bytes, so that `tell` says if these were needed."""
+    """File whose blocks end before its last bytes, so `tell` shows whether these were needed."""
 
     def __init__(self, data: bytes, stop: int) -> None:
         super().__init__(data)
@@ -171,17 +163,14 @@ class _HeldBack(io.BytesIO):
 
 
 def jpeg_damage(data: bytes) -> str | None:
-    """Says what is wrong inside a JPEG that has an end, which libjpeg fills up with grey.
+    """Describes damage inside a JPEG, which libjpeg fills up with grey; None if none is found.
 
     The data of a baseline JPEG must last exactly to its last pixel, and the scans of any other must
     bring every bit. Damage that changes neither, or inside the scans of a progressive JPEG, is not
     found.
 
     Args:
-        data: A file that `decode_image` decodes.
-
-    Returns:
-        The reason; None for a whole JPEG or another format.
+        data: Any file that `decode_image` decodes.
     """
     at, frame, scans, needed = 2, 0, 0, b"\xff\xd8"
     lowest: dict[int, list[int]] = {}  # of each component, for each frequency, the last bit read
@@ -243,16 +232,9 @@ def orientation(exif: bytes) -> int:
 
 
 def resize_and_crop(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.uint8]:
-    """Brings an image to the network's size without TensorFlow.
+    """Resizes and crops an image, uint8 (height, width, 3) to (*spec.size, 3), without TensorFlow.
 
     The pixels differ from those of `Preprocess.resize_and_crop` by at most one level.
-
-    Args:
-        image: uint8 array of shape (height, width, 3).
-        spec: The network's size and the way to it.
-
-    Returns:
-        uint8 array of shape (*spec.size, 3).
     """
     (height, width), corner = spec.placement(*image.shape[:2])
     top, left = (max(c, 0) for c in corner)
@@ -282,17 +264,17 @@ def _opened(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
 
 
 def broken_image(error: Exception) -> InputError | None:
-    """The one-line message about an image that could not be read, found in TensorFlow's error.
+    """Finds the one-line message about an unreadable image in an error of TensorFlow.
 
     An exception inside `tf.data` reaches the training loop as an `OpError` whose text is a Python
     traceback in a graph's error report.
 
     Args:
-        error: What iterating over a dataset, or `Model.fit`, raised.
+        error: Exception of iterating over a dataset, or of `Model.fit`.
 
     Returns:
-        The `InputError` that the decoder raised, or one for a file that is not there any more or a
-        JPEG that is damaged inside; None if something else went wrong.
+        The `InputError` that the decoder raised, or one for a file that is gone or a damaged JPEG;
+        None if something else went wrong.
     """
     text = str(error)
     if decoder := re.search(rf"InputError: ({_EXPECTED}.*)", text):

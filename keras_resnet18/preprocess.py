@@ -73,15 +73,11 @@ class Preprocess:
             within(name, value, fits, f"from {least} to {most:,}")
 
     def scale_and_offset(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What pixels of 0–255 are multiplied by, and what is then added, to normalise them.
+        """Scale and offset of each channel: (pixel / 255 - mean) / std is pixel · scale + offset.
 
         Args:
-            channels: How many the image has. With 3 it is red, green and blue; of any other number
-                each channel has the mean of the three means and of the three standard deviations.
-
-        Returns:
-            Scale and offset, one of each a channel: (pixel / 255 - mean) / std is
-            pixel · scale + offset.
+            channels: Number of the image's channels: 3 for red, green and blue. Any other number
+                of channels share the mean of the three means and of the three standard deviations.
         """
         mean, std = self.mean, self.std
         if channels != 3:
@@ -92,17 +88,17 @@ class Preprocess:
     def placement(
         self, height: Any, width: Any, most: Any = max, least: Any = min
     ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-        """Where an image of some size comes to lie.
+        """Size that an image is resized to, and position of the network's input in it.
 
         Args:
-            height: Of the image, an int or an int64 tensor.
-            width: Likewise.
+            height: Height of the image, an int or an int64 tensor.
+            width: Width of the image, an int or an int64 tensor.
             most: `max`, or `tf.maximum` for tensors.
             least: `min`, or `tf.minimum` for tensors.
 
         Returns:
-            (height, width) that the image is resized to, and (top, left) of the network's input
-            inside the resized image, negative where there are bars.
+            (height, width) of the resized image, and (top, left) of the network's input inside it,
+            negative where there are bars.
         """
         # ⌊size / ratio⌋, torchvision's and timm's rule; the 1e-6 keeps 224 / .875 at 256
         full_height, full_width = (int(side / self.crop_ratio + 1e-6) for side in self.size)
@@ -115,13 +111,10 @@ class Preprocess:
         return (new_height, new_width), corner
 
     def fraction_unseen(self, sizes: Sequence[tuple[int, int]]) -> float:
-        """How much of images the crop of the middle cuts off.
+        """Mean fraction of images' area that the center crop cuts off, 0 to 1; 0 without images.
 
         Args:
-            sizes: (height, width) of images.
-
-        Returns:
-            The mean fraction of an image's area, 0 to 1; 0 without images.
+            sizes: (height, width) of the images.
         """
         resized = [self.placement(*size)[0] for size in sizes]
         seen = [min(1, self.size[0] / h) * min(1, self.size[1] / w) for h, w in resized]
@@ -229,5 +222,5 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
 
 
 def _half(margin: Any) -> Any:
-    """Half of a whole number or tensor, .5 rounded to even: where torchvision's crop begins."""
+    """Half of a whole number or tensor, .5 rounded to even, as torchvision's crop begins."""
     return (margin + margin % 4 // 3) // 2

@@ -1,4 +1,4 @@
-"""ClassifierSpec: all that must be known to use a classifier besides its network."""
+"""ClassifierSpec: everything needed to use a classifier, apart from its network."""
 
 from __future__ import annotations
 
@@ -79,12 +79,8 @@ class ClassifierSpec:
     def from_json(cls, text: str, path: Path) -> ClassifierSpec:
         """Read the text of a `classifier.json`.
 
-        Args:
-            text: The JSON.
-            path: The file that it is from, for the message.
-
         Raises:
-            InputError: If it is not a specification.
+            InputError: If it is not a specification; the message names `path`.
         """
         try:
             values = json.loads(text)
@@ -110,15 +106,12 @@ class ClassifierSpec:
         return cls.from_json(text, path)
 
     def check_model(self, shape: Sequence[int | None], classes: int, where: Path | str) -> None:
-        """Check that the specification is of a model's classes and input size.
+        """Raise InputError unless the specification fits a model.
 
         Args:
             shape: (height, width, channels) of the model's input; None where any size will do.
             classes: Number of the model's classes.
             where: The file with both, for the message.
-
-        Raises:
-            InputError: If it is another model's.
         """
         if len(self.labels) != classes:
             raise InputError(
@@ -136,23 +129,16 @@ class ClassifierSpec:
             )
 
     def prepare(self, image: Any) -> Any:
-        """Bring one image, or several of one size, to the model's pixels, in TensorFlow."""
+        """Convert one image, or several of one size, to the model's pixels, in TensorFlow."""
         assert self.preprocess is not None
         return self.preprocess.resize_and_crop(image)
 
     def sure(self, highest: Any) -> Any:
-        """Whether answers of these highest probabilities are given, and not "not sure".
-
-        Args:
-            highest: A number, or an array of any shape.
-
-        Returns:
-            A bool, or an array of bools.
-        """
+        """Whether images of these highest probabilities, a number or an array, are answered."""
         return highest >= (self.threshold or 0.0)
 
     def difference(self, other: ClassifierSpec) -> str | None:
-        """What of another specification differs from this one, in one line; None if nothing."""
+        """Describe the first difference of another specification in one line; None if equal."""
         if self.labels != other.labels:
             if len(self.labels) != len(other.labels):
                 return f"{len(other.labels)} labels, not {len(self.labels)}"
@@ -167,7 +153,7 @@ class ClassifierSpec:
 
 
 def check_threshold(threshold: Any) -> None:
-    """Raises InputError unless it is a probability, or None for no threshold."""
+    """Raises InputError unless `threshold` is a probability or None."""
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     fits = threshold is None or (number and 0 <= threshold <= 1)
     within("threshold", threshold, fits, "a probability, from 0 to 1")

@@ -1,4 +1,4 @@
-"""`check`: what in a source of images would spoil a training, found before hours are spent."""
+"""`check`: finds what would spoil a training before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from keras_resnet18.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What is known of a source after all of its images were decoded.
+    """Result of `check`.
 
     Attributes:
-        source: Its name.
+        source: Name of the source.
         n: Number of images that can be decoded.
-        counts: How many each class has in each split, `counts["train"]["ant"]`; empty if the
-            source cannot be opened.
-        notes: Where the splits come from, and what is ignored.
-        findings: What is worth knowing, what spoils a training first.
-        labels: What the images say of one another's labels; None if that was not asked for.
+        counts: Number of images of each class in each split, `counts["train"]["ant"]`; empty if
+            the source cannot be opened.
+        notes: Origin of the splits, and ignored files.
+        findings: Facts worth knowing; those that would spoil a training come first.
+        labels: Check of the labels; None without `features`.
     """
 
     source: str
@@ -74,26 +74,26 @@ def check(
     out: Path | None = None,
     console: Console | None = None,
 ) -> Check:
-    """Decodes every image of a source to the last byte, and looks for what spoils a training.
+    """Decodes every image of a source completely, and looks for what would spoil a training.
 
-    Copies are found by their pixels, under any name and in any format. With `features`, labels that
-    the other images contradict are found too, and images that look the same as one of another class
-    or split though their pixels differ: resized, encoded anew or mirrored.
+    Copies are found by their pixels, whatever their names and formats. With `features`, it also
+    finds labels that other images contradict, and near copies: images that look the same as one of
+    another class or split, but were resized, encoded again or mirrored.
 
     Args:
-        source: What `train` takes.
+        source: Images, as `train` takes them.
         split_seed: Seed of the hash split.
-        features: Network whose features tell what images look like: a run, which may have been
-            trained on the same labels; or the path of a run, a checkpoint of ResNet-18, or a name
-            of published weights, such as `"imagenet"`.
+        features: Network that computes features of the images: a run, also one trained on the same
+            labels; the path of a run or of a checkpoint of ResNet-18; or a name of published
+            weights, such as `"imagenet"`.
         out: With `features`, a folder for `labels.html`, a page with the images to look at, and
             `labels.csv`, a manifest of all images to correct and train with.
-        console: Where progress is shown; None for standard output,
-            `rich.console.Console(quiet=True)` for silence.
+        console: Shows progress; None for standard output, `rich.console.Console(quiet=True)` for
+            silence.
 
     Raises:
-        InputError: If there is no such source or network, a file cannot be written, or labels
-            cannot be compared: five images or more, and two or more of every class.
+        InputError: If there is no such source or network, a file cannot be written, or there are
+            fewer than five images, or fewer than two of a class, to compare labels.
     """
     console, extractor = console or Console(), None
     if out is not None:
@@ -134,11 +134,9 @@ def check(
 
 
 def _decoded(source: Source, console: Console) -> tuple[Source, list[Facts]]:
-    """Reads images that are not files.
+    """Reads images that are not files; returns the source with names and labels, and the facts.
 
-    Returns:
-        The source, where every image has a name, which is its split and number unless it is a file,
-        and its label is known; and the facts of all images.
+    An image without a name is called by its split and number.
     """
     facts: list[Facts] = []
     splits = dict(source.splits)

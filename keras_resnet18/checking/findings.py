@@ -1,4 +1,4 @@
-"""Facts about single images, and what they say about a source: copies, broken and odd files."""
+"""Findings about a source: broken and odd files, copies, class names, from facts of its images."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _A_COPY = "a copy of "  # begins why an image is left out
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What an image holds.
+    """Facts of an image.
 
     Attributes:
-        name: Its path relative to the source's folder, or its split and number.
-        error: Why it cannot be decoded; None if it can.
-        kind: Format of its file, a key of `images.FORMATS`; None if there is no file.
+        name: Path relative to the source's folder, or split and number.
+        error: Why the image cannot be decoded; None if it can.
+        kind: Format of the file, a key of `images.FORMATS`; None if there is no file.
         size: (height, width) in pixels, upright.
         digest: SHA-256 of size and pixels; empty if it cannot be decoded.
         spread: Largest difference between two values of a channel, 0 to 255.
@@ -62,16 +62,7 @@ class Facts:
 
 
 def inspect_files(root: Path, names: Sequence[str], console: Console) -> list[Facts]:
-    """Decodes image files on all cores.
-
-    Args:
-        root: The folder that names are relative to.
-        names: The files.
-        console: Where progress is shown.
-
-    Returns:
-        Facts of each, in the same order.
-    """
+    """Decodes image files below `root` on all cores; returns the facts of each in order."""
 
     def inspect(chunk: Sequence[str]) -> list[Facts]:
         return [_inspect_file(root, name) for name in chunk]
@@ -110,7 +101,7 @@ def facts_of(name: str, pixels: npt.NDArray[np.uint8], kind: str | None = None) 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an image of a source lies: its split, its class and its name."""
+    """Split, class and name of an image."""
 
     split: SplitName
     class_name: str
@@ -121,7 +112,7 @@ class Place:
 
 
 def places(source: Source) -> Iterator[Place]:
-    """Every image of a source with names, training first, then validation, then test."""
+    """Yields every image that has a name: training, validation, then test images."""
     for split in SPLITS:
         part = source.splits[split]
         if part.labels is not None and part.names is not None:
@@ -130,12 +121,7 @@ def places(source: Source) -> Iterator[Place]:
 
 
 def same_content(source: Source, digests: Mapping[str, str]) -> list[list[Place]]:
-    """Groups of images of one content, each in the order of `places`.
-
-    Args:
-        source: The images.
-        digests: What tells their contents apart, by name; an image without one is left out.
-    """
+    """Groups images by their digests, given by name; an image without one is left out."""
     groups: dict[str, list[Place]] = defaultdict(list)
     for place in places(source):
         if digests.get(place.name):
@@ -144,7 +130,7 @@ def same_content(source: Source, digests: Mapping[str, str]) -> list[list[Place]
 
 
 def copies_to_leave_out(groups: Iterable[Sequence[Place]]) -> dict[str, str]:
-    """The validation and test images that are copies of an image before them, and of which."""
+    """Validation and test images that are copies of an earlier image, and the reason in words."""
     return {
         place.name: f"{_A_COPY}{group[0].name}"
         for group in groups
@@ -160,13 +146,13 @@ def is_left_out_copy(reason: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something about a source that a person should know.
+    """Fact about a source that its user should know.
 
     Attributes:
-        kind: What it is, such as `"undecodable"` or `"in two splits"`.
+        kind: Kind, such as `"undecodable"` or `"in two splits"`.
         spoils: Whether it would spoil a training or its figures.
-        text: A line about it.
-        images: The names of all images that it is about.
+        text: One line about it.
+        images: Names of all images concerned.
     """
 
     kind: str
@@ -176,12 +162,12 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """What `dataclasses.asdict` gave, also if JSON made a list of the names."""
+        """Finding from the values of `dataclasses.asdict`, also after a round trip by JSON."""
         return cls(**{**values, "images": tuple(values["images"])})
 
 
 def on_copies(groups: Iterable[Sequence[Place]]) -> Iterator[Finding]:
-    """Images of one content: in two classes, in two splits, or twice in one."""
+    """Yields findings on copies: in two classes, in two splits, or twice in one."""
     meaning = {
         "in two classes": "the same image in more than one class",
         "in two splits": "the same image in more than one split, so the figures flatter",
@@ -203,7 +189,7 @@ def on_copies(groups: Iterable[Sequence[Place]]) -> Iterator[Finding]:
 
 
 def on_files(facts: Sequence[Facts]) -> Iterator[Finding]:
-    """What single images are: undecodable, named as another format, blank, of an extreme shape."""
+    """Yields findings on files: undecodable, of another format, blank, small, of extreme shape."""
     for fact in facts:
         if fact.error is not None:
             yield Finding("undecodable", True, f"{fact.name}: {fact.error}", (fact.name,))
@@ -228,7 +214,7 @@ def on_files(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def on_classes(source: Source) -> Iterator[Finding]:
-    """What the classes are: unevenly filled, untested, named like splits or like one another."""
+    """Yields findings on classes: uneven, untested, named like splits or like one another."""
     for split in ("validation", "test"):
         if absent := source.absent_from(split):
             text = f"classes without a {split} image: {listed(absent, 10)}"
@@ -252,7 +238,7 @@ def on_classes(source: Source) -> Iterator[Finding]:
 
 
 def on_names(source: Source) -> Iterator[Finding]:
-    """Class names that look alike, and those that tables write into empty cells."""
+    """Yields findings on class names that look alike, or like an empty cell of a table."""
     alike = defaultdict(list)
     for name in source.classes:
         alike[_as_read(name)].append(name)
@@ -266,7 +252,7 @@ def on_names(source: Source) -> Iterator[Finding]:
 
 
 def _as_read(name: str) -> str:
-    """A name as a reader sees it: invisible characters, spaces, case and decimals do not count."""
+    """Normalizes a name: ignores invisible characters, spaces, case and decimals."""
     text = unicodedata.normalize("NFKC", name)
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
     text = " ".join(text.split()).casefold()
@@ -274,7 +260,7 @@ def _as_read(name: str) -> str:
 
 
 def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Finding]:
-    """16-bit files most of which use a part of the range up to `max_value`, or one more than it."""
+    """Yields a finding if most 16-bit files use half of the range to `max_value`, or more of it."""
     used = {fact.name: fact.largest for fact in facts if fact.largest is not None}
     largest = highest = max(used.values(), default=max_value)
     if used and highest <= max_value:  # a dead pixel in one of them says nothing of the others
@@ -294,7 +280,7 @@ def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Fi
 
 
 def on_sizes(facts: Sequence[Facts]) -> Iterator[Finding]:
-    """The sizes of all images, in a line."""
+    """Yields a finding on the sizes of all images."""
     sizes = [fact.size for fact in facts if fact.error is None]
     if len(set(sizes)) == 1:
         height, width = sizes[0]
@@ -307,7 +293,7 @@ def on_sizes(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def counts_of(source: Source) -> dict[str, dict[str, int]]:
-    """How many images each class has in each split; empty where labels are not known."""
+    """Number of images of each class in each split; empty where labels are not known."""
     count = len(source.classes)
     return {
         split: dict(zip(source.classes, np.bincount(labels, minlength=count).tolist(), strict=True))
@@ -317,7 +303,7 @@ def counts_of(source: Source) -> dict[str, dict[str, int]]:
 
 
 def counts_in_words(source: Source, most: int = 20) -> str:
-    """`2 classes (training/validation/test images): ant 17/3/4, bee 16/3/4`; long lists are cut."""
+    """Formats `2 classes (training/validation/test images): ant 17/3/4, bee 16/3/4`."""
     counts = counts_of(source)
     if is_whole(source):
         counts = {"train": counts["train"]} if counts else {}

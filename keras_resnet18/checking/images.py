@@ -1,4 +1,4 @@
-"""Images of a training: opened, looked at, and what is left out of them."""
+"""Images of a training: opened, checked, and partly left out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AnySource = Source | str | os.PathLike[str]
 
 ON_BAD_IMAGE = ("raise", "skip")
 
-_QUICK = 10**9  # bytes of image files: to decode them takes less time than an epoch
+_QUICK = 10**9  # bytes of image files, which take less time to decode than an epoch
 
 _MUCH_UNSEEN = 0.2  # a photo of 4 to 3 in a square loses 0.25
 
@@ -51,10 +51,10 @@ class Images:
         source: The images that are used.
         split_seed: Seed of the hash split.
         left_out: Files that are not used, and why.
-        findings: What was found about class names and copies, for the metrics.
-        decoded: Facts of the images that were decoded to be checked.
-        compared_by: What copies share, "pixels" or "bytes"; None where they were not looked for.
-        folds: Which trainings leave each image out; None for a training with a test split.
+        findings: Findings on class names and copies, for the metrics.
+        decoded: Facts of the images that were decoded.
+        compared_by: What copies share, "pixels" or "bytes"; None if nobody looked for copies.
+        folds: Fold of each image; None for a training with a test split.
     """
 
     source: Source
@@ -67,17 +67,16 @@ class Images:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the images, as far as they are known."""
+        """(height, width) of the images whose size is known."""
         if self.source.image_size is not None:
             return [self.source.image_size]
         return [fact.size for fact in self.decoded]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What opens the same images again, for `environment.json`."""
-        folds = {} if self.folds is None else {"folds": self.folds.to_dict()}
+        """Facts for `environment.json`, by which the same images are opened again."""
         return {
-            **folds,
+            **({} if self.folds is None else {"folds": self.folds.to_dict()}),
             "split_seed": self.split_seed,
             "left_out": dict(self.left_out),
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
@@ -107,12 +106,12 @@ def look(
     dedupe: bool,
     folds: int | None = None,
 ) -> Images:
-    """Opens images for a new training, and says what would spoil it.
+    """Opens images for a new training, and looks for copies and broken images.
 
-    Copies are images of the same pixels. All images are decoded to find them, and to find broken
-    ones, with `dedupe`, with `on_bad_image="skip"` and in sets of up to 1 GB; of larger sets the
-    validation and test images are decoded, and copies are files of the same bytes. With `folds` the
-    images are dealt out to so many, copies to the same one.
+    Copies are images of the same pixels, and all images are decoded, with `dedupe`, with
+    `on_bad_image="skip"` and in sets of up to 1 GB. Of larger sets the validation and test images
+    are decoded, and copies are files of the same bytes. With `folds` the images are split into
+    this number of folds, copies into the same one.
 
     Raises:
         InputError: If they cannot be used, or one is broken and `on_bad_image` is `"raise"`.
@@ -158,7 +157,7 @@ def look(
 
 
 def _with_folds(images: Images, count: int, copies: Sequence[Sequence[Place]]) -> Images:
-    """The images dealt out to folds, whatever splits they were in."""
+    """Splits the images of all splits into folds."""
     source, names = images.source, ([place.name for place in group] for group in copies)
     return dataclasses.replace(
         images,
@@ -169,7 +168,7 @@ def _with_folds(images: Images, count: int, copies: Sequence[Sequence[Place]]) -
 
 
 def look_again(source: Source, compared_by: str | None, console: Console) -> tuple[Finding, ...]:
-    """What is found about a training's names and copies once its images have changed."""
+    """Findings on a training's class names and copies after its images have changed."""
     if source.folder is None or compared_by is None:
         return tuple(on_names(source))
     names = [place.name for place in places(source) if compared_by == "pixels"]
@@ -181,7 +180,7 @@ def look_again(source: Source, compared_by: str | None, console: Console) -> tup
 def _copies(
     source: Source, root: Path, facts: Sequence[Facts], compared_by: str, console: Console
 ) -> list[list[Place]]:
-    """Groups of images of the same pixels, by their facts, or of files of the same bytes."""
+    """Groups images of the same pixels, by their facts, or files of the same bytes."""
     digests = {fact.name: fact.digest for fact in facts}
     if compared_by == "bytes":
         with watched(console, "comparing") as advance:
@@ -192,7 +191,7 @@ def _copies(
 
 
 def _refuse_broken(root: Path, facts: Sequence[Facts]) -> None:
-    """Raises InputError for broken images, which are else first read hours later."""
+    """Raises InputError for broken images now; otherwise some are first read hours later."""
     if broken := [fact for fact in facts if fact.error is not None]:
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
         raise InputError(
@@ -203,7 +202,7 @@ def _refuse_broken(root: Path, facts: Sequence[Facts]) -> None:
 
 
 def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
-    """Lines for the beginning of a training: classes, what is left out, copies, what is unseen."""
+    """Yields lines for the start of a training: classes, files left out, copies, unseen parts."""
     yield counts_in_words(images.source)
     yield from images.source.warnings
     for name, reason in images.left_out.items():
@@ -230,5 +229,5 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
 
 def open_again(run: Run) -> Source:
     """Opens the images of a run again, without those that its training left out."""
-    assert run.source is not None  # or they came from arrays
+    assert run.source is not None  # they did not come from arrays
     return open_source(run.source, **run.source_options)

@@ -1,4 +1,4 @@
-"""Labels that the other images contradict, and images that look almost the same as another."""
+"""Labels that other images contradict, and near copies."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ _BLANK = 28  # length of a thumbnail that differs from its mean colour by a leve
 _SHOWN_LABELS, _SHOWN_PAIRS = 120, 40  # on the page
 
 
-# A network up to its pooled features, and how images are prepared for it
+# A network up to its pooled features, and its preprocessing
 Extractor = tuple[keras.Model, Preprocess]
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """Label of an image, and what the other images say of it.
+    """Label of an image, and the class that other images suggest.
 
     Attributes:
-        image: Path of the image relative to the source's folder, or its split and number.
-        split: Its split.
-        label: Its class.
-        suggested: The class that is most probable.
+        image: Path relative to the source's folder, or split and number.
+        split: Split of the image.
+        label: Class of the image.
+        suggested: The most probable class.
         probability: Probability of `label`, 0 to 1.
-        group: What it shares with the other images of its group in a manifest, else empty.
+        group: The image's group in a manifest, or empty.
     """
 
     image: str
@@ -85,9 +85,9 @@ class LabelCheck:
         labels: All images, the least probable label first. Probabilities are of a logistic
             regression on features, fitted to the images of other folds.
         accuracy: Fraction of the labels that are the most probable class, 0 to 1.
-        interval: Its 95 % confidence interval (Wilson 1927).
-        near_copies: Images that look the same as one of another class or split, though their
-            pixels differ, with the one that they are most like.
+        interval: 95 % confidence interval of the accuracy (Wilson 1927).
+        near_copies: Pairs of images of different classes or splits that look the same, though
+            their pixels differ.
         are_files: Whether the images are files, which a manifest can name.
     """
 
@@ -104,11 +104,7 @@ class LabelCheck:
 
 
 def open_extractor(features: Run | str | os.PathLike[str]) -> Extractor:
-    """Opens the network of a run, a checkpoint of ResNet-18 or published weights.
-
-    Raises:
-        InputError: If it is none of them.
-    """
+    """Opens the network of a run, a checkpoint of ResNet-18 or published weights."""
     expected = "features to be a run, or the path of one, a checkpoint or the name of weights"
     name = os.fspath(path_of(features.path if isinstance(features, Run) else features, expected))
     try:
@@ -137,10 +133,10 @@ def check_labels(
     """Ranks labels by their probability, and looks for near copies.
 
     Args:
-        source: Images with names, whose labels are known.
-        extractor: Gives the features.
-        digests: What copies share, by name: they are in one fold.
-        console: Where progress is shown.
+        source: Images with names and known labels.
+        extractor: Computes the features.
+        digests: Digest of each image by name; images of one digest are copies, in one fold.
+        console: Shows progress.
 
     Raises:
         InputError: If there are too few images, or too few of a class.
@@ -207,22 +203,17 @@ def _features(
 
 
 def thumbnail(image: tf.Tensor) -> tf.Tensor:
-    """A whole image, (height, width, 3), in 16 by 16 pixels: float32, 0 to 255."""
+    """Shrinks a whole image, (height, width, 3), to 16 by 16 pixels: float32, 0 to 255."""
     return tf.image.resize(image, (_SIDE, _SIDE), "area")
 
 
 def near_copies(
     thumbnails: npt.NDArray[np.float32], where: Sequence[Place], digests: Mapping[str, str]
 ) -> Iterator[tuple[Place, Place]]:
-    """Pairs of images of two classes or splits that look the same, mirrored or not.
+    """Yields pairs of images of two classes or splits that look the same, mirrored or not.
 
-    Args:
-        thumbnails: Shape (n, 16, 16, 3). Two look the same if theirs correlate.
-        where: Place of each image.
-        digests: Images of one digest are copies, and no near copies, by name.
-
-    Yields:
-        Each image with the one that it is most like, if they look the same; each pair once.
+    An image is paired with the one that it is most like, if their thumbnails, shape
+    (n, 16, 16, 3), correlate. Images of one digest are copies, not near copies.
     """
     straight, mirrored = _standardized(thumbnails), _standardized(thumbnails[:, :, ::-1])
     of_place = np.unique([f"{one.split}/{one.class_name}" for one in where], return_inverse=True)[1]
@@ -241,7 +232,7 @@ def near_copies(
 
 
 def _standardized(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Thumbnails as vectors whose products are correlations; that of a blank image is 0."""
+    """Thumbnails as vectors whose products are correlations; of a blank image, zeros."""
     centered = thumbnails - thumbnails.mean((1, 2), keepdims=True)
     vectors = centered.reshape(len(thumbnails), -1)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -250,7 +241,7 @@ def _standardized(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32
 
 
 def on_labels(found: LabelCheck) -> Iterator[Finding]:
-    """Labels that are contradicted, and near copies of two classes or two splits."""
+    """Yields findings on contradicted labels and near copies."""
     known = in_words(found.accuracy, found.interval, len(found.labels))
     text = (
         f"labels confirmed by other images: {known}; if the features are weak, images that are "
@@ -271,10 +262,7 @@ def on_labels(found: LabelCheck) -> Iterator[Finding]:
 
 
 def check_free(out: Path) -> None:
-    """Raises InputError unless `out` can take the page and the table and has neither of them.
-
-    A table that is there may hold somebody's corrections.
-    """
+    """Raises InputError if `out` has a page or a table already, which may hold corrections."""
     taken = any((out / name).exists() for name in (TABLE, PAGE))
     what = f"a folder without {TABLE} and {PAGE}"
     check_destination(out, lambda folder: folder.is_dir() and not taken, what)
@@ -283,7 +271,7 @@ def check_free(out: Path) -> None:
 def write_labels(found: LabelCheck, source: Source, out: Path) -> None:
     """Writes `labels.html`, a page to look at, and `labels.csv`, a manifest to correct.
 
-    Its paths are relative to it. The column split keeps the test images, and group the groups.
+    Paths in the manifest are relative to it; the columns split and group keep these of a source.
     """
     shown, pairs = found.contradicted[:_SHOWN_LABELS], found.near_copies[:_SHOWN_PAIRS]
     names = {one.image for one in shown} | {place.name for pair in pairs for place in pair}
@@ -313,7 +301,7 @@ def write_labels(found: LabelCheck, source: Source, out: Path) -> None:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A path as a table in a folder names it; absolute on another drive of Windows."""
+    """A path relative to a folder; absolute if it is on another drive of Windows."""
     real = Path(os.path.realpath(path.parent)) / path.name
     try:
         return Path(os.path.relpath(real, os.path.realpath(folder))).as_posix()
@@ -322,7 +310,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _pictures(source: Source, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names of images, and their thumbnails as data URLs."""
+    """Yields names of images and their pictures as data URLs."""
     for split in source.splits.values():
         of_split = split.names or ()
         wanted = tf.constant([name in names for name in of_split])
@@ -331,6 +319,6 @@ def _pictures(source: Source, names: Collection[str]) -> Iterator[tuple[str, str
 
 
 def _some(split: Split, wanted: tf.Tensor) -> tf.data.Dataset:
-    """The wanted images of a split with their numbers; the others are not read."""
+    """Reads the wanted images of a split with their numbers, and no others."""
     elements = split.elements(None, 0).enumerate().filter(lambda row, _: wanted[row])
     return elements.map(lambda row, element: (row, split.fetch(element)[0]))

@@ -26,7 +26,7 @@ _ERASE_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 def augment(
     image: StoredImage, seed: tf.Tensor, *, preprocess: Preprocess, settings: Augment
 ) -> tf.Tensor:
-    """Makes a random training image.
+    """Makes a random training image, uint8 of shape (*preprocess.size, 3).
 
     Each kind of randomness has its own numbers, so that turning one off changes none of the others.
 
@@ -34,10 +34,7 @@ def augment(
         image: The image.
         seed: Two whole numbers, shape (2,). The same seed gives the same image.
         preprocess: Size, fit and interpolation of the result; its crop ratio is for evaluation.
-        settings: What is varied, and how much.
-
-    Returns:
-        uint8, shape (*preprocess.size, 3).
+        settings: Kinds of augmentation and their strengths.
     """
     # all at once: an op that draws takes 60 µs, for one number or a hundred
     numbers = tf.random.stateless_uniform((sum(_DRAWS.values()),), tf.cast(seed, tf.int64))
@@ -235,7 +232,7 @@ def _cutmix(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor
 
 
 def _span(centre: tf.Tensor, side: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which places along one axis lie in each rectangle, and how many; cut at the image's edge."""
+    """Mask of each rectangle along one axis, cut at the image's edge, and its number of places."""
     length_ = tf.cast(length, tf.float32)
     start = tf.cast(tf.round(length_ * (centre - side / 2)), tf.int32)
     end = tf.cast(tf.round(length_ * (centre + side / 2)), tf.int32)

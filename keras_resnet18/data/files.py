@@ -1,4 +1,4 @@
-"""Image files as a `Source`, after a short look into each of them."""
+"""Image files as a `Source`; the header of each file is read."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ BEGIN, END = 2**14, 64  # bytes of a file that are looked at
 
 
 def size_and_look(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Size of a file, and SHA-256 of its first 16 KiB and last bytes; of a whole BMP.
+    """Size of a file, and SHA-256 of its first 16 KiB and last bytes, or of a whole BMP.
 
-    An edit of a compressed image changes its size or its last bytes, a turn by EXIF the first ones;
-    a BMP keeps its size.
+    An edit changes the size or the last bytes of a compressed image, and a rotation by EXIF the
+    first ones; a BMP keeps its size.
     """
     file = os.open(path, _READ)
     try:
@@ -74,16 +74,7 @@ def each_file(
     paths: Sequence[str | os.PathLike[str]],
     advance: Advance = silent,
 ) -> list[_Result]:
-    """Calls a function with each path, and in many threads as soon as the storage is slow.
-
-    Args:
-        look: Opens a file, and computes little.
-        paths: The files.
-        advance: Is told of the files that are done.
-
-    Returns:
-        What the function returned, in the order of the paths.
-    """
+    """Calls `look`, which computes little, with each path; in threads once the storage is slow."""
 
     def look_into(chunk: Sequence[str | os.PathLike[str]]) -> list[_Result]:
         return [look(path) for path in chunk]
@@ -131,10 +122,10 @@ _segment = struct.Struct(">HH").unpack_from  # marker and length
 
 
 class Header(enum.Enum):
-    """What the first bytes of a file say.
+    """Kind of a file by its first bytes.
 
-    PLAIN_JPEG is a baseline JPEG, grey or colour and not to be turned, which TensorFlow decodes to
-    the pixels of `images.decode_image`; IMAGE is any other image, BROKEN anything else.
+    PLAIN_JPEG is an upright baseline JPEG, grey or colour, which TensorFlow decodes to the pixels
+    of `images.decode_image`; IMAGE is any other image, BROKEN anything else.
     """
 
     PLAIN_JPEG = enum.auto()
@@ -161,7 +152,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def header_of(data: bytes) -> Header | None:
-    """What the first bytes of a file say; None if that takes more bytes, or Pillow, to tell."""
+    """Kind of a file by its first bytes; None if it takes more bytes, or Pillow, to tell."""
     if data[:16] == b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" or data[:5] in (b"GIF87", b"GIF89"):
         return Header.IMAGE
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -203,17 +194,11 @@ def _is_plain_frame(segment: bytes) -> bool:
 def open_files(
     listing: Listing, name: str, split_seed: int, leave_out: Collection[str], advance: Advance
 ) -> Source:
-    """Makes a source of image files; the headers of all are read, the pixels are not.
+    """Makes a source of image files by reading their headers.
 
     Classes are sorted by name, the same list for all splits. A split that is not given is carved
-    out of the training images by a hash of their keys.
-
-    Args:
-        listing: The images.
-        name: What to call the source.
-        split_seed: Of the hash.
-        leave_out: Paths of images that are not used; the splits of the others stay the same.
-        advance: Is told of the headers that are read.
+    out of the training images by a hash of their keys. Images in `leave_out` are not used; the
+    splits of the others stay the same.
 
     Raises:
         InputError: If a class has no training images, or a file is not an image.
@@ -246,14 +231,7 @@ def open_files(
 def open_test_files(
     root: Path, images: Sequence[ImageFile], name: str, classes: Sequence[str], advance: Advance
 ) -> Split:
-    """Makes one split of image files for a test: any of the classes, and any number of images.
-
-    Args:
-        root: The folder that paths are relative to.
-        images: The images.
-        name: What an error should call them.
-        classes: All class names; a label is an index into them.
-        advance: Is told of the headers that are read.
+    """Makes one split of image files for a test, of any number of images of any of the classes.
 
     Raises:
         InputError: If there are none, one has another class, or a file is not an image.
@@ -273,7 +251,7 @@ def open_test_files(
 
 
 def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
-    """Reads the headers of files: those that TensorFlow decodes as they are."""
+    """Reads the headers of files, and returns the plain JPEGs. Raises InputError for others."""
     found = each_file(read_header, [root / path for path in paths], advance)
     headers = dict(zip(paths, found, strict=True))
     broken = [path for path, header in headers.items() if header is Header.BROKEN]

@@ -1,6 +1,6 @@
 """Labelled image files of a folder, found by one walk for training and prediction.
 
-Nothing here imports TensorFlow, without which exported files answer.
+Nothing here imports TensorFlow, because exported files are run without it.
 """
 
 from __future__ import annotations
@@ -34,22 +34,11 @@ SPLIT_WORDS: dict[str, SplitName] = SPLIT_NAMES | {
     **dict.fromkeys(("testing", "testset", "eval", "pred"), "test"),
 }
 
-# What systems and network drives leave beside people's files; names that begin with a dot too
-_SYSTEM_NAMES = frozenset(
-    {
-        "#recycle",
-        "#snapshot",
-        "$recycle.bin",
-        "@eadir",
-        "@recycle",
-        "@tmp",
-        "__macosx",
-        "desktop.ini",
-        "lost+found",
-        "system volume information",
-        "thumbs.db",
-    }
-)
+# Files and folders of systems and network drives, besides names that begin with a dot
+_SYSTEM_NAMES = {
+    *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recycle", "@tmp", "__macosx"),
+    *("desktop.ini", "lost+found", "system volume information", "thumbs.db"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +58,13 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Labelled image files, as a folder or a manifest names them.
+    """Labelled image files of a folder or a manifest.
 
     Attributes:
         root: The folder that their paths are relative to.
         given: The images of each split that is named, `"train"` among them.
-        origins: Where the images of each of these splits come from, for the notes.
-        notes: Other notes for the person.
+        origins: Origin of each of these splits, for the notes.
+        notes: Other notes for the user.
         warnings: Sentences on what may spoil a training.
     """
 
@@ -88,7 +77,7 @@ class Listing:
 
 @dataclasses.dataclass
 class Tree:
-    """What lies below a folder, as sorted POSIX paths relative to it.
+    """Contents of a folder, as sorted POSIX paths relative to it.
 
     Attributes:
         images: Files that are named as images.
@@ -106,10 +95,10 @@ class Tree:
 
 
 def walk(root: str | os.PathLike[str]) -> Tree:
-    """Lists what lies below a folder, every file once.
+    """Lists the contents of a folder recursively, every file once.
 
-    Links are followed after everything else, first those to folders, in the order of their names,
-    and only to what is not listed yet: what has a name of its own keeps it, and a loop ends.
+    Links are followed last, those to folders first, in the order of their names, and only to files
+    and folders that are not listed yet: these keep their own names, and a loop ends.
 
     Raises:
         InputError: If a folder cannot be read.
@@ -167,12 +156,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def list_folder(root: Path, name: str) -> Listing:
     """Lists the images of a folder: `class/…`, or `train/class/…` beside `val/` and `test/`.
 
-    Args:
-        root: The folder.
-        name: What an error should call it.
-
     Raises:
-        InputError: If the folder holds no usable classes.
+        InputError: If the folder, called `name` in the message, holds no usable classes.
     """
     tree = walk(root)
     folders = _split_folders(tree, name)
@@ -193,7 +178,7 @@ def list_folder(root: Path, name: str) -> Listing:
 
 
 def class_images(root: Path) -> list[ImageFile]:
-    """All images of a tree in class folders, whichever splits they are in."""
+    """Lists all images in class folders, whichever splits they are in."""
     tree = walk(root)
     tops = _tops(tree)
     folders = tops if all(top.lower() in SPLIT_NAMES for top in tops) else [""]
@@ -281,13 +266,10 @@ def composed(text: str) -> str:
 
 
 def split_like(paths: Iterable[str]) -> dict[str, SplitName]:
-    """Folders on top that are likely to be splits, and which: `{"seg_test": "test"}`.
+    """Finds top folders of images that are probably splits: `{"seg_test": "test"}`.
 
     One word of their names is a split's, they are of two splits or more, and two of them hold
     classes of one name.
-
-    Args:
-        paths: Images below the folders.
     """
     below: dict[str, set[str]] = defaultdict(set)
     for path in paths:

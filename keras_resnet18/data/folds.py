@@ -1,4 +1,4 @@
-"""Folds: all images of a source, each in the test of one of several trainings."""
+"""Folds: cross-validation over all images of a source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_FOLDS = 10
 
 @dataclasses.dataclass
 class Folds:
-    """Which training each image of a source is left out of.
+    """Fold of each image of a source, which one training leaves out.
 
     Attributes:
         count: Number of folds, 2 to 10.
@@ -36,12 +36,12 @@ class Folds:
     features: tuple[npt.NDArray[Any], npt.NDArray[np.int64]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: a digit for each image."""
+        """Values for JSON: a digit for each image."""
         return {"count": self.count, "of_images": "".join(map(str, self.numbers))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Folds:
-        """What `to_dict` gave."""
+        """Folds from the values of `to_dict`."""
         return cls(values["count"], np.array(list(values["of_images"]), np.int64))
 
 
@@ -52,20 +52,13 @@ def check_folds(count: Any) -> None:
 
 
 def deal(source: Source, count: int, seed: int, copies: Iterable[Sequence[str]]) -> Folds:
-    """Deals all images of a source out to folds, each class evenly.
+    """Splits all images of a source into folds, by scikit-learn's `StratifiedGroupKFold`.
 
-    Images of one key (a group of a table) and copies stay together. The folds are those of
-    scikit-learn's `StratifiedGroupKFold`.
-
-    Args:
-        source: The images.
-        count: Number of folds.
-        seed: Another seed deals differently.
-        copies: Groups of names of images that are copies of each other.
+    Images of one key (a group of a table) stay together, and so do `copies`, groups of names.
 
     Raises:
         InputError: If the images have no order of their own (TFDS), there are too few, or a class
-            would lie in one fold alone.
+            would be in one fold alone.
     """
     pool = pool_of(source)
     assert pool.labels is not None  # or it would be no pool
@@ -81,11 +74,7 @@ def fold_numbers(
     count: int,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """The fold of each image, from 0: images of one group share it, each class is dealt evenly.
-
-    Raises:
-        InputError: If there are too few images, or a class would lie in one fold alone.
-    """
+    """The fold of each image, from 0; images of one group share it. Raises InputError as `deal`."""
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     numbers = np.zeros(len(labels), np.int64)
     try:
@@ -110,7 +99,7 @@ def fold_numbers(
 def groups_of(
     names: Sequence[str], keys: Sequence[str], copies: Iterable[Sequence[str]]
 ) -> npt.NDArray[np.int32]:
-    """A number for each image; images of one key, and copies, share it."""
+    """The group of each image; images of one key, and copies, share a group."""
     row_of = {name: row for row, name in enumerate(names)}
     together = [[row_of[name] for name in group] for group in copies]
     of_key: dict[str, list[int]] = {}
@@ -124,11 +113,7 @@ def groups_of(
 
 
 def pool_of(source: Source) -> Split:
-    """All images of a source in one split.
-
-    Raises:
-        InputError: If they have no order of their own.
-    """
+    """All images of a source in one split. Raises InputError if they have no order of their own."""
     if source.pool is None:
         raise InputError(
             "folds need images that are files or arrays. "
@@ -138,7 +123,7 @@ def pool_of(source: Source) -> Split:
 
 
 def whole_source(source: Source) -> Source:
-    """The same images, all of them for training, and again as validation and test images."""
+    """A source whose training, validation and test images are all images."""
     pool = pool_of(source)
     splits: dict[Any, Split] = dict.fromkeys(source.splits, pool)
     return dataclasses.replace(
@@ -147,12 +132,12 @@ def whole_source(source: Source) -> Source:
 
 
 def is_whole(source: Source) -> bool:
-    """Whether `whole_source` made a source, of which no image is held out."""
+    """Whether a source was made by `whole_source`, so that no image is held out."""
     return source.splits["train"] is source.splits["test"]
 
 
 def fold_source(source: Source, folds: Folds, number: int) -> Source:
-    """The images of a fold as validation and test images, and all others for training."""
+    """A source whose validation and test images are a fold; the other images train."""
     pool, out = pool_of(source), folds.numbers == number
     train, held_out = (_subset(pool, np.flatnonzero(rows)) for rows in (~out, out))
     splits: dict[Any, Split] = {"train": train, "validation": held_out, "test": held_out}

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub as a source: Arrow tables, which `datasets` downloads."""
+"""Datasets of the Hugging Face Hub as a source."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _CLASSES = re.compile(r"(large_)?string|bool|u?int\d+")  # of a Value
 
 
 def open_hub(spec: str, split_seed: int) -> Source:
-    """Opens a dataset of labelled images on the Hub, downloading it if need be.
+    """Opens a dataset of labelled images on the Hub, and downloads it if it is not in the cache.
 
     Its own labelled splits are used; a missing one is carved out of `train` by a hash of the row's
     number. `Source.spec` names the commit, so that it opens the same images later.
 
     Args:
         spec: `"hf:OWNER/NAME"`, or `"hf:OWNER/NAME@REVISION?config=NAME&image=COLUMN&label=COLUMN"`
-            with any of these. Columns are found by their types: an image; a class label, or else
-            text or whole numbers. Of several, the one called `image` or `label` is taken.
+            with any of these parts. Columns are found by their types: an image; a class label, or
+            else text or whole numbers. Of several, the one called `image` or `label` is taken.
         split_seed: Seed of the hash.
 
     Raises:
-        InputError: If `datasets` is missing, the dataset cannot be fetched, or it is not one of
+        InputError: If `datasets` is missing, the dataset cannot be fetched, or it does not hold
             labelled images.
     """
     options = dict(parse_qsl(spec.partition("?")[2], keep_blank_values=True))
@@ -126,7 +126,7 @@ def _downloaded(spec: str, config: str | None) -> tuple[Any, str]:
 
 
 def _column(kind: str, features: Any, named: str | None, spec: str) -> str:
-    """The column of images or of labels, by its type."""
+    """Finds the column of images or of labels by its type."""
     types = {
         name: type(feature).__name__
         for name, feature in features.items()
@@ -156,7 +156,7 @@ def _labels(feature: Any, values: list[Any]) -> tuple[tuple[str, ...], npt.NDArr
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """Images in a column of a table, each with a label or -1, all of one size or of several."""
+    """Images in a column of an Arrow table, and their labels, -1 for none."""
 
     column: Any
     labels: npt.NDArray[np.int64]
@@ -171,13 +171,13 @@ class _Images:
         return read_bytes(str(image["path"]))
 
     def common_size(self) -> tuple[int, int] | None:
-        """(height, width) of all images, by their headers; None as soon as two differ."""
+        """(height, width) by the headers of all images; None if they differ."""
         sizes = (image_size(bytes(self.read(row))) for row in np.flatnonzero(self.labels >= 0))
         first = next(sizes, None)
         return first if all(size == first for size in sizes) else None
 
     def split(self, rows: npt.NDArray[np.int64], max_value: int = FULL_RANGE) -> Split:
-        """A split of some rows, 16-bit images scaled by `max_value`."""
+        """Makes a split of some rows, with 16-bit images scaled by `max_value`."""
 
         def read(index: int) -> bytes:
             return bytes(self.read(rows[index]))

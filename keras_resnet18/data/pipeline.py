@@ -16,14 +16,10 @@ _PREFETCHED_BATCHES = 2
 
 
 def steps_per_epoch(split_size: int, batch_size: int) -> int:
-    """Number of batches in an epoch.
+    """Number of whole batches in an epoch, at least one.
 
-    Only whole batches count: the few images left over differ from epoch to epoch, and a last batch
-    of one image would spoil BatchNorm's statistics. A split smaller than a batch is one batch.
-
-    Args:
-        split_size: Number of training images, 1 or more.
-        batch_size: Images in a batch, 1 or more.
+    The images left over differ from epoch to epoch. A last batch of one image would spoil
+    BatchNorm's statistics.
     """
     return max(1, split_size // batch_size)
 
@@ -37,25 +33,20 @@ def train_batches(
     first_step: int = 0,
     mix: Callable[..., tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> tf.data.Dataset:
-    """Endless dataset in which batch g is a pure function of (seed, g).
+    """Endless dataset of (images, labels), in which batch g is a pure function of (seed, g).
 
     Batches are counted over the whole training; `steps_per_epoch` of them are an epoch, in which
     no image comes twice. Each of several processes makes `distributed.rows` of every batch.
 
     Args:
         split: The images.
-        transform: From (`StoredImage`, seed) to an image of one size for all, such as `augment`;
-            the seed is an int64 tensor of shape (2,), different for every image of every epoch.
+        transform: Function of (`StoredImage`, seed), such as `augment`, to an image of one size for
+            all; the seed is an int64 tensor of shape (2,), different for every image and epoch.
         batch_size: Images in a batch; a smaller split gives batches of all of its images.
-        seed: Of order and transforms, 0 to 2**31 - 1.
-        first_step: Number of the first batch; where images can be had in any order, those before
-            it are not read.
-        mix: From (images, labels, seed) of a batch to those that are trained on; the seed is an
-            int64 tensor of shape (2,), different for every batch.
-
-    Returns:
-        Endless dataset of (images, labels), uint8 of shape (rows, height, width, 3) and int64 of
-        shape (rows,), or what `mix` made of them.
+        seed: Seed of order and transforms, 0 to 2**31 - 1.
+        first_step: Number of the first batch; the images before it are not read, except of TFDS.
+        mix: Function of (images, labels, seed) of a batch to those that are trained on; the seed is
+            an int64 tensor of shape (2,), different for every batch.
     """
     steps = steps_per_epoch(split.size, batch_size)
     batch_size = min(batch_size, split.size)
@@ -89,23 +80,18 @@ def eval_batches(
     shuffled: bool = False,
     limit: int | None = None,
 ) -> tf.data.Dataset:
-    """Finite dataset of each image once.
+    """Finite dataset of (images, labels), each image once.
 
     Each of several processes takes every `distributed.count()`-th image, which
     `distributed.gather` joins again.
 
     Args:
         split: The images.
-        transform: From an image to an image of one size for all, usually
-            `Preprocess.resize_and_crop`.
-        batch_size: Images in a batch; the last one has what is left.
-        shuffled: Whether images come shuffled, the same way at every call, so that a few are of all
-            classes; else in the split's own order.
-        limit: The highest number of images to take; None for all.
-
-    Returns:
-        Dataset of (images, labels), uint8 of shape (batch, height, width, 3) and int64 of shape
-        (batch,).
+        transform: Function of an image to one of a size for all, `Preprocess.resize_and_crop`.
+        batch_size: Images in a batch; the last one may be smaller.
+        shuffled: Whether images come in a fixed shuffled order, so that a few are of all classes,
+            and not in the split's own order.
+        limit: Maximum number of images; None for all.
     """
 
     def example(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,18 +112,10 @@ def whole_eval_batches(
     *,
     batch_size: int,
 ) -> tf.data.Dataset:
-    """`eval_batches` whose last batch is as large as the others, for devices that share them.
+    """`eval_batches` of (images, labels, weights) with a whole last batch, for several devices.
 
-    It is filled up with images that have been there, whose weight is 0. Each of several processes
-    makes `distributed.rows` of every batch.
-
-    Args:
-        split: The images.
-        transform: From an image to an image of one size for all.
-        batch_size: Images in a batch.
-
-    Returns:
-        Dataset of (images, labels, weights), the weights float32 of shape (rows,), 1 or 0.
+    It is filled up with repeated images of weight 0; all others have weight 1. Each of several
+    processes makes `distributed.rows` of every batch.
     """
 
     def example(position: tf.Tensor, element: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -153,7 +131,7 @@ def whole_eval_batches(
 
 
 def _share(elements: tf.data.Dataset, batch_size: int) -> tuple[tf.data.Dataset, int]:
-    """This process's elements of each batch, and how many they are."""
+    """Elements of each batch that this process makes, and their number."""
     if distributed.count() == 1:
         return elements, batch_size
     rows = distributed.rows(batch_size)

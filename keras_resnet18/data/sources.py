@@ -81,11 +81,11 @@ def open_source(
 
 
 def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
-    """Lists the image files of a source without looking into them.
+    """Lists the labelled image files of all splits without opening them; some may not be images.
 
     Returns:
-        The folder that their paths are relative to, and all that have a label, whichever splits
-        they are in; some may not be images. None for a source of something else than image files.
+        The folder that their paths are relative to, and the files; None for a source that does not
+        consist of image files.
 
     Raises:
         InputError: If there is no such source.
@@ -99,7 +99,7 @@ def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]]
 
 
 def _located(spec: str | os.PathLike[str]) -> tuple[str, Path]:
-    """The kind of a source, "digits", "tfds", "hf", "idx", "folder" or "manifest", and its path."""
+    """Kind of a source, "digits", "tfds", "hf", "idx", "folder" or "manifest", and its path."""
     check_spec(spec)
     path = Path(spec).expanduser()
     if isinstance(spec, str) and (spec == "digits" or spec.startswith(("tfds:", HUB))):
@@ -240,7 +240,7 @@ def _checked(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Arrays:
 
 
 def _split(pixels: tf.Tensor, targets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Split:
-    """A split of some rows of arrays, which splits share so that no pixel is stored twice."""
+    """Makes a split of some rows of arrays, which the splits share to store no pixel twice."""
     kept = on_cpu(rows)
     height, width = pixels.shape[1:3]
 

@@ -22,11 +22,11 @@ from keras_resnet18.spec import ClassifierSpec
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """A shuffle of a split: every (seed, epoch) has its own, the same on every machine.
+    """Shuffled order of a split, the same on every machine.
 
     Attributes:
-        seed: Of the whole training, 0 to 2**31 - 1.
-        epoch: Counted from 0; may be an int64 scalar tensor.
+        seed: Seed of the training, 0 to 2**31 - 1.
+        epoch: Epoch from 0, an int or an int64 scalar tensor.
     """
 
     seed: int
@@ -38,7 +38,7 @@ class Split:
     """Labelled images for one use.
 
     Attributes:
-        size: How many there are.
+        size: Number of images.
         elements: `elements(order, start)` is a finite dataset of one element for each image,
             without the first `start` (an int or an int64 scalar tensor). With an `Order` it is
             shuffled, with None it is in the split's own order. An element is cheap to make.
@@ -47,10 +47,10 @@ class Split:
         labels: int64 of shape (size,) in the order of `elements(None, 0)`, or None where only
             reading all images would tell.
         names: The images' POSIX paths relative to the folder, in the same order, or None.
-        content: Gives what tells these images from others: names, sizes, first and last bytes of
+        content: Returns bytes that identify the images: names, sizes, first and last bytes of
             files, or pixels.
-        keys: What each image's split is hashed from, in the same order: images of one key stay
-            together. None where each has its own.
+        keys: Keys that the hash split uses, in the same order: images of one key stay together.
+            None where each image has its own.
         scaled: From a `Preprocess.max_value` to the same images, decoded with it; None where no
             image is a file.
     """
@@ -69,7 +69,7 @@ class Split:
         return self if self.scaled is None or max_value == FULL_RANGE else self.scaled(max_value)
 
     def fingerprint(self) -> str:
-        """SHA-256 of content and labels: two splits that share it hold the same images."""
+        """SHA-256 of content and labels, the same for the same images."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for content in self.content():
             digest.update(content)
@@ -80,7 +80,7 @@ class Split:
         return {"n": self.size, "sha256": self.fingerprint()}
 
     def fetch(self, element: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """From an element to the whole image, uint8 (height, width, 3), and its label."""
+        """Returns the whole image of an element, uint8 (height, width, 3), and its label."""
         image, label = self.stored(element)
         return image.whole(), label
 
@@ -90,15 +90,16 @@ class Source:
     """Labelled images, ready for training.
 
     Attributes:
-        name: What the person called it.
-        classes: Names; a label is an index into them.
+        name: Name that the user gave.
+        classes: Class names; a label is an index into them.
         splits: Exactly `"train"`, `"validation"` and `"test"`; no image is in two of them.
-        notes: Sentences for the person, such as what was ignored.
+        notes: Sentences for the user, such as which files were ignored.
         image_size: (height, width) where all images are known to share it, else None.
-        spec: What `open_source` opens it by again, from any working directory; None for arrays.
+        spec: Argument of `open_source` that opens it again from any working directory; None for
+            arrays.
         folder: The folder that the images' names are relative to; None if they are not files.
         warnings: Sentences on what may spoil a training, for `train` and `check`.
-        split_notes: Sentences for the person: where each split comes from, and what it lacks.
+        split_notes: Sentences for the user on the origin of each split, and missing classes.
         pool: All images in one split; None where they have no order of their own (TFDS).
 
     Raises:
@@ -141,7 +142,7 @@ class Source:
             )
 
     def absent_from(self, kind: SplitName) -> list[str]:
-        """Names the classes without an image in a split; none where labels are not known."""
+        """Returns the classes without an image in a split; none where labels are not known."""
         labels = self.splits[kind].labels
         if labels is None:
             return []
@@ -157,11 +158,7 @@ class Source:
         return dataclasses.replace(self, splits=splits, pool=scaled)
 
     def with_notes_on(self, origins: Mapping[SplitName, str]) -> Source:
-        """Adds what every source should say: where its splits come from, and what they lack.
-
-        Args:
-            origins: For each split, where its images come from.
-        """
+        """Returns the source with `split_notes` on the origin of each split and missing classes."""
         sizes = {kind: f"{self.splits[kind].size:,} images" for kind in SPLITS}
         parts = "; ".join(f"{kind}: {origins[kind]} ({sizes[kind]})" for kind in SPLITS)
         lacking = [
@@ -178,13 +175,13 @@ def indexed_split(
     names: tuple[str, ...] | None = None,
     content: Callable[[], Iterable[bytes]] = tuple,
 ) -> Split:
-    """A split whose images can be had in any order, so that its elements are indices.
+    """Makes a split with random access, whose elements are indices.
 
     Args:
         labels: Shape (size,).
-        image: From an int64 scalar tensor to the image of that index.
-        names: The images' names, if they have any.
-        content: See `Split`.
+        image: Function of an int64 scalar tensor to the image of that index.
+        names: Names of the images, if they have any.
+        content: Attribute of `Split`.
     """
     size, targets = len(labels), on_cpu(labels)
 
@@ -202,7 +199,7 @@ def indexed_split(
 
 
 def array_split(values: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Split:
-    """A split of arrays, one value for each label, such as features instead of images."""
+    """Makes a split of arrays, one value for each label, such as features instead of images."""
     held = on_cpu(values)
     return indexed_split(labels, lambda index: decoded_image(held[index]))
 
@@ -213,7 +210,7 @@ def on_cpu(values: Any) -> tf.Tensor:
         return tf.constant(values)
 
 
-# Hash split: images dealt out to splits by a hash of their names, the same on every machine.
+# Hash split: a hash of an image's name decides on its split, the same on every machine.
 
 _CARVED: tuple[SplitName, ...] = ("test", "validation")  # a tenth of the hash each, in this order
 
@@ -226,7 +223,7 @@ def carve(
     wanted: Collection[SplitName],
     split_seed: int,
 ) -> dict[SplitName, npt.NDArray[np.int64]]:
-    """Deals images out to splits by a hash of their keys.
+    """Splits images by a hash of their keys.
 
     In the order of their hashes, a class's images are first for test, then for validation, then for
     training: those with a hash in the first tenth of the range, those in the next tenth, and the
@@ -243,13 +240,13 @@ def carve(
     Images of one key stay together and count as one, of the class of the first.
 
     Args:
-        keys: A name for each image that never changes.
+        keys: A permanent name of each image.
         classes: The class of each image.
         wanted: The splits to carve; `"train"` keeps the rest.
-        split_seed: Another seed deals differently.
+        split_seed: Seed of the hash.
 
     Returns:
-        For `"train"` and each of `wanted` the indices of its images, rising.
+        Ascending indices of the images of `"train"` and of each of `wanted`.
     """
     kinds = [kind for kind in _CARVED if kind in wanted]
     members: dict[str, list[int]] = defaultdict(list)
@@ -273,7 +270,7 @@ def carve(
 
 
 def _place(key: str, kinds: Sequence[SplitName], split_seed: int) -> tuple[int, int]:
-    """The tenth of a key's hash, counted from that of the first of `kinds`, and the hash."""
+    """Tenth of a key's hash, counted from that of the first of `kinds`, and the hash."""
     text = f"{split_seed}/{key}".encode("utf-8", "surrogateescape")
     value = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
     first = _CARVED.index(kinds[0]) if kinds else 0
@@ -283,13 +280,13 @@ def _place(key: str, kinds: Sequence[SplitName], split_seed: int) -> tuple[int, 
 def _dealt(
     ranked: _Ranked, kinds: Sequence[SplitName], *, lend: bool, kept: int
 ) -> Iterator[tuple[str, SplitName]]:
-    """Keys with the splits that they go to, of images in order; the others train.
+    """Yields keys with their splits; the other images train.
 
     Args:
         ranked: The images, in the order of their hashes.
         kinds: The splits to carve.
         lend: Whether each split gets an image, whatever its hash.
-        kept: How many are left for training, whatever their hashes.
+        kept: Number of images left for training, whatever their hashes.
     """
     end = 0
     for number, kind in enumerate(kinds):

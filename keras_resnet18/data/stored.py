@@ -30,7 +30,7 @@ class StoredImage:
 
 
 def decoded_image(pixels: tf.Tensor) -> StoredImage:
-    """An image that is decoded already: uint8 of shape (height, width, 3)."""
+    """Makes a `StoredImage` of decoded pixels, uint8 of shape (height, width, 3)."""
 
     def window(start: tf.Tensor, extent: tf.Tensor, size: Any, method: str) -> Any:
         cut = tf.slice(pixels, tf.concat([start, [0]], 0), tf.concat([extent, [3]], 0))
@@ -42,15 +42,15 @@ def decoded_image(pixels: tf.Tensor) -> StoredImage:
 def encoded_image(
     data: tf.Tensor, is_plain: tf.Tensor, decode: Callable[[Any], Any], argument: tf.Tensor
 ) -> StoredImage:
-    """An image that TensorFlow decodes if it is a plain JPEG, and Python otherwise.
+    """Makes a `StoredImage` that TensorFlow decodes if it is a plain JPEG, and Python otherwise.
 
     Both give the same pixels. A JPEG that is cut short goes to Python, whose error names it.
 
     Args:
         data: The JPEG, a string scalar; anything if it is not plain.
         is_plain: Whether it is plain (`files.Header`), a boolean scalar.
-        decode: From the value of `argument` to a uint8 array of shape (height, width, 3).
-        argument: What `decode` gets.
+        decode: Function of the value of `argument` to a uint8 array of shape (height, width, 3).
+        argument: Argument of `decode`.
     """
     tail = tf.strings.substr(data, tf.maximum(tf.strings.length(data) - 2, 0), 2)
     native = is_plain & (tail == b"\xff\xd9")  # the end of a whole JPEG
@@ -69,7 +69,7 @@ def encoded_image(
 
     def window(start: tf.Tensor, extent: tf.Tensor, size: Any, method: str) -> Any:
         def jpeg(shrink: int) -> Any:
-            # the decoder rounds a side up: a window of whole pixels after shrinking stays inside
+            # the decoder rounds sides up: a window of whole pixels after shrinking stays inside
             box = tf.concat([start // shrink, tf.maximum(extent // shrink, 1)], 0)
             cut = tf.image.decode_and_crop_jpeg(data, box, ratio=shrink, **_JPEG)
             # a cast is cheaper than what the resizing does to whole numbers

@@ -1,4 +1,4 @@
-"""Manifests, which are tables with a row for each image, and MNIST's IDX files; no TensorFlow."""
+"""Manifests, tables with a row for each image, and MNIST's IDX files; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -42,13 +42,10 @@ _Row = dict[str, str]
 def list_manifest(path: Path, name: str) -> Listing:
     """Lists the image files of a table with their classes.
 
-    The first row names the columns: `path`, absolute or relative to the table's folder, and
-    `label`; if wanted, `split` (train, validation or test) and `group`. Images of one group, such
-    as a patient or a scene, always share a split. Other columns are not used, and notes name them.
-
-    Args:
-        path: A .csv or .tsv file in UTF-8, with commas, semicolons or tabs between the columns.
-        name: What an error should call it.
+    The table is a .csv or .tsv file in UTF-8 with commas, semicolons or tabs. The first row names
+    the columns: `path`, absolute or relative to the table's folder, and `label`; optionally `split`
+    (train, validation or test) and `group`. Images of one group, such as a patient or a scene,
+    share a split. Other columns are not used, and notes name them.
 
     Raises:
         InputError: If a column, a value or a file is missing, a path comes twice, an image has
@@ -79,7 +76,7 @@ def list_manifest(path: Path, name: str) -> Listing:
 
 
 def _warnings(rows: list[tuple[int, _Row]]) -> Iterator[str]:
-    """Columns that are likely to hold splits or groups, by their names or values."""
+    """Yields warnings of unused columns that probably hold splits or groups."""
     columns = list(rows[0][1])
     for wanted, pattern in _LIKELY.items():
         if wanted in columns:
@@ -216,13 +213,8 @@ def has_idx(folder: Path) -> bool:
 def read_idx_folder(folder: Path, name: str) -> tuple[_Arrays, _Arrays | None]:
     """Reads images and labels for training, and for the test if there are any.
 
-    Args:
-        folder: Holds `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without
-            `.gz`, and perhaps the same with `t10k`.
-        name: What an error should call the folder.
-
-    Raises:
-        InputError: If a file is missing or damaged.
+    The files are `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without `.gz`,
+    and optionally the same with `t10k`. Raises InputError if one is missing or damaged.
     """
 
     def read(prefix: str) -> _Arrays:

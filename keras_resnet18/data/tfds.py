@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source: record files, which are read from beginning to end."""
+"""TensorFlow Datasets as a source: record files, which are read sequentially."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK_BYTES = 256 * 2**20
 
 
 def open_tfds(spec: str) -> Source:
-    """Opens a single-label image dataset of TensorFlow Datasets, downloading it if need be.
+    """Opens a single-label image dataset of TensorFlow Datasets; downloads it if necessary.
 
     Its own labelled splits are used; a missing one is the last tenth of `train` that is left.
 
@@ -99,7 +99,7 @@ def _is_labelled(builder: Any, split: str) -> bool:
 
 
 def _split_ranges(given: set[str], spec: str) -> dict[SplitName, str]:
-    """For each split what TFDS should read, in its own notation."""
+    """Range of each split in TFDS' notation."""
     if "train" not in given:
         raise InputError(
             "a TFDS dataset must have a labelled split 'train'. "
