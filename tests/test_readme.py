@@ -1,4 +1,4 @@
-"""README's program does, as it stands there, what README says."""
+"""The programs of README and docs/keras.md do, as they stand there, what these pages say."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import tensorflow_datasets as tfds
 from small import colour_digits, narrow_resnet18
 from tensorflow_datasets.core.utils import file_utils
 
-import keras_resnet18
 from keras_resnet18 import save_weights
 from keras_resnet18.classify.exported import TFLiteFile
 from keras_resnet18.tflite_file import contents
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+def programs() -> list[str]:
+    pages = [(ROOT / page).read_text() for page in ("README.md", "docs/keras.md")]
+    return re.findall(r"^```python\n(.*?)^```", "".join(pages), re.DOTALL | re.MULTILINE)
+
+
 def program_with(words: str) -> str:
-    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    (program,) = (text for text in programs if words in text)
+    (program,) = (text for text in programs() if words in text)
     return program
 
 
@@ -97,7 +100,7 @@ def test_from_torchvision_to_a_phone_is_four_lines(resnet18, tmp_path, monkeypat
 
 
 def test_the_feature_pyramid_has_a_level_at_each_stride():
-    names = {"keras": keras, "kr": keras_resnet18}  # README's first program imports them
+    names = {}
     exec(program_with("pyramid ="), names)
     assert [x.shape for x in names["maps"]] == [
         (None, 64, 80, 64),
@@ -113,15 +116,14 @@ def test_the_feature_pyramid_has_a_level_at_each_stride():
 def test_the_verbs_are_functions(tmp_path, monkeypatch, capsys):
     narrow_resnet18(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    exec(program_with("kr.train("), {"kr": keras_resnet18})
+    exec(program_with("kr.train("), {})
     assert re.search(r"\d+\.\d\d% \(95 % interval .* n = 172\)", capsys.readouterr().out)
     assert (tmp_path / "saved_models" / "digits" / "model.keras").is_file()
 
 
-def test_readme_imports_from_nowhere_deeper_and_every_block_is_run_by_a_test():
-    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    assert not any("keras_resnet18." in program for program in programs)
+def test_programs_import_from_nowhere_deeper_and_every_one_is_run_by_a_test():
+    assert not any("keras_resnet18." in program for program in programs())
     run = ("tfds.load(", "pyramid =", "kr.train(", 'weights="imagenet"', "resnet18.safetensors")
-    assert len(programs) == len(run)
+    assert len(programs()) == len(run)
     for words in run:
         program_with(words)

@@ -33,7 +33,7 @@ from keras_resnet18.weights.catalogue import (
 )
 from keras_resnet18.weights.checkpoints import is_name
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "keras.md"
 CONTENT = bytes(range(256)) * 1000
 REVISION = "0123456789" * 4
 
@@ -249,8 +249,8 @@ def test_weights_of_another_network_are_refused_before_a_download(hub, build, ar
     assert hub.requests == []
 
 
-def test_readmes_lines_for_a_photo_work(imagenet, tmp_path, monkeypatch, capsys):
-    programs = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+def test_the_lines_of_the_docs_for_a_photo_work(imagenet, tmp_path, monkeypatch, capsys):
+    programs = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     (program,) = (text for text in programs if 'weights="imagenet"' in text)
     monkeypatch.chdir(tmp_path)
     pixels = np.random.RandomState(0).randint(0, 256, (300, 400, 3), np.uint8)
