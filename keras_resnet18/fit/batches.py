@@ -1,6 +1,6 @@
 """Batches of a training: augmented images, or features for the linear probe.
 
-Each training batch is a function of its number, counted over the phase.
+Each training batch is a pure function of its number, counted over the phase.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from rich.console import Console
 
 from keras_resnet18.data.augment import augment, mix
 from keras_resnet18.data.folds import pool_of
-from keras_resnet18.data.pipeline import (
-    eval_batches,
-    train_batches,
-    whole_eval_batches,
-)
+from keras_resnet18.data.pipeline import eval_batches, train_batches, whole_eval_batches
 from keras_resnet18.data.splits import Split, array_split
 from keras_resnet18.fit.network import features_of
 from keras_resnet18.fit.task import Task
@@ -29,7 +25,7 @@ Pair = tuple[Any, Any]
 
 
 def image_batches(task: Task, first_step: int) -> Pair:
-    """Batches of augmented training images and of plain validation images, with class numbers."""
+    """Batches of augmented training images and of unchanged validation images, with labels."""
     settings = task.recipe.augment
     mixed = functools.partial(mix, classes=len(task.source.classes), settings=settings)
     batches = train_batches(
@@ -40,13 +36,11 @@ def image_batches(task: Task, first_step: int) -> Pair:
         first_step=first_step,
         mix=mixed if settings.mixes else None,
     )
-    if task.held_out is None:
-        return batches, None
     return batches, _in_order(task, task.held_out, task.preprocess.resize_and_crop)
 
 
 def feature_batches(task: Task, body: keras.Model, console: Console, first_step: int) -> Pair:
-    """The same of a model's outputs for the images, which are computed once, for all folds too."""
+    """Batches of a model's outputs for the images, computed once, also for all folds."""
     body, folds = alone(body), task.images.folds
     if folds is None:
         known, held_out = (
@@ -68,11 +62,12 @@ def feature_batches(task: Task, body: keras.Model, console: Console, first_step:
         seed=task.recipe.seed,
         first_step=first_step,
     )
-    if task.held_out is None:
-        return batches, None
-    return batches, _in_order(task, held_out, lambda features: features)
+    validation = None if task.held_out is None else held_out
+    return batches, _in_order(task, validation, lambda features: features)
 
 
-def _in_order(task: Task, split: Split, transform: Any) -> Any:
+def _in_order(task: Task, split: Split | None, transform: Any) -> Any:
+    if split is None:
+        return None
     batches = eval_batches if device_count() == 1 else whole_eval_batches
     return batches(split, transform, batch_size=task.batch_size)

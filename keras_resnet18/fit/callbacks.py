@@ -24,20 +24,17 @@ Arrays = list[npt.NDArray[Any]]  # weights, in the order of `get_weights()`
 
 
 class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Keeps a row for each epoch.
+    """Keeps a row for each epoch and passes all rows to `write`.
 
-    `loss` is what the training minimises; `validation_loss` is the cross-entropy without label
-    smoothing, in nats. A limit in minutes leaves the last row fewer `steps` than an epoch has.
+    `loss` is the loss that the training minimizes; `validation_loss` is the cross-entropy in nats,
+    without label smoothing. `max_minutes` may leave the last row fewer `steps` than an epoch has.
 
     Attributes:
-        rows: Rows so far.
-        batch_size: Images per step.
         first_step: Steps of this epoch that an earlier process took.
+        seconds_before: Time that they took, in seconds.
 
     Args:
-        batch_size: Images per step, for the speed.
-        write: Receives all rows after each epoch.
-        held_out: Rows of a training with validation images, for one that has none.
+        held_out: The folds' mean history, for the training that has no validation images.
     """
 
     def __init__(
@@ -49,21 +46,17 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         super().__init__()
         self.rows: list[Row] = []
         self.batch_size = batch_size
+        self.first_step, self.seconds_before = 0, 0.0
         self._write, self._held_out = write, held_out
-        self.first_step = 0
-        self._before = self._start = self._seconds = 0.0
+        self._start = self._seconds = 0.0
         self._steps = 0
 
-    def resume(self, rows: list[Row], first_step: int, seconds: float) -> None:
-        """Go on with the rows of an earlier process, and with its unfinished epoch."""
-        self.rows, self.first_step, self._before = list(rows), first_step, seconds
-
     def seconds(self) -> float:
-        """Seconds of training in this epoch, including those of an earlier process."""
+        """Training time of this epoch in seconds, including earlier processes."""
         return time.perf_counter() - self._start
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._start, self._before = time.perf_counter() - self._before, 0.0
+        self._start, self.seconds_before = time.perf_counter() - self.seconds_before, 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._steps = batch + 1
@@ -74,18 +67,18 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         if self._held_out is None:
-            validation = [float(logs[key]) for key in ("val_cross_entropy", "val_accuracy")]
+            validation = {"loss": logs["val_cross_entropy"], "accuracy": logs["val_accuracy"]}
         else:
             row, self._seconds = self._held_out[epoch], self.seconds()
-            validation = [row["validation_loss"], row["validation_accuracy"]]
+            validation = {key: row[f"validation_{key}"] for key in ("loss", "accuracy")}
         self.rows.append(
             {
                 "epoch": epoch + 1,
                 "steps": self._steps,
                 "loss": float(logs["loss"]),
                 "accuracy": float(logs["accuracy"]),
-                "validation_loss": validation[0],
-                "validation_accuracy": validation[1],
+                "validation_loss": float(validation["loss"]),
+                "validation_accuracy": float(validation["accuracy"]),
                 "learning_rate": float(self.model.optimizer.learning_rate),
                 "images_per_second": self._steps * self.batch_size / self._seconds,
             }
@@ -95,12 +88,12 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
 
 
 def best_row(rows: Sequence[Row]) -> Row:
-    """The row of the highest validation accuracy; of several, the one of the lowest loss."""
+    """Row with the highest validation accuracy; ties go to the lowest validation loss."""
     return max(rows, key=lambda row: (row["validation_accuracy"], -_finite(row["validation_loss"])))
 
 
 def best_in_words(rows: Sequence[Row]) -> str:
-    """Say which epoch is kept, and which one the validation loss alone would have kept."""
+    """Describe the epoch that is kept, and the one with the lowest validation loss."""
     kept = best_row(rows)
     lowest = min(rows, key=lambda row: _finite(row["validation_loss"]))
     text = (
@@ -119,25 +112,22 @@ def _finite(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-# Seconds between two models written, and as a multiple of the time that one takes, so that on a
-# slow disk too it is one percent of the training at most. ResNet-18's takes half a second to two.
+# Least time between two writes of the model: in seconds, and as a multiple of the time of a write,
+# so that writing takes at most 1 % of the training even on a slow disk. ResNet-18 takes 0.5 to 2 s.
 _EVERY = 60.0
 _TIMES_ITS_COST = 100
 
 
 class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Keeps the weights of the best or the last epoch, and writes them as `model.keras`.
-
-    They are written at once, or a minute after the last ones.
+    """Keeps the weights of the best epoch and writes them as `model.keras`, at most once a minute.
 
     Attributes:
         weights: Weights of the best epoch so far; empty before the first.
 
     Args:
-        network: The network to keep; what is fitted may be a part of it.
-        history: Comes before this callback in the list.
-        path: The file to write.
-        is_last: Whether the last epoch is kept, whatever its validation accuracy.
+        network: The whole network; the model that is fitted may be a part of it.
+        history: Precedes this callback in the list.
+        is_last: Whether to keep the last epoch instead.
     """
 
     def __init__(
@@ -145,30 +135,26 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
     ) -> None:
         super().__init__()
         self.weights: Arrays = []
+        self._written: Arrays = []
         self._network, self._history, self._path = network, history, path
         self._is_last = is_last
         self._copy: keras.Model | None = None
         self._write_from = -math.inf
-        self._is_written = True
-
-    def resume(self, weights: Arrays) -> None:
-        """Go on with the best weights of an earlier process, which are written again."""
-        self.weights, self._is_written = weights, not weights
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._is_last or best_row(self._history.rows)["epoch"] == epoch + 1:
-            self.weights, self._is_written = self._network.get_weights(), False
+            self.weights = self._network.get_weights()
         if time.monotonic() >= self._write_from:
             self.write()
 
     def put_in(self) -> None:
-        """Give the network the best weights, at the end of a phase."""
+        """Give the network the best weights."""
         if self.weights:
             self._network.set_weights(self.weights)
 
     def write(self) -> None:
-        """Write the file, unless it has the best weights, from a copy of the network."""
-        if self._is_written or not distributed.is_first():
+        """Write the file from a copy of the network, unless it holds the best weights already."""
+        if self._written is self.weights or not self.weights or not distributed.is_first():
             return
         started = time.monotonic()
         with on_one_device(), staged(self._path) as new:
@@ -176,40 +162,33 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
             self._copy.set_weights(self.weights)
             save_model(self._copy, new)
         now = time.monotonic()
-        self._is_written = True
+        self._written = self.weights
         self._write_from = now + max(_EVERY, _TIMES_ITS_COST * (now - started))
 
 
 class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Ends `fit` by the recipe's `patience` and `max_minutes`.
 
-    A training that is out of time ends its epoch between two steps, and validates what it has.
+    At the time limit, the epoch ends after the current step and is validated.
 
     Attributes:
-        waits: Whether patience counts, as it does in the last phase alone.
-        first_epoch: Epochs of the phases before this one.
+        first_epoch: Epochs before the last phase, in which alone patience counts; None before it.
+        seconds_before: Time of earlier processes, in seconds.
 
     Args:
-        recipe: The whole training's.
-        history: Comes before this callback in the list.
-        steps_per_epoch: Steps of a whole epoch.
+        history: Precedes this callback in the list.
     """
 
     def __init__(self, recipe: Recipe, history: History, steps_per_epoch: int) -> None:
         super().__init__()
-        self.waits = False
-        self.first_epoch = 0
+        self.first_epoch: int | None = None
+        self.seconds_before = 0.0
         self._recipe, self._history, self._steps_per_epoch = recipe, history, steps_per_epoch
-        self._before = 0.0
         self._started = time.monotonic()
 
-    def resume(self, seconds: float) -> None:
-        """Count the time that earlier processes took."""
-        self._before = seconds
-
     def seconds(self) -> float:
-        """Time of the training so far, including that of earlier processes."""
-        return self._before + time.monotonic() - self._started
+        """Time of the whole training so far in seconds, including earlier processes."""
+        return self.seconds_before + time.monotonic() - self._started
 
     def is_out_of_time(self) -> bool:
         """Whether the time limit has passed. Every process must call it."""
@@ -217,9 +196,9 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return limit is not None and bool(distributed.highest(self.seconds() >= 60 * limit))
 
     def is_out_of_patience(self) -> bool:
-        """Whether no epoch was the best one for `patience` epochs."""
+        """Whether the last `patience` epochs were not better than the best one."""
         patience, rows = self._recipe.patience, self._history.rows
-        if patience is None or not self.waits or len(rows) <= self.first_epoch:
+        if patience is None or self.first_epoch is None or len(rows) <= self.first_epoch:
             return False
         best = max(best_row(rows)["epoch"], self.first_epoch)
         return bool(rows[-1]["epoch"] - best >= patience)
@@ -238,7 +217,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
             self.model.stop_training = True
 
     def in_words(self, epochs: int) -> str | None:
-        """Say why and where a training ended before its last epoch; None if it did not."""
+        """Describe why and where the training ended early; None if it did not."""
         last = self._history.rows[-1]
         whole = last["steps"] == self._steps_per_epoch
         where = f"epoch {last['epoch']} of {epochs}, at a learning rate of "
@@ -250,16 +229,17 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return None
 
 
-_SILENCE = 60.0  # seconds after which a file gets a line in the middle of an epoch too
+_SILENCE = 60.0  # seconds without a line after which a file gets one within an epoch
 
 
 class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Prints one line for each epoch, and on a terminal a bar that moves with every step.
+    """Prints a line for each epoch, and shows a progress bar on a terminal.
+
+    A file gets a line at least once a minute. The time left is that of the current phase.
 
     Args:
-        console: Where to print. A file gets lines alone, one a minute at least.
-        history: Comes before this callback in the list; its last row is the line.
-        epochs: Epochs of all phases; the time left is that of the phase.
+        history: Precedes this callback in the list.
+        epochs: Number of epochs in all phases.
     """
 
     def __init__(self, console: Console, history: History, *, epochs: int) -> None:
@@ -309,7 +289,7 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
         self.stop()
 
     def stop(self) -> None:
-        """Remove the bar, also after an interruption, when Keras calls no callback."""
+        """Remove the bar. Keras does not call `on_train_end` after an interruption."""
         self._bar.stop()
 
     def _say(self, what: str) -> None:

@@ -1,10 +1,10 @@
-"""Folder of a training: locked while it lasts, and a finished run in it replaced at its end."""
+"""Folder of a training: locked during it; a finished run in it is replaced at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,7 +16,7 @@ from keras_resnet18.spec import LABELS_FILE, SPEC_FILE
 
 
 def check_out(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError unless `new_training` would find the place free, or a run to replace."""
+    """Raise InputError unless `path` is free, or holds a run that may be replaced."""
     run = Run(path)
     check_parent(path)
     if not path.exists() or (path.is_dir() and not any(map(_is_content, path.iterdir()))):
@@ -28,7 +28,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     if overwrite:
         return
     if unfinished(run):
-        with _locked(run):  # or the error that another process trains there
+        with _locked(run):  # raises if another process trains there
             pass
         raise InputError(
             f"{path} holds an unfinished training: go on with {resume_call(path)}, or begin again "
@@ -40,24 +40,21 @@ def check_out(path: Path, *, overwrite: bool) -> None:
 
 
 def unfinished(run: Run) -> Run | None:
-    """The training that `resume` goes on with: the replacement of a finished run, or the run.
+    """The training that `resume` continues: the replacement of a finished run, or the run itself.
 
-    A training with metrics has ended: only its replacement or its clearing up is left to do.
+    A training that has metrics has ended; only the replacing or the cleaning up is left.
     """
     new = run.replacement
     if new.recipe_file.is_file() or new.metrics_file.is_file():
         return new
-    ended = (run.finished or run.lacks_metrics) and not any(_checkpoints(run))
+    ended = (run.finished or run.lacks_metrics) and not _checkpoints(run)
     return run if run.recipe_file.is_file() and not ended else None
 
 
 def left_in_words(run: Run, training: Run, *, diverged: bool) -> str:
-    """Say what a training that stopped leaves, and how to go on.
+    """Describe what a stopped training leaves, and how to continue unless it would diverge again.
 
-    Args:
-        run: The run as its user calls it.
-        training: The run that was written, which may be the replacement of `run`.
-        diverged: Whether going on would diverge again.
+    `training` is the run that was written: `run`, or its replacement.
     """
     model = training.model_file
     best = f"; its best model so far is {model}" if model.is_file() else ""
@@ -71,25 +68,23 @@ def left_in_words(run: Run, training: Run, *, diverged: bool) -> str:
 
 @contextlib.contextmanager
 def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
-    """An empty run for a training to write, which is at `path` when the body has ended.
+    """Yield an empty run for a training to write, which is at `path` after the body.
 
-    A finished run at `path` stays there, whole, until then: the new one is written in a hidden
-    folder inside of it. If the body raises or the process is killed, what it wrote stays for
-    `old_training`.
-
-    Args:
-        path: Folder of the run. A folder that is there is used, also a link or a mount point.
-        overwrite: Whether to replace a run that is there. Nothing but a run's own files is removed.
+    A finished run at `path` stays intact until then: the new one is written to a hidden folder in
+    it. If the body raises or the process is killed, its files stay for `old_training`. Only a run's
+    own files are ever removed. An existing folder is used, also a link or a mount point.
 
     Raises:
-        InputError: If the place is taken, the folder cannot be made, or another process trains
-            there.
+        InputError: If `check_out` does, or another process trains in the folder.
     """
     run = Run(path)
     with _locked(run):
         check_out(path, overwrite=overwrite)
         new = run.replacement if run.finished else run
-        _remove_files(new)
+        for file in new.files:
+            file.unlink(missing_ok=True)
+        _remove(new.checkpoints_folder, _checkpoints(new))
+        _remove_results(new)
         new.path.mkdir(exist_ok=True)
         yield new
         _finish(run, new)
@@ -97,7 +92,7 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def old_training(run: Run) -> Iterator[Run]:
-    """The unfinished training of a run, to go on with; ends as `new_training` does.
+    """Yield the unfinished training of a run; ends as `new_training` does.
 
     Raises:
         InputError: If another process trains there.
@@ -113,21 +108,20 @@ def old_training(run: Run) -> Iterator[Run]:
 def _finish(run: Run, training: Run) -> None:
     """Remove the checkpoints, and move a replacement to its place.
 
-    A replacement with metrics is whole. They are moved last, so that after a kill `resume` ends
-    what was begun.
+    A replacement with metrics is complete. The metrics are moved last, so that after a kill
+    `resume` finishes the move.
     """
-    _remove_checkpoints(training)
+    _remove(training.checkpoints_folder, _checkpoints(training))
     if training.path == run.path:
         return
-    if training.recipe_file.exists():  # the first to move: until then this is repeated after a kill
-        _remove_exports(run)
-        _remove_events(run)
+    if training.recipe_file.exists():  # moves first; until then a kill repeats this
+        _remove_results(run)
         for file in (run.curves_file, run.confusion_file, run.report_file):
-            file.unlink(missing_ok=True)  # the new run's may have failed
+            file.unlink(missing_ok=True)  # the new run may lack them
         if run.has_own_card:
             run.card_file.unlink()
         training.recipe_file.replace(run.recipe_file)
-    for events in training.tensorboard_folder.rglob("events.out.tfevents.*"):
+    for events in _events(training):
         moved = run.path / events.relative_to(training.path)
         moved.parent.mkdir(parents=True, exist_ok=True)
         events.replace(moved)
@@ -139,7 +133,7 @@ def _finish(run: Run, training: Run) -> None:
 
 @contextlib.contextmanager
 def _locked(run: Run) -> Iterator[None]:
-    """Allow one training at a time in a folder. The lock of a process that died is free."""
+    """Allow one training at a time in a folder. A lock is released when its process dies."""
     made = not run.path.exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -156,7 +150,7 @@ def _locked(run: Run) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows does not remove a file that is open
+        with contextlib.suppress(OSError):  # Windows does not remove an open file
             run.lock_file.unlink()
         lock.release()
         with contextlib.suppress(OSError):
@@ -169,17 +163,8 @@ def _is_content(entry: Path) -> bool:
     return not is_leftover(entry) and entry.name != Run(entry.parent).lock_file.name
 
 
-def _remove_files(run: Run) -> None:
-    """Remove what a training and `export` left in a run, and nothing else."""
-    for file in run.files:
-        file.unlink(missing_ok=True)
-    _remove_checkpoints(run)
-    _remove_events(run)
-    _remove_exports(run)
-
-
 def _checkpoints(run: Run) -> list[Path]:
-    """Checkpoints, whole, damaged or half written, and what is known of folds."""
+    """Checkpoints, intact, damaged or half written, and results of folds."""
     return [
         entry
         for entry in run.checkpoints_folder.glob("*")
@@ -187,31 +172,27 @@ def _checkpoints(run: Run) -> list[Path]:
     ]
 
 
-def _remove_checkpoints(run: Run) -> None:
-    _remove(_checkpoints(run), run.checkpoints_folder)
+def _events(run: Run) -> list[Path]:
+    return list(run.tensorboard_folder.glob("*/events.out.tfevents.*"))
 
 
-def _remove_events(run: Run) -> None:
-    for folder in run.tensorboard_folder.glob("*/"):
-        _remove(folder.glob("events.out.tfevents.*"), folder)
-    _remove([], run.tensorboard_folder)
-
-
-def _remove_exports(run: Run) -> None:
-    """Remove files of the old model, which beside a new one would be taken for its exports."""
+def _remove_results(run: Run) -> None:
+    """Remove TensorBoard's events, and exports, which would be taken for those of a new model."""
+    _remove(run.tensorboard_folder, _events(run))
     exports = [run.export_folder / export.file for export in EXPORTS.values()]
     if any(path.exists() for path in exports):
-        copies = [run.export_folder / name for name in (LABELS_FILE, SPEC_FILE)]
         reports = [path.with_name(f"{path.name}.json") for path in exports]
-        _remove([*exports, *reports, *copies], run.export_folder)
+        copies = [run.export_folder / name for name in (LABELS_FILE, SPEC_FILE)]
+        _remove(run.export_folder, [*exports, *reports, *copies])
 
 
-def _remove(paths: Iterable[Path], folder: Path) -> None:
-    """Remove files and folders, and the folder that they were in if it is empty then."""
+def _remove(folder: Path, paths: list[Path]) -> None:
+    """Remove files and folders, and the folders in `folder` and itself that are empty then."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # refuses what is not empty
+    for parent in (*{path.parent for path in paths} - {folder}, folder):
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # fails if it is not empty

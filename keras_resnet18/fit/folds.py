@@ -1,11 +1,10 @@
-"""Cross-validation: trainings that leave a fold out each, before the one that has all images."""
+"""Cross-validation: train once without each fold, before the training on all images."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -31,12 +30,12 @@ _RESULT = "held-out.npz"  # of a fold, in its folder
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What networks say of images that they did not train on: all images, each once.
+    """Predictions of held-out images, of one fold or of all.
 
     Attributes:
-        logits: Shape (n, classes), in the order of the source's pool.
+        logits: Shape (n, classes); with all folds, in the order of the source's pool.
         labels: Shape (n,).
-        rows: The mean history of the trainings.
+        rows: The history of the training, or the mean history of all.
     """
 
     logits: npt.NDArray[np.float32]
@@ -44,7 +43,7 @@ class HeldOut:
     rows: list[Row]
 
     def calibrated(self, task: Task) -> tuple[Calibration, dict[str, Evaluation]]:
-        """Calibration, and the evaluation of all folds by it."""
+        """Calibrate, and evaluate all folds together."""
         found = calibrate(self.logits, self.labels)
         folds, names = task.images.folds, task.source.splits["test"].names
         assert folds is not None
@@ -56,18 +55,18 @@ class HeldOut:
 
 
 def new_network(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
-    """Build a network as the first of its process: each training has the same seed."""
-    # Keras' initialisers draw from a global generator; everything else has seeds of its own.
+    """Build a network after resetting the seed, so that every training begins alike."""
+    # Keras' initializers draw from a global generator; everything else has its own seed.
     keras.utils.set_random_seed(task.recipe.seed)
     with dtype_policy(task.policy):
         return build_network(task, console, resumed=resumed)
 
 
 def train_folds(task: Task, training: Run, *, stop: Stop, console: Console) -> HeldOut:
-    """Train a network without each fold, and ask it about the images of the fold.
+    """Train a network without each fold, and predict the fold's images.
 
-    A fold is a run inside of the checkpoints of `training`. Once it is done its answers stay there
-    alone, so that `resume` goes on with the next one.
+    Each fold is a run in the checkpoints folder of `training`. After its training only the
+    predictions are kept, so that `resume` continues with the next fold.
 
     Raises:
         InputError: If a training diverges, or the run cannot be written.
@@ -76,39 +75,40 @@ def train_folds(task: Task, training: Run, *, stop: Stop, console: Console) -> H
     assert folds is not None
     found = []
     for number in range(folds.count):
-        run, name = Run(training.checkpoints_folder / f"fold{number + 1}"), f"fold {number + 1}"
-        if (result := _read(run, task.folded(number), console)) is not None:
-            console.print(f"{name} of {folds.count}: trained before")
+        run, fold = Run(training.checkpoints_folder / f"fold{number + 1}"), task.folded(number)
+        name = f"fold {number + 1} of {folds.count}"
+        if (result := _read(run, fold, console)) is not None:
+            console.print(f"{name}: trained before")
         else:
+            console.print(f"{name}: {fold.source.split_notes[0]}")
             try:
-                result = _train_fold(task.folded(number), run, stop, console)
+                result = _train_fold(fold, run, stop, console)
             except DivergedError as error:
-                raise DivergedError(f"{name}: {error}") from None
+                raise DivergedError(f"fold {number + 1}: {error}") from None
         found.append(result)
-    order = np.argsort(folds.numbers, kind="stable")
-    logits, labels = (np.concatenate([one[i] for one in found]) for i in (0, 1))
-    back = np.argsort(order)
-    return HeldOut(logits[back], labels[back], _mean([one[2] for one in found]))
-
-
-_Result = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], list[Row]]
-
-
-def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> _Result:
-    assert task.images.folds is not None and task.fold is not None and task.held_out is not None
-    console.print(
-        f"fold {task.fold + 1} of {task.images.folds.count}: {task.source.split_notes[0]}"
+    in_pool = np.argsort(np.argsort(folds.numbers, kind="stable"))
+    return HeldOut(
+        np.concatenate([fold.logits for fold in found])[in_pool],
+        np.concatenate([fold.labels for fold in found])[in_pool],
+        [
+            {key: float(np.mean([row[key] for row in epoch])) for key in epoch[0]}
+            for epoch in zip(*(fold.rows for fold in found), strict=True)
+        ],
     )
+
+
+def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> HeldOut:
     run.path.mkdir(parents=True, exist_ok=True)
     start = load_checkpoint(run.checkpoints_folder, console)
     if start is not None:
         for line in check_unchanged(start.settings, task.settings, run):
             console.print(line)
         console.print(f"going on at {start}")
-    quiet = Console(quiet=True)  # the first network has said what it took
+    quiet = Console(quiet=True)  # the pretrained weights were printed before
     model = new_network(task, quiet, resumed=start is not None)
     rows = train_network(model, task, run, start=start, stop=stop, console=console)
-    logits, labels = logits_of(alone(model), task.held_out, task.preprocess, quiet)
+    held_out = task.source.splits["validation"]
+    logits, labels = logits_of(alone(model), held_out, task.preprocess, quiet)
     with staged(run.path / _RESULT) as new:
         settings = json.dumps(task.settings)
         np.savez(new, logits=logits, labels=labels, rows=json.dumps(rows), settings=settings)
@@ -116,18 +116,18 @@ def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> _Result:
         file.unlink(missing_ok=True)
     for folder in (run.checkpoints_folder, run.tensorboard_folder):
         shutil.rmtree(folder, ignore_errors=True)
-    return logits, labels, rows
+    return HeldOut(logits, labels, rows)
 
 
-def _read(run: Run, task: Task, console: Console) -> _Result | None:
-    """The result of a fold that was trained before; None if there is none, or it is damaged.
+def _read(run: Run, task: Task, console: Console) -> HeldOut | None:
+    """Read the result of a fold that was trained before; None if it is missing or damaged.
 
     Raises:
-        InputError: If it was trained by something else, such as a recipe that was edited since.
+        InputError: If the fold was trained with other settings, such as a recipe edited since.
     """
     try:
         with np.load(run.path / _RESULT) as file:
-            result = file["logits"], file["labels"], json.loads(str(file["rows"]))
+            result = HeldOut(file["logits"], file["labels"], json.loads(str(file["rows"])))
             settings = json.loads(str(file["settings"]))
     except (FileNotFoundError, *DAMAGED):
         return None
@@ -136,16 +136,8 @@ def _read(run: Run, task: Task, console: Console) -> _Result | None:
     return result
 
 
-def _mean(histories: Sequence[Sequence[Row]]) -> list[Row]:
-    """The mean of each figure in each epoch."""
-    return [
-        {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        for rows in zip(*histories, strict=True)
-    ]
-
-
 def cost_in_words(task: Task) -> str:
-    """Say what cross-validation costs, before it begins."""
+    """Describe the cost of cross-validation."""
     folds, finetune = task.images.folds, task.recipe.finetune
     assert folds is not None
     epochs = task.recipe.epochs + (finetune.head_epochs if finetune else 0)

@@ -1,4 +1,4 @@
-"""The network of a training: built, split in two, frozen in part, and calibrated at the end."""
+"""The network of a training: build, split, freeze BatchNorm, calibrate."""
 
 from __future__ import annotations
 
@@ -33,17 +33,15 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "plain34": resnet.build_plain34,
 }
 
-_BATCH_SIZE = 64  # of features
+_BATCH_SIZE = 64  # for computing features
 
 
 def build_network(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
-    """Build the network, and say what was taken of pretrained weights.
+    """Build the network, load pretrained weights, and print which were used.
 
     Args:
-        task: What the training is given.
-        console: Where messages are printed.
-        resumed: Whether a checkpoint holds all weights, so that no others are read: those that the
-            training began with may be gone by now.
+        resumed: Whether a checkpoint holds all weights. The pretrained ones are then not read:
+            their file may no longer exist.
     """
     recipe = task.recipe
     build = functools.partial(
@@ -59,7 +57,7 @@ def build_network(task: Task, console: Console, *, resumed: bool = False) -> ker
     weights = recipe.finetune.weights
     if resumed:
         model = build()
-        if is_name(weights):  # whose normalization need not be ImageNet's
+        if is_name(weights):  # their normalization may differ from ImageNet's
             scale, offset = task.preprocess.scale_and_offset()
             layer = model.get_layer("normalization")
             layer.scale, layer.offset = list(scale), list(offset)
@@ -68,9 +66,9 @@ def build_network(task: Task, console: Console, *, resumed: bool = False) -> ker
         model = build()
         names = {"classes": task.source.classes, "trained_classes": run.spec.labels}
         console.print(f"{weights}: {copy_weights(model, run.model, **names)}")
-    elif is_name(weights):  # the builder, for their normalisation
+    elif is_name(weights):  # by the builder, which sets their normalization
         with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)  # every training says it
+            warnings.simplefilter("always", UserWarning)  # in every training, not only the first
             model = build(weights=weights)
         for warning in said:
             if issubclass(warning.category, UserWarning):
@@ -82,14 +80,11 @@ def build_network(task: Task, console: Console, *, resumed: bool = False) -> ker
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """The network up to its pooled features, and the classifier of them.
-
-    Args:
-        model: A classifier that a builder of this package made.
+    """Split a network of this package into two models that share its layers and weights.
 
     Returns:
-        Two models of the same layers, and so of the same weights: from images to features
-        (batch, channels), and from features to probabilities (batch, classes).
+        The body, from images to features (batch, channels), and the head, from features to
+        probabilities (batch, classes).
     """
     pool = model.get_layer("head_pool")
     features = x = keras.Input(pool.output.shape[1:])
@@ -101,13 +96,9 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 def features_of(
     body: keras.Model, split: Split, preprocess: Preprocess, console: Console
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Outputs of a model for all images of a split, each computed by one of the processes.
-
-    Returns:
-        Features (n, channels) and labels (n,), on every process.
-    """
+    """Features (n, channels) and labels (n,) of a split, computed in shares by all processes."""
     body.compile(jit_compile=fastest_jit())
-    # an array of no image first: one of several processes may have none
+    # begins with an empty array: one of several processes may have no images
     features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
     labels = [np.empty(0, np.int64)]
     batches = eval_batches(split, preprocess.resize_and_crop, batch_size=_BATCH_SIZE)
@@ -124,10 +115,9 @@ def features_of(
 
 @contextlib.contextmanager
 def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
-    """Keep every value of every BatchNorm inside, and let it normalise as in inference.
+    """Freeze every BatchNorm, from `compile` to the end of `fit`, in inference mode.
 
-    A few images give poor statistics, and those of the pretraining fit the weights. It must hold
-    from `compile` to the end of `fit`.
+    A few images give poor statistics; those of the pretraining match the weights.
     """
     normalisations = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -145,13 +135,9 @@ def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
 def logits_of(
     model: keras.Model, split: Split, preprocess: Preprocess, console: Console
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Logits of a classifier that a builder of this package made, and the labels, on every process.
+    """Logits (n, classes) and labels (n,) of a split, on every process.
 
-    They are computed from the features: a probability of a float32 softmax may be 0, whose
-    logarithm is lost.
-
-    Returns:
-        Logits (n, classes) and labels (n,).
+    Logits are computed from features: a float32 softmax may give 0, whose logarithm is lost.
     """
     features, labels = features_of(split_head(model)[0], split, preprocess, console)
     kernel, bias = model.layers[-1].get_weights()
@@ -159,10 +145,9 @@ def logits_of(
 
 
 def divide_logits(model: keras.Model, temperature: float, run: Run) -> None:
-    """Divide the logits by a temperature, and write the run's `model.keras` anew.
+    """Divide the last layer's kernel and bias by a temperature, and rewrite `model.keras`.
 
-    Kernel and bias of the last layer are divided, so that the model and all its exports are
-    calibrated, and the most probable classes stay.
+    So the model and its exports are calibrated; the most probable classes do not change.
     """
     if temperature == 1:
         return

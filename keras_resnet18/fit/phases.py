@@ -32,25 +32,21 @@ def compile_model(
     steps_per_epoch: int,
     class_weights: Sequence[float] | None = None,
 ) -> None:
-    """Compile a classifier, and make the variables of optimizer and metrics.
+    """Compile a classifier, and create the variables of its optimizer and metrics.
 
-    Args:
-        model: Its output is probabilities (batch, classes). Labels are class numbers (batch,), or
-            distributions over the classes (batch, classes).
-        recipe: Optimizer, epochs and label smoothing are used.
-        steps_per_epoch: Batches per epoch, for the schedule.
-        class_weights: Weight of each class in the loss; None for 1 each.
+    The model's outputs are probabilities (batch, classes). Labels are class numbers (batch,) or
+    distributions over the classes (batch, classes).
     """
     model.compile(
         optimizer=build_optimizer(
             recipe.optimizer, model, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs
         ),
         loss=weighted_cross_entropy(recipe.optimizer.label_smoothing, class_weights),
-        # as the loss, without the images that fill up a last batch for several devices
+        # weighted, so that images that fill up the last batch for several devices do not count
         weighted_metrics=[accuracy, cross_entropy],
         jit_compile=fastest_jit(),
     )
-    # Keras makes these variables at the first step; a checkpoint is put into them before it.
+    # Keras creates these variables at the first step, too late to restore a checkpoint.
     model.optimizer.build(model.trainable_variables)
     probabilities = ops.ones((1, model.output_shape[-1]))
     model.compute_metrics(None, ops.zeros((1,), "int32"), probabilities)
@@ -64,7 +60,7 @@ def fit(
     epochs: tuple[int, int],
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
-    """Train a compiled model from one epoch, counted from 0, up to another."""
+    """Train a compiled model from `epochs[0]`, counted from 0, up to `epochs[1]`."""
     training, validation = data
     model.fit(
         training,
@@ -83,7 +79,7 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Optimizer with its schedule, without weight decay for BatchNorm and biases."""
     steps = epochs * steps_per_epoch
-    # a recipe may warm up for longer than it trains
+    # a recipe's warm-up may be longer than its training
     warmup_steps = min(round(recipe.warmup_epochs * steps_per_epoch), steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
@@ -110,10 +106,10 @@ def build_optimizer(
 def weighted_cross_entropy(
     label_smoothing: float, class_weights: Sequence[float] | None
 ) -> Callable[[Any, Any], Any]:
-    """Loss of each image: cross-entropy with smoothed labels times the weight of its class.
+    """Loss per image: cross-entropy with smoothed labels, times the weight of the class.
 
-    An image of mixed classes has their weights in the same proportions. Keras' own smoothing and
-    `class_weight` take one-hot targets only, and class numbers only.
+    Mixed images get the weighted mean of their classes' weights. Keras' own label smoothing
+    supports only one-hot targets, and its `class_weight` only class numbers.
     """
 
     def loss(labels: Any, probabilities: Any) -> Any:
@@ -129,21 +125,21 @@ def weighted_cross_entropy(
 
 
 def accuracy(labels: Any, probabilities: Any) -> Any:
-    """Whether the highest probability is that of the label, or of the largest share of a mix."""
+    """1 for each image whose most probable class is its label, or a mix's largest share; or 0."""
     targets = _distribution(labels, probabilities)
     right = ops.argmax(probabilities, axis=-1) == ops.argmax(targets, axis=-1)
     return ops.cast(right, "float32")
 
 
 def cross_entropy(labels: Any, probabilities: Any) -> Any:
-    """Cross-entropy of each image in nats, without smoothing."""
+    """Cross-entropy of each image in nats, without label smoothing."""
     return keras.losses.categorical_crossentropy(
         _distribution(labels, probabilities), probabilities
     )
 
 
 def _distribution(labels: Any, probabilities: Any) -> Any:
-    """Targets (batch, classes): class numbers as one-hot rows, distributions as they are."""
+    """Targets (batch, classes): converts class numbers to one-hot rows."""
     if len(labels.shape) == 2 and labels.shape[-1] == probabilities.shape[-1]:
         return ops.cast(labels, probabilities.dtype)
     return ops.one_hot(ops.reshape(labels, (-1,)), probabilities.shape[-1])
@@ -154,9 +150,9 @@ class Phase:
     """One `model.fit`.
 
     Attributes:
-        model: The model that is fitted: the network's training twin, or its head.
+        model: The network's training twin, or its head.
         recipe: Optimizer and epochs.
-        batches: Batches from a step on.
+        batches: Returns the batches from a step on.
         setting: Context from `compile` to the end of `fit`.
     """
 
@@ -167,7 +163,7 @@ class Phase:
 
 
 def phases_of(network: keras.Model, task: Task, console: Console) -> Iterator[Phase]:
-    """A linear probe and all weights in fine-tuning, BatchNorm frozen; else all weights alone."""
+    """In fine-tuning, a linear probe, then all weights with frozen BatchNorm; else all weights."""
     recipe = task.recipe
     setting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     if recipe.finetune:
@@ -181,7 +177,7 @@ def phases_of(network: keras.Model, task: Task, console: Console) -> Iterator[Ph
 
 
 def head_recipe(recipe: Recipe, finetune: Finetune) -> Recipe:
-    """Recipe of the linear probe: AdamW, without weight decay and warm-up."""
+    """Recipe of the linear probe: AdamW without weight decay or warm-up."""
     return dataclasses.replace(
         recipe,
         epochs=finetune.head_epochs,
@@ -206,16 +202,12 @@ def train_network(
     console: Console,
     held_out: Sequence[Row] | None = None,
 ) -> list[Row]:
-    """Train a network, and give it the weights of its best epoch, or of its last one with folds.
+    """Train a network, and give it the weights of its best epoch, or with folds of its last one.
+
+    History, TensorBoard events, checkpoints and the best model are written to `run` meanwhile.
 
     Args:
-        network: Built for the task's recipe.
-        task: The images and the recipe.
-        run: Receives history, TensorBoard events, checkpoints and the best model as it trains.
-        start: A checkpoint of this training to begin at; None for its first step.
-        stop: A request to end, obeyed between steps.
-        console: Where progress is printed.
-        held_out: The mean history of the folds, for the training that has no validation images.
+        held_out: The folds' mean history, for the training that has no validation images.
 
     Returns:
         The history, a row for each epoch.
@@ -226,31 +218,26 @@ def train_network(
     phases = list(phases_of(network, task, console))
     first = distributed.is_first()
     history = History(task.batch_size, run.write_history if first else lambda rows: None, held_out)
-    folded = task.images.folds is not None
-    best = BestModel(network, history, run.model_file, is_last=folded)
+    best = BestModel(network, history, run.model_file, is_last=task.images.folds is not None)
     ending = EarlyEnd(task.recipe, history, task.steps_per_epoch)
     epochs = sum(phase.recipe.epochs for phase in phases)
     progress = ProgressLine(console, history, epochs=epochs)
-    checkpoints = Checkpoints(
-        *(run.checkpoints_folder, network, history, best, ending),
-        settings=task.settings,
-        stop=stop,
-        start=start,
-    )
+    kept = (run.checkpoints_folder, network, history, best, ending)
+    checkpoints = Checkpoints(*kept, settings=task.settings, stop=stop, start=start)
     callbacks = [history, progress, best, ending, checkpoints]
     if first:
-        board = keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False)
-        callbacks.insert(-2, board)
+        callbacks.insert(-2, keras.callbacks.TensorBoard(run.tensorboard_folder, write_graph=False))
     if start is not None:
-        history.resume(start.rows, start.step, start.seconds)
-        best.resume(start.best)
-        ending.resume(start.total_seconds)
+        history.rows, best.weights = start.rows, start.best
+        history.first_step, history.seconds_before = start.step, start.seconds
+        ending.seconds_before = start.total_seconds
     first_epoch = 0
     try:
         for number, phase in enumerate(phases):
             if start is None or number >= start.phase:
                 checkpoints.phase = number
-                ending.first_epoch, ending.waits = first_epoch, phase is phases[-1]
+                if phase is phases[-1]:
+                    ending.first_epoch = first_epoch
                 _fit(phase, first_epoch, task, callbacks, checkpoints, ending, stop)
                 with _written(checkpoints):
                     best.write()
@@ -276,7 +263,7 @@ def _fit(
     ending: EarlyEnd,
     stop: Stop,
 ) -> None:
-    """One phase, from its first step or from the checkpoint's."""
+    """Train one phase from its first step, or from that of the checkpoint."""
     last_epoch, steps = first_epoch + phase.recipe.epochs, task.steps_per_epoch
     with phase.setting():
         compile_model(
@@ -284,7 +271,7 @@ def _fit(
         )
         epoch, step = checkpoints.restore(phase.model) or (first_epoch, 0)
         if epoch == last_epoch or ending.is_due():
-            return  # an earlier process ended after its last step, or there is no time
+            return  # an earlier process finished the phase, or the training is due to end
         data = phase.batches((epoch - first_epoch) * steps + step)
         with stop.held(), _written(checkpoints):
             fit(phase.model, data, steps, (epoch, last_epoch), callbacks)
@@ -293,11 +280,11 @@ def _fit(
 
 @contextlib.contextmanager
 def _written(checkpoints: Checkpoints) -> Iterator[None]:
-    """Say what a full disk or a folder that turned read-only means for the training."""
+    """Report a full disk or a read-only folder with the position in the training."""
     try:
         yield
     except (OSError, InputError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # of `staged`
+        cause = error if isinstance(error, OSError) else error.__context__  # raised by `staged`
         if not isinstance(cause, OSError):
             raise
         raise InputError(

@@ -32,9 +32,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 class Stop:
     """A request to end, such as Ctrl-C.
 
-    Attributes:
-        signal: Number of the signal, or None. With several processes, `agree` sets it to the same
-            number on all of them.
+    `signal` is the number of the signal, or None; `agree` makes it the same on all processes.
     """
 
     def __init__(self) -> None:
@@ -43,13 +41,13 @@ class Stop:
         self._held = False
 
     def agree(self) -> None:
-        """Exchange signals with the other processes. Every process must call it between steps."""
+        """Exchange signals between steps. Every process must call it."""
         if distributed.count() > 1:
             self.signal = distributed.highest(self._received or 0) or None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, the first signal only sets `signal`; call `obey` between steps."""
+        """Let the first signal inside only set `signal`; call `obey` between steps."""
         self._held = True
         try:
             yield
@@ -73,10 +71,9 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Receive SIGINT, SIGTERM and SIGHUP inside, and restore their handlers.
+    """Handle SIGINT, SIGTERM and SIGHUP inside; only in the main thread, as Python requires.
 
-    A signal that the process ignores stays ignored (`nohup`). Outside of the main thread, where
-    Python allows no handlers, nothing is received.
+    Ignored signals stay ignored, as under `nohup`.
     """
     stop = Stop()
     before = {}
@@ -94,10 +91,10 @@ def stop_signals() -> Iterator[Stop]:
 
 # A checkpoint is one file with everything that the next step depends on.
 
-_KEPT = 2  # a damaged newest one leaves the one before
+_KEPT = 2  # so that one is left if the newest is damaged
 _ARRAYS = ("values", "best")
-_VERSION = 1  # of the file's fields
-# What NumPy and zipfile raise for a damaged file; an OSError is the disk's
+_VERSION = 1  # of the file format
+# What NumPy and zipfile raise for a damaged file; an OSError means a problem with the disk
 DAMAGED = (
     *(ValueError, KeyError, EOFError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
@@ -109,14 +106,14 @@ class Checkpoint:
     """State of a training between two steps.
 
     Attributes:
-        phase: Number of the `fit` that is interrupted, from 0.
-        epoch: Finished epochs, of all phases.
-        step: Finished steps of the epoch that follows them.
-        seconds: Time that those steps took.
-        total_seconds: Time that the whole training took so far.
+        phase: Number of the interrupted `fit`, from 0.
+        epoch: Number of finished epochs in all phases.
+        step: Number of finished steps in the current epoch.
+        seconds: Time that those steps took, in seconds.
+        total_seconds: Time of the whole training so far, in seconds.
         rows: History so far.
-        settings: `Task.settings` of the training.
-        values: Values of all variables of network, optimizer and metrics, by position.
+        settings: `Task.settings`.
+        values: Values of all variables of the network, optimizer and metrics, by position.
         best: Weights of the best epoch so far; empty before the first.
     """
 
@@ -135,12 +132,9 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint beside the newest one, and remove older ones.
+    """Write a checkpoint, and remove all but the newest two. `.npz` has a CRC-32 of each array.
 
-    The zip format of `.npz` holds a CRC-32 of each array.
-
-    Raises:
-        InputError: If the disk is full or the folder cannot be written; it is as before.
+    If the file cannot be written, raises InputError and leaves the folder unchanged.
     """
     fields = dict(vars(checkpoint))
     lists = {name: fields.pop(name) for name in _ARRAYS}
@@ -156,18 +150,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
-    """Read the newest checkpoint that is whole, and set the damaged ones before it aside.
-
-    Args:
-        folder: Where `save_checkpoint` wrote.
-        console: Where a line is printed for each damaged file.
-
-    Returns:
-        The checkpoint, or None if there is none.
+    """Read the newest intact checkpoint, and rename newer damaged ones; None if there is none.
 
     Raises:
-        InputError: If one cannot be read, or another version wrote it: nothing is changed then. If
-            all are damaged.
+        InputError: If all are damaged; or if one cannot be read or has another version, in which
+            case nothing is renamed.
     """
     for path in _newest_first(folder):
         try:
@@ -188,7 +175,7 @@ def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
             raise
         except OSError as error:
             raise InputError(
-                f"{path} cannot be read: {error.strerror or error}. Nothing was changed: see to "
+                f"{path} cannot be read: {error.strerror or error}. Nothing was changed: check "
                 "the disk, and resume again"
             ) from error
         except DAMAGED:
@@ -210,35 +197,30 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch*-step*.npz"), reverse=True)
 
 
-# Seconds between checkpoints, and the least age of one that is replaced at the end of an epoch; as
-# multiples of the time that a checkpoint takes, so that on a slow disk too it is one percent of the
-# training. One of ResNet-18 with momentum has 140 MB and takes a quarter of a second to a second.
+# Seconds between checkpoints within an epoch, and at the end of one; also the least interval as a
+# multiple of the time of a write, so that writing takes at most 1 % of the training even on a slow
+# disk. A checkpoint of ResNet-18 with momentum has 140 MB and takes 0.25 to 1 s.
 EVERY = 60.0
 AT_AN_EPOCH = 30.0
 TIMES_ITS_COST = 100
 
-# Steps after which processes exchange signals, which takes milliseconds.
+# Number of steps between exchanges of signals, each of which takes milliseconds.
 _AGREE_EVERY = 10
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Saves checkpoints, and begins at one.
+    """Saves checkpoints and resumes at `start`. Must be the last callback.
 
-    Comes last in the list of callbacks. After `restore`, call `fit` with training batches that
-    begin at the checkpoint's step and with its epoch as `initial_epoch`.
+    After `restore`, call `fit` with training batches that begin at the checkpoint's step and with
+    its epoch as `initial_epoch`.
 
     Attributes:
         phase: Number of the current `fit`, from 0.
 
     Args:
-        folder: The folder to save in.
-        network: The network that is trained; the model that is fitted may be a part of it.
-        history: The history callback.
-        best: The callback with the best epoch's weights.
-        ending: Knows how long the training has taken.
-        settings: `Task.settings`, for the checkpoints.
-        stop: Looked at after each step.
-        start: The checkpoint to begin at, or None.
+        network: The whole network; the model that is fitted may be a part of it.
+        settings: `Task.settings`.
+        stop: Obeyed after each step.
     """
 
     def __init__(
@@ -260,10 +242,10 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._settings, self._stop, self._start = settings, stop, start
         self._epoch = self._step = 0
         self._saved_at = self._cost = 0.0
-        self._trained_metrics: Arrays = []  # of the epoch's training, while validation uses them
+        self._trained_metrics: Arrays = []  # of the epoch, since validation overwrites them
 
     def __str__(self) -> str:
-        """Where the training is: epoch, step and learning rate."""
+        """Describe the position in the training: epoch, step and learning rate."""
         if self.params is None:
             return "the end of its last epoch"
         return (
@@ -272,10 +254,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         )
 
     def restore(self, model: keras.Model) -> tuple[int, int] | None:
-        """Give the checkpoint's values to a compiled model; return its epoch and step.
-
-        Without a checkpoint of this phase, change nothing and return None.
-        """
+        """Restore a compiled model, return epoch and step; or None outside of `start`'s phase."""
         if self._start is None or self._start.phase != self.phase:
             self._start = None
             return None
@@ -350,7 +329,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         self._cost = self._saved_at - started
 
     def _variables(self, model: keras.Model) -> list[keras.Variable]:
-        """What steps change, without metrics, in the order of a checkpoint."""
+        """All variables of a checkpoint but the metrics, in its order."""
         return [*self._network.variables, *model.optimizer.variables]
 
     def _diverged(self, received: str) -> DivergedError:
@@ -360,9 +339,9 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         )
 
     def _skip_steps(self, count: int) -> None:
-        """Let Keras count the first steps of the epoch without taking them.
+        """Let Keras count the first `count` steps of the epoch without taking them.
 
-        It depends on `fit` calling `model.train_function`, which exists when training begins.
+        This relies on `fit` calling `model.train_function`, which exists when training begins.
         """
         step, model, skipped = self.model.train_function, self.model, iter(range(count))
         logs = dict(model.get_metrics_result())
@@ -371,7 +350,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             if next(skipped, None) is None:
                 model.train_function = step
                 return step(*state_and_batches)
-            state = state_and_batches[:-1]  # of JAX's trainer alone
+            state = state_and_batches[:-1]  # only JAX's trainer passes one
             return (logs, *state) if state else logs
 
         if count:
@@ -379,5 +358,5 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
 
 
 def _values(variables: list[keras.Variable]) -> Arrays:
-    # Within an epoch JAX's trainer has the values elsewhere; `Callback.model` has brought them.
+    # JAX's trainer keeps the values elsewhere in an epoch; reading `Callback.model` syncs them.
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]

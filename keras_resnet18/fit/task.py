@@ -1,7 +1,8 @@
-"""Task: what a training is given, chosen for a new one or read again for an unfinished one."""
+"""Task: the inputs of a training, chosen for a new one or read back for an unfinished one."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -29,41 +30,36 @@ from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.checkpoints import is_name
 
-# Up to this side the imagenet stem would leave too little of an image.
+# Up to this side in pixels, the imagenet stem would leave too little of an image.
 _SMALL_SIDE = 64
 
-# What a resumed training may find changed: its result is then not bit-equal to that of a training
-# that was never interrupted (in keys of `Task.settings`).
-_CHANGES_BITS = tuple(
-    f"environment.{key}" for key in ("threads", "cpu", "settings", "packages", "sharing")
-)
+# Settings (prefixes of the keys of `_flat`) that may change before a training is resumed, though
+# the result is then not bit-equal to that of an uninterrupted training
+_CHANGES_BITS = ("threads", "cpu", "settings", "packages", "sharing")
 
-# What the trained weights do not depend on. Test images are among it, so that a training that a
-# broken one ended goes on when that is mended or deleted.
-_TEST = "environment.images.test"
-_IRRELEVANT = (
-    _TEST,
-    *(
-        f"environment.{key}"
-        for key in ("source", "device", "precision_reason", "python", "platform", "findings")
-    ),
-)
+# Settings that do not affect the weights. Test images are among them, so that a training that
+# stopped at a broken test image can go on once the image is repaired or deleted.
+_TEST = "images.test"
+_IRRELEVANT = (_TEST, "source", "device", "precision_reason", "python", "platform", "findings")
+
+# Settings in which the processes of one training may differ
+_OWN = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """All that a training needs.
+    """All inputs of a training.
 
     Attributes:
         images: The images, and how they were opened.
         recipe: The recipe.
-        preprocess: Preprocessing of evaluation, with the network's input size.
+        preprocess: Preprocessing for evaluation, with the network's input size.
         policy: Keras dtype policy.
-        reason: Why that policy.
+        reason: Why this policy was chosen.
         fold: The fold that this training leaves out, from 0; None if it leaves none out.
 
     Raises:
-        InputError: If the devices cannot share a batch, or classes cannot be weighed.
+        InputError: If the devices cannot share a batch, or class weights cannot be computed.
     """
 
     images: Images
@@ -75,16 +71,16 @@ class Task:
 
     @cached_property
     def source(self) -> Source:
-        """The images, 16-bit files scaled as the preprocessing says."""
+        """The images; 16-bit files are scaled by `preprocess.max_value`."""
         return self.images.source.scaled(self.preprocess.max_value)
 
     def __post_init__(self) -> None:
-        self.class_weights  # noqa: B018  # or the error that says why there are none
+        self.class_weights  # noqa: B018  # raises if they cannot be computed
         check_batch(self.batch_size, mixes=self.recipe.augment.mixes)
 
     @property
     def n(self) -> int:
-        """Number of images that are used, each counted once."""
+        """Number of images, each counted once."""
         splits = self.source.splits
         return splits["train"].size if self.images.folds else sum(x.size for x in splits.values())
 
@@ -95,7 +91,7 @@ class Task:
         return None if all_train else self.source.splits["validation"]
 
     def folded(self, number: int) -> Task:
-        """The training that leaves a fold out."""
+        """The task of the training that leaves a fold out."""
         assert self.images.folds is not None
         source = fold_source(self.images.source, self.images.folds, number)
         images = dataclasses.replace(self.images, source=source)
@@ -103,7 +99,7 @@ class Task:
 
     @property
     def batch_size(self) -> int:
-        """Images per step: the recipe's, or all of a smaller training set."""
+        """Images per step: the recipe's, or the size of a smaller training set."""
         return min(self.recipe.batch_size, self.source.splits["train"].size)
 
     @property
@@ -113,11 +109,7 @@ class Task:
 
     @property
     def class_weights(self) -> list[float] | None:
-        """Inverse of each class's number of training images, 1 on average, where the recipe asks.
-
-        Raises:
-            InputError: If it does, and the labels are not known before the images are read.
-        """
+        """Inverse frequency of each class, 1 on average over images; None without weighting."""
         if self.recipe.optimizer.class_weights is None:
             return None
         labels = self.source.splits["train"].labels
@@ -132,7 +124,7 @@ class Task:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the trained weights depend on, as plain values of JSON."""
+        """Everything that the trained weights depend on, as JSON values."""
         values = {
             "recipe": dataclasses.asdict(self.recipe),
             "classes": self.source.classes,
@@ -149,15 +141,15 @@ class Task:
                 **environment(),
             },
         }
-        plain: dict[str, Any] = json.loads(json.dumps(values))  # lists in the place of tuples
+        plain: dict[str, Any] = json.loads(json.dumps(values))  # lists instead of tuples
         return plain
 
     def spec(self, threshold: float | None = None) -> ClassifierSpec:
-        """Specification of the classifier that is trained."""
+        """Specification of the trained classifier."""
         return ClassifierSpec(self.source.classes, self.preprocess, threshold)
 
     def write(self, run: Run) -> None:
-        """Write the files that explain a run; a folder with the recipe has the others too."""
+        """Write the files that explain a run; the recipe is last, and marks them complete."""
         run.write_json(run.environment_file, self.settings["environment"])
         run.write_text(run.spec_file, self.spec().to_json())
         run.write_text(run.recipe_file, self.recipe.to_toml())
@@ -170,9 +162,9 @@ def new_task(
     settings: Sequence[str],
     console: Console,
 ) -> Task:
-    """Open the images, and choose what was left to choose."""
+    """Open the images, and fill in the arguments that were not given."""
     if on_hub(weights):
-        load_run(weights)  # or the error that there is none
+        load_run(weights)  # raises if there is none
     elif weights is not None and not is_name(weights) and not Path(weights).exists():
         raise InputError(
             "weights must be a published name, or the path of a checkpoint or a run. "
@@ -180,7 +172,7 @@ def new_task(
         )
     if recipe is None and weights is not None:
         recipe = "finetune"
-    # before the images are looked at, which may take minutes
+    # refuse wrong settings before opening the images, which may take minutes
     if recipe is not None:
         recipe = load_recipe(recipe)
         if recipe.finetune is None or run_of_weights(recipe) is None:
@@ -205,20 +197,16 @@ def new_task(
 
 
 def _check_settings(settings: Sequence[str]) -> None:
-    """Raises InputError for settings that no recipe takes which may suit the images."""
-    refused = None
-    for name in ("digits", "small-images", "photos"):
-        try:
+    """Raise InputError if none of the default recipes accepts the settings."""
+    for name in ("digits", "small-images"):
+        with contextlib.suppress(InputError):
             load_recipe(name).changed(settings)
             return
-        except InputError as error:
-            refused = error
-    assert refused is not None
-    raise refused
+    load_recipe("photos").changed(settings)
 
 
 def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """The recipe with weights that mean the same in any directory, and at any time on the Hub."""
+    """The recipe with an absolute path of weights, or a commit for weights on the Hub."""
     if recipe.finetune is not None and on_hub(weights := recipe.finetune.weights):
         return recipe.with_weights(str(load_run(weights).origin))
     if recipe.finetune is None or is_name(recipe.finetune.weights):
@@ -227,7 +215,7 @@ def _with_absolute_weights(recipe: Recipe) -> Recipe:
 
 
 def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
-    """Read again what an unfinished training was given; its images may have moved to `source`."""
+    """Read back the task of an unfinished training; `source` is where its images have moved."""
     facts = training.environment
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
     findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
@@ -255,21 +243,12 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> Iterator[str]:
-    """Compare what an unfinished training was given with what it would go on with.
+    """Compare `Task.settings` of an unfinished training with those that it would go on with.
 
-    Args:
-        before: `Task.settings` of the unfinished training.
-        now: Those of this process.
-        run: The run, for the error.
-
-    Yields:
-        A line for each difference that changes the result by rounding alone, and one if the test
-        images differ.
-
-    Raises:
-        InputError: If something else differs.
+    Yields a line if the test images differ, and one for each difference that changes the result
+    only by rounding. Raises InputError for any other difference.
     """
-    old, new = flat(before), flat(now)
+    old, new = _flat(before), _flat(now)
     if old.get(f"{_TEST}.sha256") != new.get(f"{_TEST}.sha256"):
         what = _difference(f"{_TEST}.sha256", old, new)
         yield f"the test accuracy will be of other images than when the training began: {what}"
@@ -286,34 +265,32 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
 
 
 def same_everywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `Task.settings` must be the same on all machines that train together, flat."""
-    own = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", "threads")
-    keys = {f"environment.{name}" for name in own}
-    return {key: value for key, value in flat(settings).items() if key not in keys}
+    """Flat settings that must be equal on all machines that train together."""
+    return {key: value for key, value in _flat(settings).items() if key not in _OWN}
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """One changed setting in words."""
-    name = key.removeprefix("environment.")
-    if not name.startswith("images."):
-        return f"{name}: {old.get(key)}, now {new.get(key)}"
+    """Describe one changed setting."""
+    if not key.startswith("images."):
+        return f"{key}: {old.get(key)}, now {new.get(key)}"
     split = key.removesuffix(".n").removesuffix(".sha256")
     before, now = old.get(f"{split}.n", "no"), new.get(f"{split}.n", "no")
-    name = split.removeprefix("environment.")
-    return f"{name}: {before} images, now {now} {'images' if before != now else 'others'}"
+    return f"{split}: {before} images, now {now} {'images' if before != now else 'others'}"
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten settings: `{"environment": {"a": {"b": 1}}}` becomes `{"a.b": 1}`."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        inner = isinstance(value, Mapping)
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+        if isinstance(value, Mapping):
+            found |= _flat(value, "" if key == "environment" else f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
     return found
 
 
 def default_out(source: AnySource) -> Path:
-    """Folder of a run that was given none, named after its images."""
+    """Default folder of a run, named after its images."""
     name = source.spec or source.name if isinstance(source, Source) else os.fspath(source)
     if on_hub(name):
         name = HUB + hub_name(name)[0]
@@ -323,9 +300,9 @@ def default_out(source: AnySource) -> Path:
 
 
 def check_outside(out: Path, source: AnySource) -> None:
-    """Raise InputError if a run would be among the images, as a class of the next training."""
+    """Raise InputError if the run would be in the folder of images, as another class."""
     name = (source.spec or "") if isinstance(source, Source) else source
-    # realpath, because resolve() fails on a link to itself
+    # realpath(), because resolve() fails on a link to itself
     folder = Path(os.path.realpath(Path(name).expanduser()))
     if name and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(folder):
         raise InputError(
@@ -343,7 +320,7 @@ def default_recipe(source: Source) -> str:
 
 
 def run_of_weights(recipe: Recipe) -> Run | None:
-    """The run whose network is fine-tuned; None for other weights, and without any."""
+    """The run whose network is fine-tuned; None for other weights or none."""
     weights = None if recipe.finetune is None else recipe.finetune.weights
     if weights is None or not (on_hub(weights) or Run(Path(weights)).recipe_file.is_file()):
         return None
@@ -351,7 +328,7 @@ def run_of_weights(recipe: Recipe) -> Run | None:
 
 
 def _like_its_run(recipe: Recipe) -> Recipe:
-    """The recipe with the network and the input size of the run that it begins with."""
+    """The recipe with the network and input size of the run that is fine-tuned, if any."""
     run = run_of_weights(recipe)
     if run is None:
         return recipe
@@ -360,7 +337,7 @@ def _like_its_run(recipe: Recipe) -> Recipe:
 
 
 def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
-    """Preprocessing of published weights, or the default; the recipe's values take precedence."""
+    """Preprocessing of the pretrained weights, or the default, with the recipe's own values."""
     size = recipe.input_size or source.image_size
     if size is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`train`: from images and a recipe to a run; build, fit, evaluate, write."""
+"""`train`: build, fit and evaluate a network, and write a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from keras_resnet18.reports.plots import plot_confusion, plot_curves
 from keras_resnet18.reports.report import write_report
 from keras_resnet18.run import Run, load_run, resume_call
 
-# What to do about a broken training or validation image; a broken test image may be mended.
+# What to do about a broken training or validation image; a broken test image may be repaired.
 _OF_TRAINING = (
     " A training goes on with the same images alone: without this one, or with another in its "
     'place, train again with overwrite=True; on_bad_image="skip" leaves out all that are broken.'
@@ -80,48 +80,47 @@ def train(
 ) -> Run:
     """Train a classifier and write a run.
 
-    Training images train it, validation images choose the epoch that is kept, and test images give
-    the accuracy that is reported. Two calls with the same arguments give bit-equal weights on a
-    CPU, also when the second was killed and resumed.
+    Training images train the network, validation images choose the epoch to keep, and test images
+    measure the reported accuracy. Two calls with the same arguments give bit-equal weights on a
+    CPU, even if the second is killed and resumed.
 
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt or
     SystemExit.
 
-    With Keras on JAX all devices share every batch: those of this machine, and with `cluster` those
-    of several. The recipe's batch is the one that they share.
+    With Keras on JAX, all devices of this machine share every batch, and with `cluster` those of
+    several machines. The recipe's batch size is that of the shared batch.
 
     Args:
         source: Images: a folder `class/…`, a folder of IDX files, `"hf:OWNER/NAME"`, `"tfds:NAME"`,
-            `"digits"`, or what `from_arrays` makes of arrays. To resume, only if they have moved.
-        recipe: A `Recipe`, the name of one, or the path of a TOML file; by default the one that
-            suits the images.
-        out: Folder to write, by default one in `saved_models/` named after the images.
-        weights: Weights to fine-tune in place of the recipe's: a name such as `"imagenet"`, or the
-            path of a checkpoint or of a run, whose network, input size and preprocessing are
-            taken too, and its head where the classes are the same. Without a recipe it means
-            `"finetune"`.
-        settings: Changes of the recipe, as `Recipe.changed` takes them, such as
+            `"digits"`, or the result of `from_arrays`. With `resume`, only if they have moved.
+        recipe: A `Recipe`, the name of one, or the path of a TOML file; by default chosen for the
+            images.
+        out: Folder to write, by default in `saved_models/` and named after the images.
+        weights: Weights to fine-tune instead of the recipe's: a name such as `"imagenet"`, or the
+            path of a checkpoint or of a run. A run also provides network, input size and
+            preprocessing, and its head if the classes are the same. Implies the recipe
+            `"finetune"` if none is given.
+        settings: Changes of the recipe, as for `Recipe.changed`, such as
             `["optimizer.learning_rate=0.05"]`.
-        split_seed: Seed of the hash that carves the splits that the images lack.
-        on_bad_image: `"raise"` refuses a broken image, before the first epoch in validation and
-            test, and in sets of up to 1 GB of files; `"skip"` decodes all images first and leaves
-            the broken ones out, by name.
-        dedupe: Whether to leave out validation and test images that have the pixels of others,
-            also in another format; decodes all images first.
-        folds: Number of folds, 2 to 10, for few images: so many trainings each leave out another
-            part of all images, which measures them, and then the one that ships has all images.
-            Images of a class are dealt out evenly, those of one group and copies together. Each
-            training has the recipe's whole length and keeps its last epoch. A validation or test
-            split of the images' own is not used.
-        overwrite: Whether to replace a run in `out`, which stays there until the new one is whole.
-        resume: Folder of an unfinished run to go on with, in place of a new one in `out`.
-        cluster: Where the processes of a training on several machines meet; each of them calls
-            `train` with the same arguments, and the first one writes.
-        console: Where messages and progress are printed; None for standard output,
-            `rich.console.Console(quiet=True)` for silence.
+        split_seed: Seed of the hash that assigns images to missing splits.
+        on_bad_image: `"raise"` refuses broken images: before the first epoch in validation and
+            test, and in all splits of sets of up to 1 GB of files. `"skip"` decodes all images
+            first, and leaves broken ones out and lists them.
+        dedupe: Whether to leave out validation and test images that have the same pixels as
+            others, also in another format. Decodes all images first.
+        folds: Number of folds, 2 to 10, for cross-validation of few images. One training per fold
+            leaves it out and is measured on it; the final training uses all images. Folds are
+            stratified, and keep groups and copies together. Each training has the recipe's whole
+            length and keeps its last epoch. Existing validation and test splits are not used.
+        overwrite: Whether to replace a run in `out`, once the new one is finished.
+        resume: Folder of an unfinished run to continue, instead of a new one in `out`.
+        cluster: How the processes of a training on several machines connect. Each calls `train`
+            with the same arguments, and the first one writes.
+        console: Where to print messages and progress; None for standard output,
+            `rich.console.Console(quiet=True)` for nothing.
 
     Returns:
-        The run; on another process than the first it may not be there.
+        The run. It may not exist on processes other than the first.
 
     Raises:
         InputError: If an argument cannot be used, before anything is written; if an image is
@@ -132,7 +131,7 @@ def train(
         choices = (recipe, out, weights, settings, split_seed, on_bad_image != "raise", dedupe)
         if any(choices) or overwrite or folds is not None:
             raise InputError(
-                "a training is resumed as it was begun: with resume give the images at most, where "
+                "a training is resumed as it was begun: with resume give at most the images, if "
                 "they have moved, and nothing else"
             )
         run = Run(path_of(resume, "the folder of an unfinished run as resume"))
@@ -173,22 +172,13 @@ def train(
 
 
 class Results(NamedTuple):
-    """What a training ends with.
-
-    Attributes:
-        rows: Its history.
-        best_epoch: The epoch that is kept.
-        calibration: Calibration of the network.
-        evaluations: Evaluations on validation and test images, or of all folds.
-        images: The test images, or all of them.
-        model: The network.
-    """
+    """Results of a training."""
 
     rows: list[Row]
     best_epoch: int
     calibration: Calibration
-    evaluations: Mapping[str, Evaluation]
-    images: Split
+    evaluations: Mapping[str, Evaluation]  # of validation and test images, or of all folds
+    images: Split  # test images; all with folds
     model: keras.Model
 
     @property
@@ -200,9 +190,9 @@ class Results(NamedTuple):
 def _begin(
     run: Run, choose: Callable[[Console], Task], overwrite: bool, console: Console
 ) -> Results | None:
-    """Begin a training; None on other processes than the first."""
+    """Begin a training; None on processes other than the first."""
     task, start = distributed.alike("task", lambda: (choose(console), None), _facts)
-    model = _build(task, console)
+    model = _build(task, console)  # before an old run is touched
     first = distributed.is_first()
     folder = new_training(run.path, overwrite=overwrite) if first else contextlib.nullcontext(run)
     with folder as training:
@@ -212,15 +202,15 @@ def _begin(
 
 
 def _resume(run: Run, source: AnySource | None, console: Console) -> Results | None:
-    """Go on with an unfinished training; None if it is finished, and on other processes."""
+    """Continue an unfinished training; None if it is finished, and on other processes."""
     what = f"an unfinished training in {run.path}"
     found = distributed.alike("run", lambda: unfinished(run), lambda found: {what: bool(found)})
     if found is None:
-        load_run(run.path)  # or the error that says what else it is
+        load_run(run.path)  # raises unless it is a finished run
         return None
     first = distributed.is_first()
     with old_training(run) if first else contextlib.nullcontext(found) as training:
-        if training.metrics_file.is_file():  # its process was killed as it cleared up
+        if training.metrics_file.is_file():  # its process was killed during the cleaning up
             return None
 
         def again() -> tuple[Task, Checkpoint | None]:
@@ -237,8 +227,8 @@ def _resume(run: Run, source: AnySource | None, console: Console) -> Results | N
 
         task, start = distributed.alike("task", again, _facts)
         if first:
-            kept = ("source", "images", "findings")  # that may differ from when it began
-            now = {key: task.settings["environment"][key] for key in kept}
+            changed = ("source", "images", "findings")  # maybe, since the training began
+            now = {key: task.settings["environment"][key] for key in changed}
             training.write_json(training.environment_file, {**training.environment, **now})
         model = _build(task, console, resumed=start is not None)
         if task.images.folds is None or start is not None:
@@ -247,13 +237,13 @@ def _resume(run: Run, source: AnySource | None, console: Console) -> Results | N
 
 
 def _facts(given: tuple[Task, Checkpoint | None]) -> dict[str, object]:
-    """What all processes must begin with alike."""
+    """Facts that all processes must share when they begin."""
     task, start = given
     return {**same_everywhere(task.settings), "checkpoint": str(start)}
 
 
 def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
-    """Say what is trained on what, and build the network."""
+    """Describe the training, and build the network."""
     console.print(f"{device_name()}, {task.policy}: {task.reason}")
     for line in (missing_gpu(), sharing_in_words(task.batch_size)):
         if line is not None:
@@ -274,18 +264,10 @@ def _train(
     training: Run,
     console: Console,
 ) -> Results | None:
-    """Fit, evaluate, write: what took longest is on the disk before what may fail is tried.
+    """Fit, evaluate and write; costly results are on disk before anything that may fail.
 
-    Args:
-        task: What the training is given.
-        start: The checkpoint to begin at, or None.
-        model: The network.
-        run: The run as its user calls it.
-        training: The run that is written, which may be the replacement of `run`.
-        console: Where progress is printed.
-
-    Returns:
-        The results; None on other processes than the first.
+    `training` is the run that is written: `run`, or its replacement. Returns None on processes
+    other than the first.
     """
     if distributed.count() > 1:
         console.print(
@@ -311,28 +293,27 @@ def _train(
                     console=console,
                     held_out=None if held_out is None else held_out.rows,
                 )
-            model, images = alone(model), task.source.splits["test"]
+            model, splits = alone(model), task.source.splits
             if held_out is not None:
-                found, evaluations = held_out.calibrated(task)
+                best, (found, evaluations) = rows[-1], held_out.calibrated(task)
                 divide_logits(model, found.temperature, training)
             else:
-                validation = task.source.splits["validation"]
+                best, validation = best_row(rows), splits["validation"]
                 found = calibrate(*logits_of(model, validation, task.preprocess, console))
                 divide_logits(model, found.temperature, training)
                 model.compile(jit_compile=fastest_jit())
                 evaluations = {
-                    name: measure(model.predict_on_batch, split, task.spec(found.threshold))
-                    for name, split in (("validation", validation), ("test", images))
+                    name: measure(model.predict_on_batch, splits[name], task.spec(found.threshold))
+                    for name in ("validation", "test")
                 }
             distributed.part()
             if not distributed.is_first():
                 return None
-            best = best_row(rows) if held_out is None else rows[-1]
-            results = Results(rows, best["epoch"], found, evaluations, images, model)
+            results = Results(rows, best["epoch"], found, evaluations, splits["test"], model)
             _write(task, results, training)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a terminal that hung up
-            # going on from the last checkpoint would diverge at the same step
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            # resuming at the last checkpoint would diverge at the same step
             diverged = isinstance(error, DivergedError)
             console.print(left_in_words(run, training, diverged=diverged))
         raise
@@ -341,7 +322,7 @@ def _train(
 
 
 def _write(task: Task, results: Results, run: Run) -> None:
-    """Write what a training found out, the metrics at the end: they make the run finished."""
+    """Write the results of a training; the metrics are last, and mark the run as finished."""
     run.write_text(run.spec_file, task.spec(results.calibration.threshold).to_json())
     with staged(run.predictions_file) as new:
         write_predictions(results.tested, new)
@@ -362,7 +343,7 @@ def _write(task: Task, results: Results, run: Run) -> None:
 
 
 def _plot(run: Run, results: Results, console: Console) -> None:
-    """Draw curves and confusion matrix. A failure is reported and does not fail the run."""
+    """Draw curves and confusion matrix. A failure is printed and does not fail the run."""
     rows, test, finetune = results.rows, results.tested, run.recipe.finetune
     head_epochs = finetune.head_epochs if finetune else 0
     try:
@@ -375,7 +356,7 @@ def _plot(run: Run, results: Results, console: Console) -> None:
 
 
 def _finished(run: Run, results: Results | None, console: Console) -> Run:
-    """Open the finished run, say how good it is, and write its report."""
+    """Open the finished run, print its figures, and write its report."""
     run = load_run(run.path)
     if results is None:
         page = "" if run.report_file.is_file() else f"; report({str(run.path)!r}) makes its page"
@@ -383,21 +364,17 @@ def _finished(run: Run, results: Results | None, console: Console) -> Run:
         return run
     if run.folds is None:
         console.print(best_in_words(results.rows))
-        of = "validation images"
-    else:
-        of = "images of the folds"
+    of = "validation images" if run.folds is None else "images of the folds"
     for line in results.calibration.in_words(of):
         console.print(line)
     for name, evaluation in results.evaluations.items():
         name = name if run.folds is None else f"{run.folds}-fold"
         console.print(f"{name:10} accuracy {evaluation}")
-    test = results.tested
-    for note in test.notes():
+    for note in results.tested.notes():
         console.print(f"{'':10} {note}")
-    print_classes(console, test.per_class, str(run.metrics_file))
+    print_classes(console, results.tested.per_class, str(run.metrics_file))
     try:
-        page = str(write_report(run, results.images, results.model))
-        console.print(f"report: {page}")
+        console.print(f"report: {write_report(run, results.images, results.model)}")
     except Exception as error:  # does not fail the run
         console.print(f"the page could not be made ({type(error).__name__}: {error})")
     console.print(f"run: {run.path}")

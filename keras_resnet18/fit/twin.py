@@ -1,8 +1,8 @@
-"""The training twin: a model with the same variables, whose BatchNorm is TensorFlow's fused op.
+"""Training twin: a model with the same variables whose BatchNorm uses TensorFlow's fused op.
 
 Keras' BatchNormalization casts to float32, takes moments, scales, shifts and casts back in separate
-passes over memory. XLA fuses them; TensorFlow without XLA does not. What that costs is measured by
-training/benchmarks/train_step.py.
+passes over memory. XLA fuses them; TensorFlow without XLA does not.
+training/benchmarks/train_step.py measures the difference.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from keras_resnet18.machine import fastest_jit
 
 
 def training_twin(model: keras.Model) -> keras.Model:
-    """A model that trains the variables of `model` faster, by fused BatchNorm.
+    """Return a model that trains the variables of `model` faster, with fused BatchNorm.
 
         twin = kr.training_twin(model)
         twin.compile("sgd", "sparse_categorical_crossentropy")
         twin.fit(images, labels)
         model.save("model.keras")  # the trained weights, in stock Keras layers
 
-    Outputs, gradients and moving statistics are those of `model` to rounding. Every other layer is
-    the same object, so freezing layers of `model`, or BatchNorm alone, freezes them in the twin;
-    compile the twin after it, as Keras asks for.
+    Outputs, gradients and moving statistics equal those of `model` up to rounding. All other layers
+    are shared, so freezing layers of `model`, also BatchNorm, freezes them in the twin; as usual in
+    Keras, compile it afterwards.
 
-    Only BatchNorm of images (4 dimensions, channels last) is replaced, in nested models too. Layers
-    inside a subclassed model stay as they are.
+    Only BatchNorm of images (4 dimensions, channels last) is replaced, also in nested models, but
+    not inside subclassed models.
 
     Args:
-        model: A functional or Sequential model, built. It stays as it is, compiled or not.
+        model: A built functional or Sequential model, compiled or not. It is not changed.
 
     Returns:
-        The twin, not compiled, with the layers' names. Or `model` itself where a twin would not be
-        faster: on JAX or PyTorch, on a GPU or TPU, where Keras compiles with XLA, and if there is
-        no such BatchNorm.
+        The uncompiled twin, with the same layer names; or `model` itself where a twin would not be
+        faster: on JAX or PyTorch, on a GPU or TPU, where Keras compiles with XLA, and without such
+        a BatchNorm.
 
     Raises:
         InputError: If the model is subclassed, or not built.
@@ -48,17 +48,16 @@ def training_twin(model: keras.Model) -> keras.Model:
         return model
     if not _is_graph(model) or not model.built:
         raise InputError(
-            "a training twin is made of a functional or Sequential model that is built. "
+            "a training twin needs a functional or Sequential model that is built. "
             f"Received: {type(model).__name__}, built={getattr(model, 'built', False)}"
         )
     return _twin(model)
 
 
 class FusedBatchNorm(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """A BatchNormalization whose variables and settings are used with TensorFlow's fused op.
+    """Trains the variables of a stock BatchNormalization with TensorFlow's fused op.
 
-    Args:
-        stock: The layer; it computes whatever is not a training step.
+    The stock layer itself computes everything but training steps.
     """
 
     def __init__(self, stock: keras.layers.BatchNormalization) -> None:
@@ -94,8 +93,8 @@ class FusedBatchNorm(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
 
     def get_config(self) -> dict[str, Any]:
         raise InputError(
-            "a training twin is not saved: save the model that it was made of, which has the same "
-            f"variables. Received: {type(self).__name__} {self.name!r}"
+            "a training twin is not saved: save the model that it was made of, which has the "
+            f"same variables. Received: {type(self).__name__} {self.name!r}"
         )
 
 
@@ -105,12 +104,16 @@ def _move(average: keras.Variable, value: Any, momentum: float) -> None:
 
 
 def _twin(model: keras.Model) -> keras.Model:
-    """The twin of a functional or Sequential model, nested or not; itself without BatchNorm."""
-    replaced = {id(layer): _replacement(layer) for layer in model.layers}
-    if all(replaced[id(layer)] is layer for layer in model.layers):
+    """Twin of a functional or Sequential model; the model itself if it has no BatchNorm."""
+    replaced = {
+        id(layer): _twin(layer) if _is_graph(layer) else FusedBatchNorm(layer)
+        for layer in model.layers
+        if _is_graph(layer) or _is_fusable(layer)
+    }
+    if all(replaced.get(id(layer), layer) is layer for layer in model.layers):
         return model
     # clone_model compiles the clone of a compiled model, with an optimizer of its own
-    if isinstance(model, keras.Sequential):  # whose `input` is that of a call by another model
+    if isinstance(model, keras.Sequential):  # in another model, `input` is that model's tensor
         uncompiled = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     else:
         uncompiled = keras.Model(model.input, model.output, name=model.name)
@@ -119,14 +122,8 @@ def _twin(model: keras.Model) -> keras.Model:
     )
 
 
-def _replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if _is_graph(layer):
-        return _twin(layer)
-    return FusedBatchNorm(layer) if _is_fusable(layer) else layer
-
-
 def _is_graph(layer: keras.layers.Layer) -> bool:
-    """Whether it is a functional or Sequential model; a user's subclass may do more than that."""
+    """Whether a layer is a functional or Sequential model, not a user's subclass of one."""
     return isinstance(layer, keras.Model) and type(layer).__module__.startswith("keras.")
 
 
@@ -140,12 +137,12 @@ def _is_fusable(layer: keras.layers.Layer) -> bool:
     )
 
 
-# A network of its own for one device, where Keras keeps every weight on all devices.
+# Copies of a network on one device; with a distribution Keras keeps every weight on all devices.
 
 
 @contextlib.contextmanager
 def on_one_device() -> Iterator[None]:
-    """Keeps what is made inside on this process's first device; without distribution as ever."""
+    """Suspend Keras' distribution: models built inside stay on this process's first device."""
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -155,16 +152,16 @@ def on_one_device() -> Iterator[None]:
 
 
 def replica(model: keras.Model) -> keras.Model:
-    """A model with the same layers, to be used inside `on_one_device`; its weights are random."""
-    # clone_model would compile the clone of a compiled model, by names of functions
+    """Build a copy of a model with random weights; call it inside `on_one_device`."""
+    # clone_model would compile the clone of a compiled model
     uncompiled = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return keras.models.clone_model(uncompiled)
 
 
 def alone(model: keras.Model) -> keras.Model:
-    """The model for this process alone, after the training of all: itself, or a copy of it.
+    """Return the model, or a copy on one device if Keras' distribution shares it.
 
-    What several processes hold together, one of them can neither read nor run by itself.
+    A single process can neither read nor run a model that several processes share.
     """
     if keras.distribution.distribution() is None:
         return model

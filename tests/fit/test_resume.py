@@ -269,7 +269,7 @@ def fit(model, folder, stop, start=None, first_step=0):
         Path(folder), model, history, best, ending, settings={}, stop=stop, start=start
     )
     if start is not None:
-        history.resume(start.rows, start.step, start.seconds)
+        history.rows, history.first_step = start.rows, start.step
         assert checkpoints.restore(model) == (start.epoch, start.step)
     training, taken = batches(first_step)
     validation = batches()[0].take(1)

@@ -420,7 +420,8 @@ def test_a_training_out_of_time_ends_between_two_steps_and_keeps_what_it_has_wit
     def fail(*arguments: object) -> None:
         raise RuntimeError("no font")
 
-    act_at(monkeypatch, "on_train_batch_end", 1, 2, lambda self: self._ending.resume(3600.0))
+    hour = {"seconds_before": 3600.0}
+    act_at(monkeypatch, "on_train_batch_end", 1, 2, lambda self: vars(self._ending).update(hour))
     monkeypatch.setattr(trainer, "plot_confusion", fail)
     said = io.StringIO()
     run = train(images, scratch, tmp_path / "run", console=Console(file=said, width=200))

@@ -281,7 +281,7 @@ def test_what_differs_on_one_machine_is_named_on_both(images, tmp_path):
         Started(tmp_path / str(i), source, "--out", "run", *flags(where, i))
         for i, source in enumerate((images, other))
     ]
-    words = "environment.images.train.n", "49 on process 0", "48 on process 1"
+    words = "images.train.n", "49 on process 0", "48 on process 1"
     for status, _, errors in [one.end() for one in started]:
         assert status == 1
         assert all(word in errors for word in words) and errors.count("\n") == 1, errors
