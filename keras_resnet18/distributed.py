@@ -1,7 +1,7 @@
-"""Which process this is, of those that train one network together, and what they tell one another.
+"""Processes that train one network together: the rank of this one, and exchanges between them.
 
 JAX connects them (`jax.distributed`) inside `together(cluster)`, where every process must call the
-functions that exchange something. Elsewhere this process is the only one, and JAX is not imported.
+collective functions. Elsewhere this process is the only one, and JAX is not imported.
 """
 
 from __future__ import annotations
@@ -25,18 +25,14 @@ from keras_resnet18.machine import device_count, environment
 
 T = TypeVar("T")
 
-# Seconds to wait for the others' answers; opening a large set of images takes minutes.
-_PATIENCE = 900
-# Seconds in which all processes must have started.
-_GATHERING = 120
-# Seconds without a sign of life after which JAX takes a process for dead, and ends the others.
-_HEARTBEAT = 45
-# Seconds that a process waits, before it ends, for the others to hear why.
-_PARTING = 20
-# Seconds that the first process ends after the others, which lose their connection with it.
-_HEAD_START = 3
+# All in seconds.
+_PATIENCE = 900  # to wait for an answer; opening a large set of images takes minutes
+_GATHERING = 120  # for all processes to start
+_HEARTBEAT = 45  # without a heartbeat, until JAX considers a process dead and ends the others
+_PARTING = 20  # to wait, before ending, until the others have read why
+_HEAD_START = 3  # by which the first process ends last: with it, the others lose the connection
 
-_LONGEST = 200  # characters of a value that is compared as text; a longer one by its SHA-256
+_LONGEST = 200  # characters; longer values are compared by their SHA-256
 _LOST = re.compile("gloo|nccl|peer|coordination|heartbeat|barrier|distributed", re.IGNORECASE)
 
 
@@ -65,14 +61,12 @@ def count() -> int:
 
 
 def rows(batch_size: int) -> npt.NDArray[np.int64]:
-    """Rows of a global batch that this process makes, in their order.
+    """Rows of a global batch that this process makes, in order.
 
-    Half of them come from the beginning of the batch and half from the mirrored places at its end:
-    mixup and CutMix mix mirrored images, so that one process makes both where its number of rows is
-    even. Of an odd number, the row in the middle has its mirror image elsewhere.
-
-    Args:
-        batch_size: Images in the global batch, a multiple of `count()`.
+    `batch_size`, the size of the global batch, must be a multiple of `count()`. Half of the rows
+    are at the beginning of the batch and half at the mirrored positions at its end: mixup and
+    CutMix mix mirrored images. If the number of rows is odd, the mirror image of the middle one is
+    on another process.
     """
     half, odd = divmod(batch_size // _place.count, 2)
     front = np.arange(half * _place.index, half * (_place.index + 1))
@@ -81,7 +75,7 @@ def rows(batch_size: int) -> npt.NDArray[np.int64]:
 
 
 def highest(value: int) -> int:
-    """Return the highest of all processes' values. Every process must call it."""
+    """Maximum over all processes. Every process must call it."""
     if _place.count == 1:
         return value
     from jax.experimental import multihost_utils
@@ -93,11 +87,8 @@ def gather(share: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Join the rows of all processes, bit for bit. Every process must call it.
 
     Args:
-        share: Rows `index()`, `index() + count()`, … of the whole.
-        size: Number of rows of the whole.
-
-    Returns:
-        The whole, of shape (size, …), on every process.
+        share: Rows `index()`, `index() + count()`, … of the whole array.
+        size: Number of rows of the whole array, which is returned on every process.
     """
     if _place.count == 1:
         return share
@@ -106,22 +97,19 @@ def gather(share: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     longest = -(-size // _place.count)
     filled = np.zeros((longest, *share.shape[1:]), share.dtype)
     filled[: len(share)] = share
-    as_bytes = filled.reshape(longest, -1).view(np.uint8)  # JAX would make float32 of float64
+    as_bytes = filled.reshape(longest, -1).view(np.uint8)  # JAX converts float64 to float32
     everyones = np.asarray(multihost_utils.process_allgather(as_bytes))
     whole = np.ascontiguousarray(everyones.swapaxes(0, 1)).reshape(longest * _place.count, -1)
     return whole.view(share.dtype).reshape(-1, *share.shape[1:])[:size]
 
 
 def alike(name: str, make: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
-    """Make the same value on every process, or raise on every process.
+    """Make a value on every process, or raise InputError on all if one fails or they differ.
 
     Args:
-        name: Name of the value, a different one for each call.
-        make: Makes it.
-        facts: Gives what must be the same on all processes, as plain values of JSON.
-
-    Raises:
-        InputError: If `make` raises one on any process, or the facts differ.
+        name: A different name for each call.
+        make: Makes the value.
+        facts: Returns the facts of the value that must be the same everywhere, as JSON values.
     """
     if _place.count == 1:
         return make()
@@ -143,7 +131,7 @@ def alike(name: str, make: Callable[[], T], facts: Callable[[T], Mapping[str, An
 
 
 def part() -> None:
-    """End the connection, when all processes are done with one another."""
+    """Disconnect from the other processes."""
     if _place.count > 1:
         import jax
 
@@ -151,7 +139,7 @@ def part() -> None:
 
 
 def _client() -> Any:
-    """JAX's key-value store, which has no public name; Orbax uses it in the same way."""
+    """JAX's key-value store. It has no public name; Orbax accesses it in the same way."""
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -165,7 +153,7 @@ def _hear(name: str, number: int) -> dict[str, Any]:
     key = f"keras-resnet18/{name}/{number}"
     try:
         answer: dict[str, Any] = json.loads(_client().blocking_key_value_get(key, _PATIENCE * 1000))
-    except RuntimeError as error:  # JAX's, of its coordination service
+    except RuntimeError as error:  # from JAX's coordination service
         raise InputError(
             f"process {number} of {_place.count} does not answer: see what it printed, and start "
             f"all of them again. Received: {str(error).splitlines()[0]}"
@@ -187,7 +175,7 @@ def _compare(mine: Mapping[str, str], answer: dict[str, Any], number: int) -> No
 
 
 def _wait_for_others(name: str) -> None:
-    """Wait a little for the others to hear why this process ends."""
+    """Wait until the other processes have read why this one ends."""
     with contextlib.suppress(RuntimeError):
         _client().wait_at_barrier(f"keras-resnet18/{name}", _PARTING * 1000)
     if is_first():
@@ -195,23 +183,23 @@ def _wait_for_others(name: str) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value of JSON as a short text."""
+    """Format a JSON value for comparison."""
     text = json.dumps(value)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return text if len(text) <= _LONGEST else f"SHA-256 {digest}"
 
 
-# Connecting the processes, and sharing every batch among the devices of all of them.
+# Connecting the processes, and sharing every batch among all of their devices.
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where the processes of one training meet. JAX asks SLURM or Open MPI for what is None.
+    """How the processes of one training connect; with None, JAX asks SLURM or Open MPI.
 
     Attributes:
-        coordinator: `"HOST:PORT"` of process 0, with a port that is free there.
+        coordinator: `"HOST:PORT"` of process 0, with a free port.
         processes: Number of processes.
-        process: Number of this one, from 0.
+        process: Number of this process, from 0.
     """
 
     coordinator: str | None = None
@@ -219,14 +207,13 @@ class Cluster:
     process: int | None = None
 
     def __post_init__(self) -> None:
-        given = (self.coordinator, self.processes, self.process)
-        if None in given and given != (None, None, None):
+        if self.coordinator is None or self.processes is None or self.process is None:
+            if (self.coordinator, self.processes, self.process) == (None, None, None):
+                return
             raise InputError(
                 "coordinator, processes and process go together; without all three, SLURM or Open "
-                f"MPI says them. Received: {self}"
+                f"MPI provides them. Received: {self}"
             )
-        if self.coordinator is None or self.processes is None or self.process is None:
-            return
         host, _, port = self.coordinator.rpartition(":")
         is_address = host and port.isdigit() and 0 < int(port) < 2**16
         if not is_address or not 0 <= self.process < self.processes:
@@ -238,14 +225,11 @@ class Cluster:
 
 @contextlib.contextmanager
 def together(cluster: Cluster | None) -> Iterator[None]:
-    """Connect the processes, and let Keras share every batch among all devices inside.
-
-    Args:
-        cluster: Where the processes meet; None for this process alone, with all of its devices.
+    """Connect the processes of a cluster, and share every batch among all devices inside.
 
     Raises:
-        InputError: If the backend is not JAX, the processes do not start within two minutes, or
-            they run different versions; if another process ends inside.
+        InputError: If the backend is not JAX, the processes do not start within two minutes, they
+            run different versions, or another process ends inside.
     """
     import keras
 
@@ -258,10 +242,10 @@ def together(cluster: Cluster | None) -> Iterator[None]:
             "'keras-resnet18[jax-cuda]'; tf.distribute does not work under Keras 3. Received: "
             f"KERAS_BACKEND={backend}"
         )
-    if backend == "jax":  # TensorFlow reads the images on the CPU; it would take all GPUs' memory
+    if backend == "jax":  # TensorFlow, which reads the images, would allocate all GPU memory
         import tensorflow as tf
 
-        with contextlib.suppress(RuntimeError):  # it has begun with them
+        with contextlib.suppress(RuntimeError):  # it has initialized them already
             tf.config.set_visible_devices([], "GPU")
     try:
         if cluster is not None:
@@ -269,14 +253,14 @@ def together(cluster: Cluster | None) -> Iterator[None]:
 
             _place, facts = _connect(cluster), environment()
             same = {"processes": _place.count, **facts["packages"], "python": facts["python"]}
-            # JAX's first look at the devices waits for as many processes as it was told of
+            # before JAX's first use of the devices, which waits for all processes
             alike("start", lambda: same, dict)
             kinds = [device.device_kind for device in jax.local_devices()]
             alike("devices", lambda: kinds, lambda _: {"devices": kinds})
         if device_count() == 1:
             yield
             return
-        # each process makes its own rows: Keras would let each make all
+        # each process makes only its own rows; by default Keras makes each process make all
         with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
             yield
     except Exception as error:
@@ -291,7 +275,7 @@ def together(cluster: Cluster | None) -> Iterator[None]:
 
 
 def _connect(cluster: Cluster) -> _Place:
-    """Start `jax.distributed`, which by itself ends a process that waits in vain by a crash."""
+    """Start `jax.distributed` in a thread: at its own timeout, it aborts the process."""
     import jax
     from jax._src import distributed
 
@@ -303,13 +287,13 @@ def _connect(cluster: Cluster) -> _Place:
                 cluster.coordinator,
                 cluster.processes,
                 cluster.process,
-                # at JAX's own timeout it prints C++'s stack: the one below is sooner
+                # later than the timeout below: JAX prints a C++ stack trace
                 initialization_timeout=2 * _GATHERING,
                 heartbeat_timeout_seconds=_HEARTBEAT,
                 shutdown_timeout_seconds=_HEARTBEAT,
                 cluster_detection_method="deactivate" if cluster.coordinator else None,
             )
-        except Exception as error:  # JAX raises ValueError, RuntimeError and its own
+        except Exception as error:  # ValueError, RuntimeError or JAX's own
             failures.append(error)
 
     thread = threading.Thread(target=start, daemon=True)
@@ -330,7 +314,7 @@ def _connect(cluster: Cluster) -> _Place:
 
 
 def check_batch(batch_size: int, *, mixes: bool) -> None:
-    """Raise InputError unless all devices get the same number of images of every batch."""
+    """Raise InputError unless the batch can be divided equally among all devices."""
     devices = device_count()
     pairs = 2 * _place.count if mixes and _place.count > 1 else 1
     unit = math.lcm(devices, pairs)

@@ -1,4 +1,4 @@
-"""This machine: its CPU, its devices, and a quiet and fast start of TensorFlow and Keras."""
+"""This machine: its CPU and devices, and a quiet and fast start of TensorFlow and Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from keras_resnet18.errors import InputError
 
-_standard_error = threading.RLock()  # file descriptor 2 is one for all threads
+_standard_error = threading.RLock()  # all threads share file descriptor 2
 
 _PACKAGES = (
     "keras-resnet18",
@@ -31,23 +31,23 @@ _PACKAGES = (
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """The instruction sets that Linux sees on this x86 CPU; None where it does not say."""
+    """Flags of this x86 CPU as Linux lists them; None on other systems."""
     return frozenset(flags.split()) if (flags := _cpuinfo("flags", cpuinfo)) else None
 
 
 def cpu_count() -> int:
-    """Number of CPUs that this process may use, which a container or `taskset` may limit."""
-    # From Python 3.13 on there is os.process_cpu_count for this.
+    """Number of CPUs that this process may use; a container or `taskset` may limit it."""
+    # since Python 3.13: os.process_cpu_count
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def prepare_tensorflow() -> None:
-    """Set the environment for a fast and quiet TensorFlow; the user's own settings stay.
+    """Set environment variables for a fast and quiet TensorFlow, unless the user has set them.
 
-    Call it before TensorFlow is imported. TensorFlow leaves oneDNN off on x86 CPUs without VNNI,
-    where it makes a training step 1.1 to 1.3 times faster.
+    Call it before importing TensorFlow. TensorFlow disables oneDNN on x86 CPUs without VNNI, where
+    it makes a training step 1.1 to 1.3 times faster.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if cpu_flags() is not None:
@@ -64,17 +64,15 @@ def start_tensorflow() -> None:
         tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
     for handler in tf.get_logger().handlers:
-        handler.stream = sys.stderr  # not the one that was there for the hiding, closed by now
+        handler.stream = sys.stderr  # its own is that of `native_stderr_hidden`, now closed
 
 
 def start_keras() -> None:
-    """`start_tensorflow`, and Keras with the settings that the command line needs.
+    """Call `start_tensorflow`, and import Keras with the settings that the command line needs.
 
-    `~/.keras/keras.json` may set channels first or float16 for every program of a user; the command
-    line's networks and files take channels last and float32 pixels. The backend stays the user's.
-
-    Raises:
-        InputError: If the backend is unknown or not installed.
+    `~/.keras/keras.json` may set channels first or float16; the networks and files of the command
+    line need channels last and float32. The user's backend is kept, or InputError raised if it is
+    unknown or not installed.
     """
     try:
         start_tensorflow()  # imports Keras too
@@ -92,10 +90,10 @@ def start_keras() -> None:
 
 @contextlib.contextmanager
 def native_stderr_hidden() -> Iterator[None]:
-    """Hide what C++ code writes to standard error; Python's own messages still come through.
+    """Hide the output of C++ code on standard error, but not Python's.
 
-    TensorFlow and LiteRT write there before any log level is read. Use it around an import or a
-    start alone: it hides errors too, and other threads wait for its end.
+    TensorFlow and LiteRT write there before they read any log level. Use it only around imports and
+    starts: it also hides errors, and blocks other threads that enter it.
     """
     with _standard_error, contextlib.ExitStack() as stack:
         stderr, visible = sys.stderr, os.dup(2)
@@ -110,7 +108,7 @@ def native_stderr_hidden() -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, CPU and settings that a result depends on, ready for JSON."""
+    """Versions, CPU and settings that results depend on, as JSON values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -129,7 +127,7 @@ def environment() -> dict[str, Any]:
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # such as tensorflow-cpu in tensorflow's place
+    except metadata.PackageNotFoundError:  # for example if tensorflow-cpu is installed instead
         return None
 
 
@@ -141,19 +139,19 @@ def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     return found[1].strip() if found else None
 
 
-# What Keras computes on, and how that is fast.
+# The device that Keras computes on, and its fastest settings.
 
-# Tensor cores begin at compute capability 7.0 (Volta); before it float16 gains nothing.
+# Tensor cores exist since compute capability 7.0 (Volta); without them float16 gains nothing.
 _FIRST_TENSOR_CORES = (7, 0)
-# From Ampere on they multiply bfloat16 too, on an H200 under JAX at 0.87 of float16's speed.
+# Since Ampere they also multiply bfloat16; on an H200 under JAX at 0.87 of float16's speed.
 _FIRST_BFLOAT16 = (8, 0)
-# CPU flags as Linux names them. Both multiply bfloat16 in hardware; AVX512 alone does not.
+# CPU flags on Linux. Both multiply bfloat16 in hardware; AVX512 alone does not.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
-# Where Linux, and Windows' Linux, show the driver of an NVIDIA GPU.
+# Files that show the driver of an NVIDIA GPU on Linux and on WSL
 _NVIDIA_SIGNS = ("/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/dxg")
 
-# What pip installs for a backend on an NVIDIA GPU
+# Packages that pip installs for a backend on an NVIDIA GPU
 _WITH_CUDA = {
     "tensorflow": "keras-resnet18[gpu]",
     "jax": "keras-resnet18[jax-cuda]",
@@ -162,11 +160,7 @@ _WITH_CUDA = {
 
 
 class Recommendation(str):
-    """The name of a Keras dtype policy, such as `"mixed_float16"`, with the reason for it.
-
-    Attributes:
-        reason: What was found on this machine, in a few words.
-    """
+    """Name of a Keras dtype policy, such as `"mixed_float16"`, with the `reason` for it."""
 
     reason: str
 
@@ -177,14 +171,14 @@ class Recommendation(str):
 
 
 def recommended_policy() -> Recommendation:
-    """The dtype policy to train with on this machine.
+    """Recommend the dtype policy to train with on this machine.
 
-    It only advises: `keras.config.set_dtype_policy(recommended_policy())` is the user's line.
+    It changes nothing: call `keras.config.set_dtype_policy(recommended_policy())` yourself.
 
     Returns:
         `"mixed_float16"` on a GPU with tensor cores (compute capability 7.0 and up),
-        `"mixed_bfloat16"` on a TPU or on a CPU with AVX512_BF16 or AMX, else `"float32"`. It is a
-        string whose `reason` says why.
+        `"mixed_bfloat16"` on a TPU or on a CPU with AVX512_BF16 or AMX, else `"float32"`; a string
+        with an attribute `reason`.
     """
     device = _device()
     if device.kind == "tpu":
@@ -192,24 +186,22 @@ def recommended_policy() -> Recommendation:
     if device.kind == "gpu":
         capability = device.capability or (0, 0)
         version = ".".join(map(str, capability)) if device.capability else "unknown"
+        where = f"tensor cores (compute capability {version})"
         if capability < _FIRST_TENSOR_CORES:
-            reason = f"the GPU has no tensor cores (compute capability {version})"
-            return Recommendation("float32", reason)
-        reason = f"the GPU has tensor cores (compute capability {version})"
-        if capability >= _FIRST_BFLOAT16:
-            reason += "; mixed_bfloat16 does too, without loss scaling"
+            return Recommendation("float32", f"the GPU has no {where}")
+        also = "; mixed_bfloat16 does too, without loss scaling"
+        reason = f"the GPU has {where}{also if capability >= _FIRST_BFLOAT16 else ''}"
         return Recommendation("mixed_float16", reason)
     flags = cpu_flags()
     if flags is None:
         return Recommendation("float32", f"the CPU's features are not known on {sys.platform}")
-    for flag in _BFLOAT16_FLAGS:
-        if flag in flags:
-            return Recommendation("mixed_bfloat16", f"the CPU multiplies bfloat16 ({flag})")
+    if found := [flag for flag in _BFLOAT16_FLAGS if flag in flags]:
+        return Recommendation("mixed_bfloat16", f"the CPU multiplies bfloat16 ({found[0]})")
     return Recommendation("float32", "the CPU has neither AVX512_BF16 nor AMX, and there is no GPU")
 
 
 class _Device(NamedTuple):
-    """What the Keras backend computes on: kind, compute capability, and the maker's name."""
+    """The device of the Keras backend; `name` is the vendor's."""
 
     kind: str
     capability: tuple[int, int] | None = None
@@ -249,7 +241,7 @@ def _device() -> _Device:
 
 
 def _backend() -> str:
-    import keras  # not at the top: --help does not wait for it
+    import keras  # not at the top, for a fast --help
 
     return str(keras.config.backend())
 
@@ -270,14 +262,14 @@ def dtype_policy(policy: str) -> Iterator[None]:
 def fastest_jit() -> bool | str:
     """The fastest value for `Model.compile(jit_compile=)` on this machine.
 
-    XLA helps on a GPU or TPU, where Keras decides. On a CPU it makes ResNet-18 slower: TensorFlow's
-    own kernels call oneDNN, XLA's do not. Only JAX, which is nothing without XLA, keeps it there.
+    On a GPU or TPU, and on JAX, which needs XLA, Keras decides. With TensorFlow on a CPU, XLA makes
+    ResNet-18 slower, because its kernels do not call oneDNN.
     """
     return False if _backend() == "tensorflow" and _device().kind == "cpu" else "auto"
 
 
 def device_count() -> int:
-    """Number of devices that share every batch: all that JAX sees, in all processes."""
+    """Number of devices that share every batch: all devices of all JAX processes, or 1."""
     if _backend() != "jax":
         return 1
     import jax
@@ -286,7 +278,7 @@ def device_count() -> int:
 
 
 def device_name() -> str:
-    """What Keras computes on, for a person: `"CPU, 2 threads"`, `"4 × GPU, NVIDIA L4"`."""
+    """Describe the device of Keras, such as `"CPU, 2 threads"` or `"4 × GPU, NVIDIA L4"`."""
     device, count = _device(), device_count()
     detail = f"{cpu_count()} threads" if device.kind == "cpu" else device.name
     name = ", ".join(filter(None, (device.kind.upper(), detail)))
@@ -294,9 +286,9 @@ def device_name() -> str:
 
 
 def missing_gpu() -> str | None:
-    """Why there is no GPU although one was expected, in one line; None if none was expected.
+    """Explain in one line why an expected GPU is missing; None if none was expected.
 
-    TensorFlow says so only among its greetings, which the command line hides.
+    TensorFlow's own message is among the output that the command line hides.
     """
     if _device().kind != "cpu":
         return None

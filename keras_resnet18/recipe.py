@@ -1,4 +1,4 @@
-"""Recipe: all settings of a training, read from TOML and checked, and the names that they take."""
+"""Recipe: all settings of a training, read from TOML and validated."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ STEMS = tuple(SMALLEST_SIDE)
 VARIANTS = ("d",)
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("sgd", "adamw")
-RECIPES = ("digits", "small-images", "photos", "finetune")  # recipe/*.toml
+RECIPES = ("digits", "small-images", "photos", "finetune")  # recipes/*.toml
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-HUB = "hf:"  # begins a name on the Hugging Face Hub: images there, or a run where a model is named
+HUB = "hf:"  # prefix of images and runs on the Hugging Face Hub
 
 
 def on_hub(name: Any) -> typing.TypeGuard[str]:
-    """Whether what was given is a name on the Hub; a `Path` is always a path."""
+    """Whether a string, not a `Path`, names something on the Hugging Face Hub."""
     return isinstance(name, str) and name.startswith(HUB)
 
 
 def hub_name(name: str) -> tuple[str, str | None]:
-    """Repository and revision of `hf:OWNER/NAME@REVISION?…`, None for the newest revision."""
+    """Repository and revision of `hf:OWNER/NAME@REVISION?…`; None for the newest revision."""
     repository, _, revision = name.removeprefix(HUB).partition("?")[0].partition("@")
     return repository, revision or None
 
 
-# What a number may be, in the words of an error
+# Ranges of numbers, by the words of error messages
 _RANGES: dict[str, Callable[[float], bool]] = {
     "over 0": lambda value: value > 0,
     "0 or more": lambda value: value >= 0,
@@ -52,7 +52,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def _check(table: Any, prefix: str, **allowed: str | tuple[str, ...]) -> None:
-    """Checks the types of all fields, and of some a number's range or the words that they take."""
+    """Check the types of all fields, and the given ranges and choices of some."""
     check_types(table, prefix)
     for key, values in allowed.items():
         name, value = f"{prefix}{key}", getattr(table, key)
@@ -65,7 +65,7 @@ def _check(table: Any, prefix: str, **allowed: str | tuple[str, ...]) -> None:
 
 
 def _from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Dataclass from a TOML table, nested dataclasses from nested tables."""
+    """Make a dataclass from a TOML table, recursively."""
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -85,7 +85,7 @@ def _from_table(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _toml_value(text: str) -> Any:
-    """Parses a value in TOML's notation; returns unquoted words unchanged."""
+    """Parse a value in TOML notation; return unquoted words unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -93,7 +93,7 @@ def _toml_value(text: str) -> Any:
 
 
 def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out None, which TOML cannot express; a missing key takes its default."""
+    """Remove None, which TOML cannot express, from nested tables."""
     return {
         key: without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()
@@ -123,7 +123,7 @@ class Network:
 
 
 def check_network(stem: str, variant: str | None, dropout: float, prefix: str = "") -> None:
-    """Raises InputError unless a builder takes these arguments; `prefix` precedes their names."""
+    """Raise InputError for invalid arguments of a builder; `prefix` precedes their names."""
     one_of(f"{prefix}stem", stem, STEMS)
     if variant is not None:
         one_of(f"{prefix}variant", variant, VARIANTS)
@@ -134,7 +134,7 @@ def check_network(stem: str, variant: str | None, dropout: float, prefix: str = 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Optimizer, learning rate schedule, and what belongs to the loss.
+    """Optimizer, learning rate schedule, and settings of the loss.
 
     The learning rate rises linearly from 0 during the warm-up, then falls to 0 along a cosine
     (Loshchilov & Hutter 2017).
@@ -148,9 +148,9 @@ class Optimizer:
             is about 10 λ here.
         warmup_epochs: Length of the warm-up in epochs, such as 0.5.
         label_smoothing: Fraction of each label spread over all classes (Szegedy et al. 2016).
-        class_weights: `"balanced"` weighs each class in the loss by the inverse of its number of
-            training images, 1 on average; None weighs every image alike.
-        clip_norm: Largest norm of the gradient of all weights together; None for no limit.
+        class_weights: `"balanced"` weights each class in the loss by the inverse of its number of
+            training images, 1 on average; None weights all images equally.
+        clip_norm: Largest global norm of the gradient; None for no limit.
     """
 
     name: str = "sgd"
@@ -184,16 +184,16 @@ class Augment:
     Attributes:
         resized_crop: Smallest and largest fraction of the image's area in the random window that
             is resized to the network's input (Szegedy et al. 2015); None for the whole image.
-        shift: Largest shift in pixels, in each direction, with black behind (He et al. 2015 use 4
+        shift: Largest shift in pixels in each direction, filled with black (He et al. 2015 use 4
             for CIFAR).
         flip: Whether half of the images are mirrored left to right.
         erase: Probability, 0 to 1, of covering a random rectangle of 2 to 33 % of the image with
             ImageNet's mean colour (Zhong et al. 2017).
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
-        mixup: Alpha of the Beta distribution of the fraction in which images and labels are mixed
-            (Zhang et al. 2018), such as 0.2; 0 is off.
-        cutmix: The same for rectangles of another image (Yun et al. 2019), such as 1.0. With
-            `mixup` too, half of the batches are of each kind.
+        mixup: Alpha of the Beta distribution of the proportion in which images and labels are
+            mixed (Zhang et al. 2018), such as 0.2; 0 disables it.
+        cutmix: The same for rectangles of another image (Yun et al. 2019), such as 1.0. If both
+            are set, each is used in half of the batches.
     """
 
     resized_crop: tuple[float, float] | None = None
@@ -206,7 +206,7 @@ class Augment:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed in pairs, by mixup or CutMix."""
+        """Whether mixup or CutMix mixes images in pairs."""
         return bool(self.mixup or self.cutmix)
 
     def __post_init__(self) -> None:
@@ -231,15 +231,15 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """Fine-tuning: a linear probe first, then all weights (Kumar et al. 2022, arXiv 2202.10054).
+    """Fine-tuning: first a linear probe, then all weights (Kumar et al. 2022, arXiv 2202.10054).
 
-    The linear probe trains the head on features computed once. Then all weights are trained with
-    the recipe's optimizer and epochs, BatchNorm in inference mode. Without the linear probe, a
-    random head distorts the pretrained features.
+    The linear probe trains the head on features that are computed once. Then all weights are
+    trained with the recipe's optimizer and epochs, and BatchNorm in inference mode. Without the
+    linear probe, a random head distorts the pretrained features.
 
     Attributes:
-        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint or of
-            a run.
+        weights: Pretrained weights: a name such as `"imagenet"`, or the path of a checkpoint or
+            run.
         head_epochs: Epochs of the linear probe.
         head_learning_rate: Highest learning rate of the linear probe (AdamW, cosine, no warm-up).
     """
@@ -256,31 +256,30 @@ class Finetune:
 class Recipe:
     """All settings of a training; with the images, they determine the result.
 
+    Raises InputError for a value of the wrong type or out of range.
+
     Attributes:
-        name: Name to print.
-        epochs: Passes over the training images; 0, in fine-tuning, for the linear probe alone.
+        name: Name of the recipe.
+        epochs: Passes over the training images; in fine-tuning, 0 for only the linear probe.
         batch_size: Images per step, 2 or more.
         image_size: Side of the network's square input in pixels, or (height, width), at least
-            `SMALLEST_SIDE`; None for the images' own size, where they share one.
-        fit: How an image of other proportions is fitted in: `"crop"`, `"pad"` or `"squash"`, as
-            `Preprocess` has it; None for the way of published weights, `"crop"` without any.
-        crop_ratio: Fraction of each side that evaluation keeps, 0.1 to 1; None for the ratio of
+            `SMALLEST_SIDE`; None for the size of the images, if all have the same.
+        fit: How to fit images of another aspect ratio: `"crop"`, `"pad"` or `"squash"`, as in
+            `Preprocess`; None for that of published weights, otherwise `"crop"`.
+        crop_ratio: Fraction of each side that evaluation keeps, 0.1 to 1; None for that of
             published weights, 0.875 for other pretrained weights, 1 from scratch.
-        max_value: Value that is white in 16-bit grey files, 1 to 65,535, such as 4,095 for 12-bit
-            data; None for that of published weights, 65,535.
+        max_value: Value of white in 16-bit gray files, 1 to 65,535, such as 4,095 for 12-bit data;
+            None for that of published weights, otherwise 65,535.
         precision: A Keras dtype policy, or `"auto"` for `recommended_policy()`.
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
-        patience: Epochs without a better one after which the training ends, in fine-tuning those
-            of all weights; None for no end before the last epoch.
+        patience: Epochs without improvement after which the training ends, after the linear probe;
+            None to train all epochs.
         max_minutes: Minutes after which the training ends, between two steps, and keeps its best
-            epoch so far; None for no limit. Not reproducible, unlike everything else.
+            epoch so far; None for no limit. Unlike all other settings, not reproducible.
         network: The network to build.
-        optimizer: Optimizer, learning rate schedule, and what belongs to the loss.
+        optimizer: Optimizer, learning rate schedule, and settings of the loss.
         augment: Random augmentation of training images.
-        finetune: Pretrained weights and the linear probe; None for training from scratch.
-
-    Raises:
-        InputError: For a value of the wrong type or out of range.
+        finetune: Pretrained weights and the linear probe; None to train from scratch.
     """
 
     name: str = "custom"
@@ -314,32 +313,23 @@ class Recipe:
             least, stem = SMALLEST_SIDE[self.network.stem], self.network.stem
             allowed = f"{least} or more with network.stem={stem!r}"
             within("image_size", self.image_size, min(self.input_size) >= least, allowed)
-        given = {"size": self.input_size, "fit": self.fit, "crop_ratio": self.crop_ratio}
-        given["max_value"] = self.max_value
-        Preprocess(**without_none(given))  # its ranges
+        given = {key: getattr(self, key) for key in ("fit", "crop_ratio", "max_value")}
+        Preprocess(**without_none({"size": self.input_size, **given}))  # checks their ranges
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """(height, width) of the network's input; None for the images' own."""
+        """(height, width) of the network's input; None for the size of the images."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Recipe from nested tables; missing keys take their defaults.
-
-        Raises:
-            InputError: For an unknown key, naming the nearest known one, or a wrong value.
-        """
+        """Make a recipe from nested tables, or raise InputError; missing keys take defaults."""
         return typing.cast(Recipe, _from_table(cls, values, ""))
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """Recipe from TOML, written by `to_toml` or by hand.
-
-        Raises:
-            InputError: If the text is not TOML, or not a recipe.
-        """
+        """Parse a recipe, or raise InputError if the text is not TOML or not a recipe."""
         try:
             return cls.from_dict(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
@@ -348,17 +338,13 @@ class Recipe:
             ) from None
 
     def to_toml(self) -> str:
-        """The recipe as TOML, for `from_toml`."""
+        """Format the recipe as TOML."""
         import tomli_w
 
         return tomli_w.dumps(without_none(dataclasses.asdict(self)))
 
     def with_weights(self, weights: str) -> Recipe:
-        """Copy of the recipe that fine-tunes other weights.
-
-        Raises:
-            InputError: If the recipe trains from scratch.
-        """
+        """Copy the recipe with other weights; raises InputError if it trains from scratch."""
         if self.finetune is None:
             raise InputError(
                 "weights need a recipe with a [finetune] table: use the recipe finetune. "
@@ -368,11 +354,11 @@ class Recipe:
         return dataclasses.replace(self, finetune=finetune)
 
     def changed(self, settings: Iterable[str]) -> Recipe:
-        """Copy of the recipe with some values changed, as by the command line's `--set`.
+        """Copy the recipe with some values changed, as with `--set` of the command line.
 
         Args:
-            settings: `"KEY=VALUE"` each, such as `"optimizer.learning_rate=0.05"`; values in
-                TOML's notation, strings also without quotes.
+            settings: Strings `"KEY=VALUE"`, such as `"optimizer.learning_rate=0.05"`, with values
+                in TOML notation; strings need no quotes.
 
         Raises:
             InputError: For a setting without `=`, an unknown key, a wrong value, or two values.
@@ -402,10 +388,13 @@ class Recipe:
 
 
 def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
-    """Loads a recipe by name or from a TOML file; returns a `Recipe` unchanged.
+    """Load a recipe.
+
+    Args:
+        recipe: Its name, the path of a TOML file, or a `Recipe`, which is returned unchanged.
 
     Raises:
-        InputError: If there is no such recipe, or the file is not one.
+        InputError: If there is no such recipe, or the file is not a valid one.
     """
     if isinstance(recipe, Recipe):
         return recipe

@@ -1,4 +1,4 @@
-"""Run: the folder that a training leaves, with the names of its files."""
+"""Run: the folder that a training writes, and the names of its files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,16 @@ from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
 
 DEFAULT_FOLDER = Path("saved_models")
 
-CARD_MARK = (  # in a README.md that is not somebody's own
+CARD_MARK = (  # in a README.md that `report` wrote and may replace
     "<!-- Written by keras-resnet18, which replaces it as long as this line stands here. -->"
 )
 
 
 class Entry:
-    """A file or folder of a run, which the attribute of a `Run` gives the path of.
-
-    Attributes:
-        name: Its name in the run's folder.
-        holds: What it holds, for a list of a run's files.
-    """
+    """A file or folder of a run; as an attribute of a `Run`, its path."""
 
     def __init__(self, name: str, holds: str) -> None:
-        self.name = name
-        self.holds = holds
+        self.name, self.holds = name, holds
 
     def __get__(self, run: Run, owner: type[Run]) -> Path:
         return run.path / self.name
@@ -44,18 +38,18 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained classifier with all that is known of it.
+    """A trained classifier with its settings and results.
 
     Attributes:
         path: The folder.
-        origin: `"hf:OWNER/NAME@COMMIT"` of a run that was downloaded; None for a folder of one's
-            own, the only kind that is written to.
+        origin: `"hf:OWNER/NAME@COMMIT"` of a downloaded run, which is never written to; None for a
+            local folder.
     """
 
     path: Path
     origin: str | None = None
 
-    # A run with a recipe, a model and metrics is finished; metrics are written last.
+    # A finished run has a recipe, a model and metrics; metrics are written last.
     recipe_file = Entry("recipe.toml", "how it was trained, as TOML")
     spec_file = Entry(SPEC_FILE, "class names, preprocessing and score threshold, as JSON")
     environment_file = Entry("environment.json", "images, versions, device, precision, as JSON")
@@ -66,7 +60,7 @@ class Run:
     predictions_file = Entry("predictions.csv", "true and predicted class of each test image")
     report_file = Entry("report.html", "what it learned and how well, a page for a browser")
     metrics_file = Entry("metrics.json", "figures of validation and test images, as JSON")
-    _written = (  # by a training, in an order in which a replacement can take its place
+    _written = (  # by a training, in the order in which a replacement moves into place
         *(recipe_file, spec_file, environment_file, history_file, model_file),
         *(curves_file, confusion_file, predictions_file, report_file, metrics_file),
     )
@@ -79,7 +73,7 @@ class Run:
 
     @property
     def replacement(self) -> Run:
-        """The unfinished training that is to replace this finished run."""
+        """The unfinished training that will replace this finished run."""
         return Run(self.path / ".replacement")
 
     @property
@@ -89,14 +83,14 @@ class Run:
 
     @property
     def has_own_card(self) -> bool:
-        """Whether its README.md is the card that `report` wrote, and not somebody's own."""
+        """Whether README.md is the card that `report` wrote, not the user's own file."""
         with contextlib.suppress(OSError):
             return CARD_MARK in self.card_file.read_text(encoding="utf-8", errors="replace")
         return False
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that it was trained by."""
+        """The recipe of the training."""
         try:
             return Recipe.from_toml(self._read(self.recipe_file))
         except InputError as error:
@@ -117,13 +111,13 @@ class Run:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How an image becomes the network's input."""
+        """Preprocessing of images for the network."""
         assert self.spec.preprocess is not None
         return self.spec.preprocess
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds: `Evaluation.to_dict()` of validation and test, or of folds."""
+        """Contents of `metrics.json`: the evaluation of validation and test, or of folds."""
         return self._read_json(self.metrics_file)
 
     @property
@@ -137,12 +131,12 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What `environment.json` holds: source, versions, device, precision."""
+        """Contents of `environment.json`: source, versions, device, precision."""
         return self._read_json(self.environment_file)
 
     @property
     def source(self) -> str | None:
-        """The name that opens the images again; None if they came from arrays."""
+        """Name that opens the images again; None if they came from arrays."""
         name = self.environment.get("source")
         if not isinstance(name, str | None):
             raise _damaged(self.environment_file)
@@ -150,7 +144,7 @@ class Run:
 
     @property
     def source_options(self) -> dict[str, Any]:
-        """How `open_source` opens the training's images, besides the source's name."""
+        """Options with which `open_source` opens `source` as the training did."""
         facts = self.environment
         return {
             "split_seed": facts.get("split_seed", 0),
@@ -160,13 +154,13 @@ class Run:
 
     @property
     def folds(self) -> int | None:
-        """Number of folds whose figures it has; None if it has those of a test split."""
+        """Number of folds of the training; None if it has a test split."""
         folds = self.environment.get("folds")
         return None if folds is None else int(folds["count"])
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Figures of the images that tested it, by the names that its classes have now."""
+        """Figures on the test images or all folds, with the current names of the classes."""
         figures: dict[str, Any] = self.metrics["test" if self.folds is None else "folds"]
         now = dict(zip(self.trained_labels, self.spec.labels, strict=True))
         return {
@@ -178,7 +172,7 @@ class Run:
 
     @property
     def trained_labels(self) -> tuple[str, ...]:
-        """The classes' names in the training; those of `classifier.json` may have been edited."""
+        """Names of the classes in the training; those in `classifier.json` may have been edited."""
         figures = self.metrics["test" if self.folds is None else "folds"]
         names = tuple(one["name"] for one in figures["per_class"])
         if len(names) != len(self.spec.labels):
@@ -197,19 +191,19 @@ class Run:
 
     @property
     def lacks_metrics(self) -> bool:
-        """Whether somebody removed `metrics.json`, before which no plot is drawn."""
+        """Whether `metrics.json` was removed: plots, which are drawn after it, are there."""
         drawn = (self.curves_file, self.confusion_file, self.report_file)
         return any(file.is_file() for file in drawn) and not self.metrics_file.is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether the training came to its end. Other folders may hold a model.keras too."""
+        """Whether the training is finished. Folders of other programs may hold a model.keras."""
         files = (self.recipe_file, self.model_file, self.metrics_file)
         return all(file.is_file() for file in files)
 
     def _read(self, path: Path) -> str:
         try:
-            return path.read_text(encoding="utf-8-sig")  # Windows' editors may add a mark
+            return path.read_text(encoding="utf-8-sig")  # Windows' editors may add a BOM
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise InputError(
@@ -218,27 +212,24 @@ class Run:
             ) from None
 
     def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            values = json.loads(self._read(path))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            values = None
+        text, values = self._read(path), None
+        with contextlib.suppress(ValueError):
+            values = json.loads(text)
         if not isinstance(values, dict):
             raise _damaged(path)
         return values
 
     def write_text(self, path: Path, text: str) -> None:
-        """Write one of the files, whole or not at all."""
+        """Write a file completely or not at all."""
         with staged(path) as new:
             new.write_text(text, encoding="utf-8")
 
     def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
-        """Write one of the JSON files, whole or not at all."""
+        """Write a JSON file completely or not at all."""
         self.write_text(path, to_json(values))
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `history.csv`, a row for each epoch so far."""
+        """Write `history.csv`."""
         with staged(self.history_file) as new, new.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -253,18 +244,14 @@ def _damaged(path: Path) -> InputError:
 
 
 def open_model(path: Path) -> Any:
-    """The `keras.Model` in a .keras file, uncompiled.
-
-    Raises:
-        InputError: If it is none.
-    """
+    """Load the `keras.Model` of a .keras file, uncompiled, or raise InputError."""
     import keras
 
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a model that Keras opens: a .keras file is a zip archive")
     try:
         with zipfile.ZipFile(path) as archive:
-            # from Python 3.13 on, reading as Keras does it checks no sum
+            # since Python 3.13, Keras' way of reading checks no CRC
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} in it is damaged")
         return keras.saving.load_model(path, compile=False)
@@ -273,7 +260,7 @@ def open_model(path: Path) -> Any:
         raise InputError(f"{path} is not a model that Keras opens: {reason}") from None
 
 
-# What newer Kerases write into a layer's config, at its default; older ones refuse to open it.
+# Defaults that newer versions of Keras write into a layer's config, and older ones refuse
 _SINCE_KERAS_3_4: dict[str, dict[str, Any]] = {
     "InputLayer": {"optional": False},
     "Conv2D": {"quantization_config": None},
@@ -284,10 +271,10 @@ _SINCE_KERAS_3_4: dict[str, dict[str, Any]] = {
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Write a network, uncompiled, as a .keras file that Keras 3.4 and later open.
+    """Write a network as a .keras file for Keras 3.4 and later.
 
-    The optimizer's state would double the file. Tried with Keras 3.4.1, 3.5.0, 3.6.0, 3.8.0,
-    3.12.0, 3.14.1 and 3.15.1.
+    It is not compiled: the optimizer's state would double the file. Tried with Keras 3.4.1, 3.5.0,
+    3.6.0, 3.8.0, 3.12.0, 3.14.1 and 3.15.1.
     """
     import keras
 
@@ -297,26 +284,22 @@ def save_model(model: Any, path: Path) -> None:
         for entry in whole.infolist():
             content = whole.read(entry)
             if entry.filename == "config.json":
-                content = json.dumps(_without_defaults(json.loads(content))).encode()
+                config = json.loads(content, object_hook=_without_defaults)
+                content = json.dumps(config).encode()
             portable.writestr(entry, content)
     new.unlink()
 
 
-def _without_defaults(config: Any) -> Any:
-    if isinstance(config, list):
-        return [_without_defaults(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    newer = _SINCE_KERAS_3_4.get(config.get("class_name", ""), {})
-    inner = config.get("config")
-    if newer and isinstance(inner, dict):
-        kept = {key: x for key, x in inner.items() if key not in newer or x != newer[key]}
-        config = {**config, "config": kept}
-    return {key: _without_defaults(value) for key, value in config.items()}
+def _without_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Remove newer defaults from one object of a model's config, if it describes a layer."""
+    if newer := _SINCE_KERAS_3_4.get(values.get("class_name", "")):
+        inner = values["config"].items()
+        values["config"] = {key: x for key, x in inner if key not in newer or x != newer[key]}
+    return values
 
 
 def _downloaded(name: str) -> Run:
-    """The run in a repository of the Hugging Face Hub, in its client's cache, at one commit."""
+    """Download a run from the Hugging Face Hub to its client's cache, at one commit."""
     import huggingface_hub
 
     blank, (repository, revision) = Run(Path()), hub_name(name)
@@ -334,10 +317,13 @@ def _downloaded(name: str) -> Run:
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Open the folder of a finished training, or `"hf:OWNER/NAME@REVISION"`, one on the Hub.
+    """Open the run of a finished training.
+
+    Args:
+        path: Its folder, or `"hf:OWNER/NAME@REVISION"` on the Hugging Face Hub.
 
     Raises:
-        InputError: If there is none, it is unfinished, or its model is gone.
+        InputError: If there is no run, or it is unfinished or incomplete.
     """
     exports = "export_tflite, export_onnx and export_saved_model"
     expected = f"a run or its folder; a model of your own is exported by {exports}"
@@ -358,7 +344,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         )
     if not run.finished:
         raise InputError(f"{path} is an unfinished run: go on with {resume_call(run.path)}")
-    if run.replacement.metrics_file.is_file():  # its process was killed as it put it in place
+    if run.replacement.metrics_file.is_file():  # its process was killed while it moved
         raise InputError(
             f"{path} is being replaced by a finished training: end it with {resume_call(run.path)}"
         )
@@ -366,11 +352,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 
 def resume_call(path: Path) -> str:
-    """The call that goes on with the unfinished training in a folder, for a message."""
+    """The call that resumes the training in a folder, for messages."""
     return f"train(resume={str(path)!r})"
 
 
 def run_of(file: Path) -> Run | None:
-    """The finished run that a file belongs to: in its folder, or where `export` puts files."""
+    """The finished run that a file belongs to: in the file's folder or the one above it."""
     folder = file.absolute().parent
     return next((run for run in map(Run, (folder, folder.parent)) if run.finished), None)

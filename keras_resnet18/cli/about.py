@@ -11,7 +11,7 @@ from keras_resnet18.cli.export import print_exports
 from keras_resnet18.cli.options import DataOption, console
 from keras_resnet18.run import DEFAULT_FOLDER
 
-DEMO_FORMATS = ("saved_model", "tflite", "tflite-int8")  # the quickest of each kind
+DEMO_FORMATS = ("saved_model", "tflite", "tflite-int8")  # the fastest to export of each kind
 
 
 def info(
@@ -20,7 +20,7 @@ def info(
         typer.Argument(
             metavar="RUN|FOLDER|FILE|weights",
             help="A run; a folder of runs; a SavedModel; a .tflite, .onnx or .keras file; or the "
-            "word weights, for the named published weights (a folder of that name is ./weights).",
+            "word weights, to list the published weights (for a folder so named, ./weights).",
         ),
     ] = None,
 ) -> None:
@@ -35,9 +35,9 @@ def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")],
     data: DataOption = None,
 ) -> None:
-    """Write a page on a run: figures, mistakes, calibration.
+    """Write a report of a run: figures, mistakes, calibration.
 
-    report.html opens in a browser without a network. A model card, README.md, is written beside it.
+    Writes report.html, which a browser opens offline, and a model card, README.md.
     """
     machine.start_keras()
     from keras_resnet18.reports.report import report

@@ -44,7 +44,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Options of the program, before any verb."""
+    """Options before the verb."""
 
 
 # in the order of --help
@@ -59,20 +59,20 @@ app.command()(about.info)
 app.command()(about.demo)
 
 _as_python_does = warnings.formatwarning
-_INTERRUPTED = 130  # 128 + SIGINT, what shells expect; Typer turns Ctrl-C into it
+_INTERRUPTED = 130  # 128 + SIGINT, as shells expect; Typer exits with it after Ctrl-C
 
 
 def main() -> None:
-    """Run the command line: bad input is one line and exit 1, an interruption exit 130."""
+    """Run the command line. Bad input is one line and exit status 1, an interruption 130."""
     _open_closed_streams()
-    # a notebook hands down a backend of its own, which nothing outside of it can import
+    # a notebook sets a backend that only it can import
     os.environ["MPLBACKEND"] = "agg"
     warnings.formatwarning = _format_warning
-    if "" in sys.argv[1:]:  # as a path it would be the current folder
+    if "" in sys.argv[1:]:  # as a path, the current folder
         _fail("an argument is empty: give a name or a path. Is a variable of the shell unset?")
     with _interruption_noted() as noted:
         try:
-            for word in sys.argv[1:]:  # before they are paths
+            for word in sys.argv[1:]:  # before they become paths
                 check_no_url(re.sub("^--[a-z-]+=", "", word))
             app(prog_name="keras-resnet18")
         except SystemExit as end:
@@ -91,7 +91,7 @@ def main() -> None:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None
 ) -> str:
-    """One line, as an error, for a warning of this package."""
+    """Format a warning of this package as one line, like an error."""
     if Path(__file__).parents[1] in Path(filename).parents:
         return f"keras-resnet18: {message}\n"
     return _as_python_does(message, category, filename, lineno, line)
@@ -99,7 +99,7 @@ def _format_warning(
 
 @contextlib.contextmanager
 def _interruption_noted() -> Iterator[list[int]]:
-    """Notes Ctrl-C: TensorFlow may swallow its exception and raise another in its place."""
+    """Record Ctrl-C: TensorFlow may replace its exception by another one."""
     noted: list[int] = []
 
     def interrupt(number: int, frame: Any) -> None:
@@ -107,7 +107,7 @@ def _interruption_noted() -> Iterator[list[int]]:
         signal.default_int_handler(number, frame)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as in a shell's background
+    if before is signal.default_int_handler:  # else ignored, as in a shell's background job
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield noted
@@ -116,14 +116,14 @@ def _interruption_noted() -> Iterator[list[int]]:
 
 
 def _open_closed_streams() -> None:
-    """Open os.devnull in the place of closed standard streams, and make any name printable.
+    """Open os.devnull in place of closed standard streams, and make any name printable.
 
-    A file that is opened later would otherwise get a standard stream's number, and its output.
+    Otherwise a file that is opened later would get the number and the output of a standard stream.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # opens the lowest free number
         pass
     os.close(fd)
-    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115  # as long as the process
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115  # never closed
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]

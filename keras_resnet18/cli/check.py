@@ -35,27 +35,27 @@ def check(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="With --label-errors: what looks at the images; a run, also one trained on them, "
-            "a checkpoint, or a name such as imagenet.",
+            help="With --label-errors: model that computes features; a run, even one trained on "
+            "these images, a checkpoint, or a name such as imagenet.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="With --label-errors: write labels.html, a page with the images to look at, and "
+            help="With --label-errors: write labels.html, a page of suspicious images, and "
             "labels.csv, a manifest to correct and train with.",
         ),
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE.json", help="Write all of it, every image by name."),
+        typer.Option("--json", metavar="FILE.json", help="Write all findings and image names."),
     ] = None,
 ) -> None:
-    """Look for what would spoil a training.
+    """Check images for problems that would spoil a training.
 
     Decodes every image, counts the classes of each split, and finds broken files, copies, blank
-    images and odd names; with --label-errors also labels that are likely to be wrong. Exit 1 if
+    images and odd names; with --label-errors also labels that are probably wrong. Exit status 1 if
     something would spoil a training or its figures.
     """
     if label_errors != (features is not None) or (out is not None and not label_errors):
@@ -85,7 +85,7 @@ def check(
 
 
 def _print(console: Console, found: Check) -> None:
-    """Print the images of each class in each split, and the findings; long lists are cut."""
+    """Print image counts by class and split, and the findings; truncate long lists."""
     from keras_resnet18.classify.table import plain_table
 
     for note in found.notes:

@@ -28,10 +28,10 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure accuracy, overall and of each class.
+    """Measure accuracy, overall and by class.
 
-    Prints top-1 with its 95 % interval, top-5 from six classes on, balanced accuracy and the
-    cross-entropy, each class's recall, precision and F1, and milliseconds an image.
+    Prints top-1 with its 95 % interval, top-5 with six or more classes, balanced accuracy,
+    cross-entropy, recall, precision and F1 of each class, and milliseconds per image.
     """
     machine.start_keras()
     from keras_resnet18.classify.evaluate import evaluate

@@ -41,12 +41,12 @@ def export(
         ),
     ] = None,
     check_images: Annotated[
-        int, typer.Option(metavar="N", help="Largest number of test images to compare on.")
+        int, typer.Option(metavar="N", help="Maximum number of test images for comparison.")
     ] = 1000,
 ) -> None:
-    """Write files for servers and phones, each verified.
+    """Write verified files for servers and phones.
 
-    Each file is run with its own runtime and compared with the model before it is written.
+    Runs each file in its own runtime and compares it with the model before writing it.
     """
     machine.start_keras()
     from keras_resnet18.exporters.export import export
@@ -63,7 +63,7 @@ def export(
             note=out_console.print,
         )
     except ExportError as error:
-        print_exports(out_console, error.reports)  # of the formats that did not fail
+        print_exports(out_console, error.reports)  # for the formats that did not fail
         raise
     print_exports(out_console, reports)
 
@@ -82,9 +82,9 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Compare an exported file with the run that it was made from.
+    """Compare an exported file with its run.
 
-    The figures are also written beside the file, as JSON. Exit status 1 if the answers differ.
+    Also writes the figures beside the file, as JSON. Exit status 1 if the predictions differ.
     """
     machine.start_keras()
     from keras_resnet18.exporters.verify import verify
@@ -103,7 +103,7 @@ def _key_and_text(words: str) -> tuple[str, str]:
 
 
 def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
-    """Print a row for each exported file, and where the files are."""
+    """Print a row for each exported file, and the paths of the files."""
     from keras_resnet18.classify.table import percent, plain_table
 
     if not reports:

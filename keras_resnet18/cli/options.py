@@ -1,4 +1,4 @@
-"""Arguments, options and the console that several verbs share, and messages in their words."""
+"""Arguments, options and console of several verbs, and messages in terms of options."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SOURCE = typer.Argument(
 )
 SplitSeedOption = Annotated[
     int,
-    typer.Option(metavar="N", help="Another seed deals images out to splits differently."),
+    typer.Option(metavar="N", help="Seed of the random split."),
 ]
 
 
-# Python's arguments that messages name, with the options of the same meaning
+# Options that replace Python's arguments in messages
 _OPTIONS = {
     "data": "--data",
     "dedupe": "--dedupe",
@@ -56,7 +56,7 @@ _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
 
 def in_options(message: str) -> str:
-    """A message of the library in the command line's words.
+    """Replace Python arguments and calls in a message by options and commands.
 
     `overwrite=True` becomes `--overwrite`, `train(resume='my run')` becomes
     `keras-resnet18 train --resume 'my run'`, `data=FOLDER` becomes `--data FOLDER`.
@@ -80,5 +80,5 @@ class _Console(Console):
 
 
 def console() -> Console:
-    """Plain text, so that lines are the same on a terminal and in a file, and are never broken."""
+    """A console that prints plain, unwrapped lines, the same to a terminal and to a file."""
     return _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)

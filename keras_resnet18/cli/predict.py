@@ -37,8 +37,8 @@ def predict(
             metavar="P",
             min=0,
             max=1,
-            help="Say 'not sure' where no class has this probability; 0 never does. "
-            "[default: the model's own score threshold]",
+            help="Answer 'not sure' if no class has this probability; 0 never does. "
+            "[default: the model's score threshold]",
             show_default=False,
         ),
     ] = None,
@@ -52,24 +52,24 @@ def predict(
         ),
     ] = None,
     link: Annotated[
-        bool, typer.Option("--link", help="With --sort-into: links in place of copies.")
+        bool, typer.Option("--link", help="With --sort-into: make links instead of copies.")
     ] = False,
 ) -> None:
-    """Name the most probable classes of images.
+    """Predict the most probable classes of images.
 
-    Prints a row for each file, in the order given: 'not sure' where the highest probability is
-    below the score threshold, which the training found on validation images. A file that cannot be
-    read gets a row that says why, and the exit status is 1.
+    Prints a row for each file, in the given order: 'not sure' if the highest probability is below
+    the score threshold, which the training chose on validation images. If a file cannot be read,
+    its row says why, and the exit status is 1.
     """
     if link and folder is None:
         raise InputError("--link goes with --sort-into")
-    if on_hub(model) or Path(model).is_dir():  # the other models are run without TensorFlow
+    if on_hub(model) or Path(model).is_dir():  # other models run without TensorFlow
         machine.start_keras()
     from keras_resnet18.classify.classifier import open_classifier
     from keras_resnet18.classify.predict import predict
     from keras_resnet18.classify.sort import check_folder, sort_into
 
-    # on a terminal the rows themselves show how far it is
+    # on a terminal, the rows themselves show the progress
     console = Console(stderr=True, quiet=sys.stdout.isatty())
     if folder is not None:
         check_folder(folder, images)
@@ -89,7 +89,7 @@ def predict(
 def _sorted(
     found: Iterable[tuple[Prediction, Path | None]], places: Counter[str]
 ) -> Iterator[Prediction]:
-    """The predictions, and in `places` how many images each folder has got."""
+    """Yield the predictions, and count the images of each folder in `places`."""
     for prediction, path in found:
         if path is not None:
             places[path.parent.name] += 1
@@ -109,7 +109,7 @@ def _print_text(rows: Iterable[Prediction], top: int) -> int:
 
 
 def _print_csv(rows: Iterable[Prediction], top: int) -> int:
-    # a file's name is bytes, and must come out as it is whatever the terminal's encoding
+    # print the bytes of file names unchanged, whatever the terminal's encoding
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     broken, width = 0, 0

@@ -24,7 +24,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help=f"{', '.join(RECIPES)}, or a .toml file. [default: what suits the images]",
+            help=f"{', '.join(RECIPES)}, or a .toml file. [default: chosen for the images]",
         ),
     ] = None,
     weights: Annotated[
@@ -41,9 +41,7 @@ def train(
     ] = None,
     max_minutes: Annotated[
         float | None,
-        typer.Option(
-            metavar="N", help="End after so many minutes, and keep the best epoch so far."
-        ),
+        typer.Option(metavar="N", help="Stop after N minutes, and keep the best epoch so far."),
     ] = None,
     precision: Annotated[
         str | None,
@@ -62,8 +60,8 @@ def train(
         str,
         typer.Option(
             metavar="raise|skip",
-            help="What to do about a broken image; skip decodes all of them first, and names those "
-            "that are left out.",
+            help="What to do about broken images; skip decodes all images first, and lists those "
+            "that it leaves out.",
         ),
     ] = "raise",
     dedupe: Annotated[
@@ -76,8 +74,8 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help="For few images: N trainings each leave out a part of all images and are measured "
-            "on it, then one trains on all. It takes N + 1 times as long.",
+            help="Cross-validation for few images: N trainings each leave out a part and are "
+            "measured on it, then one uses all images. It takes N + 1 times as long.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -92,25 +90,25 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="With --resume: the new place of the images."),
+        typer.Option(metavar="SOURCE", help="With --resume: new location of the images."),
     ] = None,
     distributed: Annotated[
         bool,
         typer.Option(
             "--distributed",
-            help="Train with other processes, such as on several machines; needs "
-            "KERAS_BACKEND=jax. SLURM and Open MPI say the rest, or the next three.",
+            help="Train in several processes, such as on several machines; needs "
+            "KERAS_BACKEND=jax. Without SLURM or Open MPI, give the next three options.",
         ),
     ] = False,
     coordinator: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="With --distributed: where process 0 runs."),
+        typer.Option(metavar="HOST:PORT", help="With --distributed: address of process 0."),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(metavar="N", help="With --distributed: how many there are.")
+        int | None, typer.Option(metavar="N", help="With --distributed: number of processes.")
     ] = None,
     process: Annotated[
-        int | None, typer.Option(metavar="I", help="With --distributed: this one, from 0.")
+        int | None, typer.Option(metavar="I", help="With --distributed: this process, from 0.")
     ] = None,
 ) -> None:
     """Train a classifier on labelled images.
@@ -118,9 +116,8 @@ def train(
     Writes a run: a folder with the model, the recipe, the metrics and plots. Ctrl-C saves a
     checkpoint, which --resume continues.
     """
-    changes = [f"epochs={epochs}"] if epochs is not None else []
-    changes += [f"max_minutes={max_minutes}"] if max_minutes is not None else []
-    changes += [f"precision={precision}"] if precision is not None else []
+    given = {"epochs": epochs, "max_minutes": max_minutes, "precision": precision}
+    changes = [f"{key}={value}" for key, value in given.items() if value is not None]
     if data is not None and (resume is None or source is not None):
         raise InputError("--data goes with --resume; a new training takes its images as SOURCE")
     cluster = (coordinator, processes, process)

@@ -1,4 +1,4 @@
-"""Run a command in a child process and report it if JAX aborts."""
+"""Run a command in a child process, and report it if JAX aborts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,16 @@ from typing import Any
 
 from keras_resnet18.errors import InputError
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _HANDED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def watched(work: Callable[[], None]) -> None:
-    """Does the work in a process of its own, and gives its exit status.
+    """Run `work` in a child process, where alone this function returns; exit with its status.
 
-    Where another process of a training is gone, or does not belong to it, JAX ends this one by
-    abort(), with a stack of C++ in the place of a message and of an exit status. Call it before
-    anything is imported that starts threads.
-
-    Args:
-        work: What the command does; in the new process this function returns after it.
-
-    Raises:
-        InputError: If the process was ended by a signal.
+    If another process of a training disappears or does not belong to it, JAX aborts this one and
+    prints a C++ stack trace; the parent raises InputError then. Call it before anything is imported
+    that starts threads.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -36,7 +30,7 @@ def watched(work: Callable[[], None]) -> None:
     child = os.fork()
     if child == 0:
         _die_with(parent)
-        os.setpgid(0, 0)  # a terminal's Ctrl-C comes once, from the parent
+        os.setpgid(0, 0)  # so that a terminal's Ctrl-C comes only from the parent
         with _leaving_at_once():
             work()
         return
@@ -55,14 +49,14 @@ def watched(work: Callable[[], None]) -> None:
             "above it says why, another process ended, or the numbers of --processes and --process "
             "differ between them. Start all of them again, with --resume if the first epoch began"
         )
-    os._exit(os.waitstatus_to_exitcode(status))  # the child has said what there is to say
+    os._exit(os.waitstatus_to_exitcode(status))  # the child has printed its messages
 
 
 @contextlib.contextmanager
 def _leaving_at_once() -> Iterator[None]:
-    """After an error, ends the process without JAX's farewell, in which it waits for the others.
+    """After an error, exit without JAX's shutdown, which waits for the other processes.
 
-    They in turn wait for what this one was to compute, until its connections are closed.
+    Those wait for results of this process until its connections are closed.
     """
 
     def leave(status: int) -> None:
@@ -79,8 +73,8 @@ def _leaving_at_once() -> Iterator[None]:
 
 
 def _die_with(parent: int) -> None:
-    """Ends this process when its parent is killed; only Linux can do it."""
+    """Let this process end when its parent is killed. Only Linux supports it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
+    if os.getppid() != parent:  # it was already killed
         os._exit(1)
