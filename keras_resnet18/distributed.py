@@ -84,11 +84,9 @@ def highest(value: int) -> int:
 
 
 def gather(share: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Join the rows of all processes, bit for bit. Every process must call it.
+    """Join the rows of all processes to an array of `size` rows. Every process must call it.
 
-    Args:
-        share: Rows `index()`, `index() + count()`, … of the whole array.
-        size: Number of rows of the whole array, which is returned on every process.
+    `share` has the rows `index()`, `index() + count()`, …, which are kept bit for bit.
     """
     if _place.count == 1:
         return share
@@ -106,10 +104,7 @@ def gather(share: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
 def alike(name: str, make: Callable[[], T], facts: Callable[[T], Mapping[str, Any]]) -> T:
     """Make a value on every process, or raise InputError on all if one fails or they differ.
 
-    Args:
-        name: A different name for each call.
-        make: Makes the value.
-        facts: Returns the facts of the value that must be the same everywhere, as JSON values.
+    Each call needs another name. `facts` returns what must be equal everywhere, as JSON values.
     """
     if _place.count == 1:
         return make()
@@ -227,9 +222,7 @@ class Cluster:
 def together(cluster: Cluster | None) -> Iterator[None]:
     """Connect the processes of a cluster, and share every batch among all devices inside.
 
-    Raises:
-        InputError: If the backend is not JAX, the processes do not start within two minutes, they
-            run different versions, or another process ends inside.
+    Raises InputError if the processes cannot connect, differ in version, or one of them ends.
     """
     import keras
 

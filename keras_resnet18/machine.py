@@ -109,26 +109,23 @@ def native_stderr_hidden() -> Iterator[None]:
 
 def environment() -> dict[str, Any]:
     """Versions, CPU and settings that results depend on, as JSON values."""
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu may replace one
+            packages[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": sorted(flag for flag in cpu_flags() or () if flag.startswith(("avx", "amx"))),
         "threads": cpu_count(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": packages,
         "settings": {
             name: os.environ[name]
             for name in ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
             if name in os.environ
         },
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # for example if tensorflow-cpu is installed instead
-        return None
 
 
 def _cpuinfo(key: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import os
 import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from keras_resnet18.errors import InputError, check_types, nearest, one_of, path_of, within
@@ -366,24 +366,21 @@ class Recipe:
         table = without_none(dataclasses.asdict(self))
         given: dict[str, str] = {}
         for setting in settings:
-            path, equals, text = str(setting).partition("=")
-            if not equals or not path.strip():
+            path, equals, text = map(str.strip, str(setting).partition("="))
+            if not equals or not path:
                 raise InputError(
                     "a setting is key=value, such as optimizer.learning_rate=0.1. "
                     f"Received: {setting!r}"
                 )
-            if given.setdefault(path.strip(), text.strip()) != text.strip():
-                raise InputError(
-                    f"{path.strip()} must be given once. Received: {given[path.strip()]} and "
-                    f"{text.strip()}"
-                )
-            *tables, key = path.strip().split(".")
+            if given.setdefault(path, text) != text:
+                raise InputError(f"{path} must be given once. Received: {given[path]} and {text}")
+            *tables, key = path.split(".")
             target = table
             for name in tables:
                 target = target.setdefault(name, {})
                 if not isinstance(target, dict):
                     raise InputError(f"{name} is a value, not a table. Received: {setting!r}")
-            target[key] = _toml_value(text.strip())
+            target[key] = _toml_value(text)
         return Recipe.from_dict(table)
 
 
@@ -400,17 +397,16 @@ def load_recipe(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
         return recipe
     path = path_of(recipe, "a Recipe, the name of one, or the path of a .toml file")
     if recipe in RECIPES:
-        file = importlib.resources.files("keras_resnet18") / "recipes" / f"{recipe}.toml"
-        return Recipe.from_toml(file.read_text(encoding="utf-8"))
-    if path.suffix == ".toml" and path.is_file():
-        try:
-            return Recipe.from_toml(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise InputError(f"a recipe must be TOML in UTF-8. Received: {path}") from None
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-    missing = ", which is not there" if path.suffix == ".toml" else ""
-    raise InputError(
-        f"a recipe is one of {', '.join(RECIPES)}, or the path of a .toml file. "
-        f"Received: {os.fspath(recipe)!r}{missing or nearest(str(recipe), RECIPES)}"
-    )
+        path = Path(__file__).with_name("recipes") / f"{recipe}.toml"
+    elif path.suffix != ".toml" or not path.is_file():
+        missing = ", which is not there" if path.suffix == ".toml" else ""
+        raise InputError(
+            f"a recipe is one of {', '.join(RECIPES)}, or the path of a .toml file. "
+            f"Received: {os.fspath(recipe)!r}{missing or nearest(str(recipe), RECIPES)}"
+        )
+    try:
+        return Recipe.from_toml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"a recipe must be TOML in UTF-8. Received: {path}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -334,10 +334,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"a run is a folder that `train` left, with {run.recipe_file.name} in it. "
             f"Received: {path}, {found}"
         )
-    lacking = run.metrics_file if run.lacks_metrics else None
-    if run.metrics_file.is_file() and not run.model_file.is_file():
-        lacking = run.model_file
-    if lacking is not None:
+    if run.lacks_metrics or (run.metrics_file.is_file() and not run.model_file.is_file()):
+        lacking = run.metrics_file if run.lacks_metrics else run.model_file
         raise InputError(
             f"a run needs its {lacking.name}: copy it from a backup, or train again with "
             f"overwrite=True. Received: {path} without"

@@ -28,13 +28,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
 
     `loss` is the loss that the training minimizes; `validation_loss` is the cross-entropy in nats,
     without label smoothing. `max_minutes` may leave the last row fewer `steps` than an epoch has.
-
-    Attributes:
-        first_step: Steps of this epoch that an earlier process took.
-        seconds_before: Time that they took, in seconds.
-
-    Args:
-        held_out: The folds' mean history, for the training that has no validation images.
+    `held_out` is the folds' mean history, for the training that has no validation images.
     """
 
     def __init__(
@@ -46,7 +40,8 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
         super().__init__()
         self.rows: list[Row] = []
         self.batch_size = batch_size
-        self.first_step, self.seconds_before = 0, 0.0
+        self.first_step = 0  # number of steps in this epoch by an earlier process
+        self.seconds_before = 0.0  # that they took
         self._write, self._held_out = write, held_out
         self._start = self._seconds = 0.0
         self._steps = 0
@@ -121,20 +116,15 @@ _TIMES_ITS_COST = 100
 class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Keeps the weights of the best epoch and writes them as `model.keras`, at most once a minute.
 
-    Attributes:
-        weights: Weights of the best epoch so far; empty before the first.
-
-    Args:
-        network: The whole network; the model that is fitted may be a part of it.
-        history: Precedes this callback in the list.
-        is_last: Whether to keep the last epoch instead.
+    `fit` may train a part of `network`. `history` must precede this callback. With `is_last`, the
+    last epoch is kept instead.
     """
 
     def __init__(
         self, network: keras.Model, history: History, path: Path, *, is_last: bool = False
     ) -> None:
         super().__init__()
-        self.weights: Arrays = []
+        self.weights: Arrays = []  # of the best epoch; empty before the first
         self._written: Arrays = []
         self._network, self._history, self._path = network, history, path
         self._is_last = is_last
@@ -169,20 +159,14 @@ class BestModel(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no
 class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Ends `fit` by the recipe's `patience` and `max_minutes`.
 
-    At the time limit, the epoch ends after the current step and is validated.
-
-    Attributes:
-        first_epoch: Epochs before the last phase, in which alone patience counts; None before it.
-        seconds_before: Time of earlier processes, in seconds.
-
-    Args:
-        history: Precedes this callback in the list.
+    At the time limit, the epoch ends after the current step and is validated. `history` must
+    precede this callback.
     """
 
     def __init__(self, recipe: Recipe, history: History, steps_per_epoch: int) -> None:
         super().__init__()
-        self.first_epoch: int | None = None
-        self.seconds_before = 0.0
+        self.first_epoch: int | None = None  # of the last phase, in which alone patience counts
+        self.seconds_before = 0.0  # of earlier processes
         self._recipe, self._history, self._steps_per_epoch = recipe, history, steps_per_epoch
         self._started = time.monotonic()
 
@@ -235,11 +219,8 @@ _SILENCE = 60.0  # seconds without a line after which a file gets one within an 
 class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Prints a line for each epoch, and shows a progress bar on a terminal.
 
-    A file gets a line at least once a minute. The time left is that of the current phase.
-
-    Args:
-        history: Precedes this callback in the list.
-        epochs: Number of epochs in all phases.
+    A file gets a line at least once a minute. The time left is that of the current phase, `epochs`
+    the number in all phases. `history` must precede this callback.
     """
 
     def __init__(self, console: Console, history: History, *, epochs: int) -> None:

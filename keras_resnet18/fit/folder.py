@@ -19,7 +19,11 @@ def check_out(path: Path, *, overwrite: bool) -> None:
     """Raise InputError unless `path` is free, or holds a run that may be replaced."""
     run = Run(path)
     check_parent(path)
-    if not path.exists() or (path.is_dir() and not any(map(_is_content, path.iterdir()))):
+    if not path.exists():
+        return
+    if path.is_dir() and all(
+        x.name == run.lock_file.name or is_leftover(x) for x in path.iterdir()
+    ):
         return
     if not run.recipe_file.is_file() or not run.environment_file.is_file():
         raise InputError(
@@ -73,9 +77,6 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
     A finished run at `path` stays intact until then: the new one is written to a hidden folder in
     it. If the body raises or the process is killed, its files stay for `old_training`. Only a run's
     own files are ever removed. An existing folder is used, also a link or a mount point.
-
-    Raises:
-        InputError: If `check_out` does, or another process trains in the folder.
     """
     run = Run(path)
     with _locked(run):
@@ -92,11 +93,7 @@ def new_training(path: Path, *, overwrite: bool = False) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def old_training(run: Run) -> Iterator[Run]:
-    """Yield the unfinished training of a run; ends as `new_training` does.
-
-    Raises:
-        InputError: If another process trains there.
-    """
+    """Yield the unfinished training of a run; ends as `new_training` does."""
     with _locked(run):
         training = unfinished(run)
         if training is None:
@@ -157,10 +154,6 @@ def _locked(run: Run) -> Iterator[None]:
             run.lock_file.unlink(missing_ok=True)
             if made:
                 run.path.rmdir()  # if nothing was written
-
-
-def _is_content(entry: Path) -> bool:
-    return not is_leftover(entry) and entry.name != Run(entry.parent).lock_file.name
 
 
 def _checkpoints(run: Run) -> list[Path]:

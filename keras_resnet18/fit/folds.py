@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -22,7 +21,6 @@ from keras_resnet18.fit.phases import train_network
 from keras_resnet18.fit.resume import DAMAGED, Stop, load_checkpoint
 from keras_resnet18.fit.task import Task, check_unchanged
 from keras_resnet18.fit.twin import alone
-from keras_resnet18.machine import dtype_policy
 from keras_resnet18.run import Run
 
 _RESULT = "held-out.npz"  # of a fold, in its folder
@@ -30,17 +28,11 @@ _RESULT = "held-out.npz"  # of a fold, in its folder
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Predictions of held-out images, of one fold or of all.
+    """Predictions of the images of one fold, or of all in the order of the source's pool."""
 
-    Attributes:
-        logits: Shape (n, classes); with all folds, in the order of the source's pool.
-        labels: Shape (n,).
-        rows: The history of the training, or the mean history of all.
-    """
-
-    logits: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    rows: list[Row]
+    logits: npt.NDArray[np.float32]  # (n, classes)
+    labels: npt.NDArray[np.int64]  # (n,)
+    rows: list[Row]  # the history of the training, or the mean of all
 
     def calibrated(self, task: Task) -> tuple[Calibration, dict[str, Evaluation]]:
         """Calibrate, and evaluate all folds together."""
@@ -54,22 +46,11 @@ class HeldOut:
         }
 
 
-def new_network(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
-    """Build a network after resetting the seed, so that every training begins alike."""
-    # Keras' initializers draw from a global generator; everything else has its own seed.
-    keras.utils.set_random_seed(task.recipe.seed)
-    with dtype_policy(task.policy):
-        return build_network(task, console, resumed=resumed)
-
-
 def train_folds(task: Task, training: Run, *, stop: Stop, console: Console) -> HeldOut:
     """Train a network without each fold, and predict the fold's images.
 
     Each fold is a run in the checkpoints folder of `training`. After its training only the
     predictions are kept, so that `resume` continues with the next fold.
-
-    Raises:
-        InputError: If a training diverges, or the run cannot be written.
     """
     folds = task.images.folds
     assert folds is not None
@@ -101,11 +82,10 @@ def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> HeldOut:
     run.path.mkdir(parents=True, exist_ok=True)
     start = load_checkpoint(run.checkpoints_folder, console)
     if start is not None:
-        for line in check_unchanged(start.settings, task.settings, run):
-            console.print(line)
+        check_unchanged(start.settings, task.settings, run, console)
         console.print(f"going on at {start}")
     quiet = Console(quiet=True)  # the pretrained weights were printed before
-    model = new_network(task, quiet, resumed=start is not None)
+    model = build_network(task, quiet, resumed=start is not None)
     rows = train_network(model, task, run, start=start, stop=stop, console=console)
     held_out = task.source.splits["validation"]
     logits, labels = logits_of(alone(model), held_out, task.preprocess, quiet)
@@ -120,19 +100,14 @@ def _train_fold(task: Task, run: Run, stop: Stop, console: Console) -> HeldOut:
 
 
 def _read(run: Run, task: Task, console: Console) -> HeldOut | None:
-    """Read the result of a fold that was trained before; None if it is missing or damaged.
-
-    Raises:
-        InputError: If the fold was trained with other settings, such as a recipe edited since.
-    """
+    """Read the result of a fold that was trained before; None if it is missing or damaged."""
     try:
         with np.load(run.path / _RESULT) as file:
             result = HeldOut(file["logits"], file["labels"], json.loads(str(file["rows"])))
             settings = json.loads(str(file["settings"]))
     except (FileNotFoundError, *DAMAGED):
         return None
-    for line in check_unchanged(settings, task.settings, run):
-        console.print(line)
+    check_unchanged(settings, task.settings, run, console)
     return result
 
 

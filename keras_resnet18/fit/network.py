@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from keras_resnet18.data.progress import watched
 from keras_resnet18.data.splits import Split
 from keras_resnet18.files import staged
 from keras_resnet18.fit.task import Task, run_of_weights
-from keras_resnet18.machine import fastest_jit
+from keras_resnet18.machine import dtype_policy, fastest_jit
 from keras_resnet18.model import resnet
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.run import Run, save_model
@@ -39,19 +38,23 @@ _BATCH_SIZE = 64  # for computing features
 def build_network(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
     """Build the network, load pretrained weights, and print which were used.
 
-    Args:
-        resumed: Whether a checkpoint holds all weights. The pretrained ones are then not read:
-            their file may no longer exist.
+    If `resumed`, a checkpoint holds all weights, and the pretrained ones may no longer exist.
     """
     recipe = task.recipe
-    build = functools.partial(
-        BUILDERS[recipe.network.name],
-        input_shape=(*task.preprocess.size, 3),
-        classes=len(task.source.classes),
-        stem=recipe.network.stem,
-        variant=recipe.network.variant,
-        dropout=recipe.network.dropout,
-    )
+    # Keras' initializers draw from a global generator; everything else has its own seed.
+    keras.utils.set_random_seed(recipe.seed)
+
+    def build(**weights: str) -> keras.Model:
+        with dtype_policy(task.policy):
+            return BUILDERS[recipe.network.name](
+                input_shape=(*task.preprocess.size, 3),
+                classes=len(task.source.classes),
+                stem=recipe.network.stem,
+                variant=recipe.network.variant,
+                dropout=recipe.network.dropout,
+                **weights,
+            )
+
     if recipe.finetune is None:
         return build()
     weights = recipe.finetune.weights

@@ -147,19 +147,12 @@ def _distribution(labels: Any, probabilities: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One `model.fit`.
+    """One `model.fit`."""
 
-    Attributes:
-        model: The network's training twin, or its head.
-        recipe: Optimizer and epochs.
-        batches: Returns the batches from a step on.
-        setting: Context from `compile` to the end of `fit`.
-    """
-
-    model: keras.Model
-    recipe: Recipe
-    batches: Callable[[int], Pair]
-    setting: Callable[[], contextlib.AbstractContextManager[None]]
+    model: keras.Model  # the network's training twin, or its head
+    recipe: Recipe  # with the optimizer and epochs of this phase
+    batches: Callable[[int], Pair]  # from a step on
+    setting: Callable[[], contextlib.AbstractContextManager[None]]  # around compile and fit
 
 
 def phases_of(network: keras.Model, task: Task, console: Console) -> Iterator[Phase]:
@@ -202,18 +195,12 @@ def train_network(
     console: Console,
     held_out: Sequence[Row] | None = None,
 ) -> list[Row]:
-    """Train a network, and give it the weights of its best epoch, or with folds of its last one.
+    """Train a network, give it the weights of its best epoch, and return its history.
 
-    History, TensorBoard events, checkpoints and the best model are written to `run` meanwhile.
-
-    Args:
-        held_out: The folds' mean history, for the training that has no validation images.
-
-    Returns:
-        The history, a row for each epoch.
-
-    Raises:
-        InputError: If the training diverges, or the run cannot be written.
+    With folds, the last epoch counts as the best. History, TensorBoard events, checkpoints and the
+    best model are written to `run` meanwhile. `held_out` is the folds' mean history, for the
+    training that has no validation images. Raises InputError if the training diverges or the run
+    cannot be written.
     """
     phases = list(phases_of(network, task, console))
     first = distributed.is_first()

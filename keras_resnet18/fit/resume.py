@@ -103,29 +103,17 @@ DAMAGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """State of a training between two steps.
+    """State of a training between two steps."""
 
-    Attributes:
-        phase: Number of the interrupted `fit`, from 0.
-        epoch: Number of finished epochs in all phases.
-        step: Number of finished steps in the current epoch.
-        seconds: Time that those steps took, in seconds.
-        total_seconds: Time of the whole training so far, in seconds.
-        rows: History so far.
-        settings: `Task.settings`.
-        values: Values of all variables of the network, optimizer and metrics, by position.
-        best: Weights of the best epoch so far; empty before the first.
-    """
-
-    phase: int
-    epoch: int
-    step: int
-    seconds: float
-    total_seconds: float
-    rows: list[dict[str, Any]]
-    settings: dict[str, Any]
-    values: Arrays
-    best: Arrays
+    phase: int  # number of the interrupted `fit`, from 0
+    epoch: int  # number of finished epochs in all phases
+    step: int  # number of finished steps in the current epoch
+    seconds: float  # that those steps took
+    total_seconds: float  # of the whole training so far
+    rows: list[dict[str, Any]]  # history so far
+    settings: dict[str, Any]  # `Task.settings`
+    values: Arrays  # all variables of network, optimizer and metrics, by position
+    best: Arrays  # weights of the best epoch so far; empty before the first
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step:,}"
@@ -152,9 +140,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 def load_checkpoint(folder: Path, console: Console) -> Checkpoint | None:
     """Read the newest intact checkpoint, and rename newer damaged ones; None if there is none.
 
-    Raises:
-        InputError: If all are damaged; or if one cannot be read or has another version, in which
-            case nothing is renamed.
+    Raises InputError if all are damaged, or one cannot be read or has another version.
     """
     for path in _newest_first(folder):
         try:
@@ -209,18 +195,10 @@ _AGREE_EVERY = 10
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Saves checkpoints and resumes at `start`. Must be the last callback.
+    """Saves checkpoints of `network`, of which `fit` may train a part. Must be the last callback.
 
     After `restore`, call `fit` with training batches that begin at the checkpoint's step and with
     its epoch as `initial_epoch`.
-
-    Attributes:
-        phase: Number of the current `fit`, from 0.
-
-    Args:
-        network: The whole network; the model that is fitted may be a part of it.
-        settings: `Task.settings`.
-        stop: Obeyed after each step.
     """
 
     def __init__(
@@ -236,7 +214,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
         start: Checkpoint | None = None,
     ) -> None:
         super().__init__()
-        self.phase = 0
+        self.phase = 0  # number of the current `fit`
         self._folder, self._network = folder, network
         self._history, self._best, self._ending = history, best, ending
         self._settings, self._stop, self._start = settings, stop, start

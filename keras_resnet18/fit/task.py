@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ from keras_resnet18.data.pipeline import steps_per_epoch
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.distributed import check_batch
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import device_count, device_name, environment, recommended_policy
+from keras_resnet18.machine import (
+    Recommendation,
+    device_count,
+    device_name,
+    environment,
+    recommended_policy,
+)
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import HUB, Recipe, hub_name, load_recipe, on_hub, without_none
 from keras_resnet18.run import DEFAULT_FOLDER, Run, load_run
@@ -50,24 +56,14 @@ _OWN = ("source", "device", "precision_reason", "platform", "cpu", "cpu_flags", 
 class Task:
     """All inputs of a training.
 
-    Attributes:
-        images: The images, and how they were opened.
-        recipe: The recipe.
-        preprocess: Preprocessing for evaluation, with the network's input size.
-        policy: Keras dtype policy.
-        reason: Why this policy was chosen.
-        fold: The fold that this training leaves out, from 0; None if it leaves none out.
-
-    Raises:
-        InputError: If the devices cannot share a batch, or class weights cannot be computed.
+    Raises InputError if the devices cannot share a batch, or class weights cannot be computed.
     """
 
     images: Images
     recipe: Recipe
-    preprocess: Preprocess
-    policy: str
-    reason: str
-    fold: int | None = None
+    preprocess: Preprocess  # for evaluation, with the network's input size
+    policy: Recommendation
+    fold: int | None = None  # the one that this training leaves out, from 0
 
     @cached_property
     def source(self) -> Source:
@@ -77,12 +73,6 @@ class Task:
     def __post_init__(self) -> None:
         self.class_weights  # noqa: B018  # raises if they cannot be computed
         check_batch(self.batch_size, mixes=self.recipe.augment.mixes)
-
-    @property
-    def n(self) -> int:
-        """Number of images, each counted once."""
-        splits = self.source.splits
-        return splits["train"].size if self.images.folds else sum(x.size for x in splits.values())
 
     @property
     def held_out(self) -> Split | None:
@@ -137,7 +127,7 @@ class Task:
                 "sharing": device_count(),
                 "backend": keras.config.backend(),
                 "precision": self.policy,
-                "precision_reason": self.reason,
+                "precision_reason": self.policy.reason,
                 **environment(),
             },
         }
@@ -181,19 +171,25 @@ def new_task(
         _check_settings(settings)
     images = open_images(console)
     recipe = recipe or load_recipe(default_recipe(images.source))
-    recipe = _like_its_run(recipe if weights is None else recipe.with_weights(weights))
-    recipe = _with_absolute_weights(recipe.changed(settings))
+    recipe = recipe if weights is None else recipe.with_weights(weights)
+    if (run := run_of_weights(recipe)) is not None:
+        network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
+        recipe = dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
+    recipe = recipe.changed(settings)
+    run = run_of_weights(recipe)
+    if recipe.finetune is not None and (run or not is_name(recipe.finetune.weights)):
+        path = Path(recipe.finetune.weights).expanduser().absolute()
+        recipe = recipe.with_weights(run.origin if run and run.origin else str(path))
     early = {key: getattr(recipe, key) for key in ("patience", "max_minutes")}
     if images.folds is not None and any(early.values()):
         raise InputError(
             "with folds every training has the recipe's whole length: leave out patience and "
             f"max_minutes. Received: {without_none(early)}"
         )
-    policy, reason = recipe.precision, "as the recipe says"
+    policy = Recommendation(recipe.precision, "as the recipe says")
     if policy == "auto":
-        recommended = recommended_policy()
-        policy, reason = str(recommended), recommended.reason
-    return Task(images, recipe, _preprocess(recipe, images.source), policy, reason)
+        policy = recommended_policy()
+    return Task(images, recipe, _preprocess(recipe, run, images.source), policy)
 
 
 def _check_settings(settings: Sequence[str]) -> None:
@@ -203,15 +199,6 @@ def _check_settings(settings: Sequence[str]) -> None:
             load_recipe(name).changed(settings)
             return
     load_recipe("photos").changed(settings)
-
-
-def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """The recipe with an absolute path of weights, or a commit for weights on the Hub."""
-    if recipe.finetune is not None and on_hub(weights := recipe.finetune.weights):
-        return recipe.with_weights(str(load_run(weights).origin))
-    if recipe.finetune is None or is_name(recipe.finetune.weights):
-        return recipe
-    return recipe.with_weights(str(Path(recipe.finetune.weights).expanduser().absolute()))
 
 
 def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
@@ -237,21 +224,24 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
         Images(found, seed, left_out, findings, compared_by=facts.get("compared_by"), folds=folds),
         training.recipe,
         training.preprocess,
-        facts["precision"],
-        facts["precision_reason"],
+        Recommendation(facts["precision"], facts["precision_reason"]),
     )
 
 
-def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> Iterator[str]:
+def check_unchanged(
+    before: Mapping[str, Any], now: Mapping[str, Any], run: Run, console: Console
+) -> None:
     """Compare `Task.settings` of an unfinished training with those that it would go on with.
 
-    Yields a line if the test images differ, and one for each difference that changes the result
+    Prints a line if the test images differ, and one for each difference that changes the result
     only by rounding. Raises InputError for any other difference.
     """
     old, new = _flat(before), _flat(now)
     if old.get(f"{_TEST}.sha256") != new.get(f"{_TEST}.sha256"):
         what = _difference(f"{_TEST}.sha256", old, new)
-        yield f"the test accuracy will be of other images than when the training began: {what}"
+        console.print(
+            f"the test accuracy will be of other images than when the training began: {what}"
+        )
     for key in dict.fromkeys([*old, *new]):
         if old.get(key) == new.get(key) or key.startswith(_IRRELEVANT):
             continue
@@ -261,7 +251,9 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], run: Run)
                 f"{run.path} cannot go on: its training was given something else. Received: "
                 f"{what}. Restore that, or train again with overwrite=True"
             )
-        yield f"the result will differ from an uninterrupted training's in rounding: {what}"
+        console.print(
+            f"the result will differ from an uninterrupted training's in rounding: {what}"
+        )
 
 
 def same_everywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,16 +319,7 @@ def run_of_weights(recipe: Recipe) -> Run | None:
     return load_run(weights)
 
 
-def _like_its_run(recipe: Recipe) -> Recipe:
-    """The recipe with the network and input size of the run that is fine-tuned, if any."""
-    run = run_of_weights(recipe)
-    if run is None:
-        return recipe
-    network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
-    return dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
-
-
-def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
+def _preprocess(recipe: Recipe, run: Run | None, source: Source) -> Preprocess:
     """Preprocessing of the pretrained weights, or the default, with the recipe's own values."""
     size = recipe.input_size or source.image_size
     if size is None:
@@ -346,7 +329,7 @@ def _preprocess(recipe: Recipe, source: Source) -> Preprocess:
         )
     if recipe.finetune is None:
         preprocess = Preprocess(crop_ratio=1.0)
-    elif (run := run_of_weights(recipe)) is not None:
+    elif run is not None:
         preprocess = run.preprocess
     elif is_name(recipe.finetune.weights):
         preprocess = find_weights(recipe.finetune.weights).preprocess

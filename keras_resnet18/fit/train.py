@@ -35,8 +35,8 @@ from keras_resnet18.fit.folder import (
     old_training,
     unfinished,
 )
-from keras_resnet18.fit.folds import cost_in_words, new_network, train_folds
-from keras_resnet18.fit.network import divide_logits, logits_of
+from keras_resnet18.fit.folds import cost_in_words, train_folds
+from keras_resnet18.fit.network import build_network, divide_logits, logits_of
 from keras_resnet18.fit.phases import train_network
 from keras_resnet18.fit.resume import Checkpoint, load_checkpoint, stop_signals
 from keras_resnet18.fit.task import (
@@ -221,8 +221,7 @@ def _resume(run: Run, source: AnySource | None, console: Console) -> Results | N
                 "environment": training.environment,
             }
             before = start.settings if start else {**task.settings, **from_files}
-            for line in check_unchanged(before, task.settings, run):
-                console.print(line)
+            check_unchanged(before, task.settings, run, console)
             return task, start
 
         task, start = distributed.alike("task", again, _facts)
@@ -244,7 +243,7 @@ def _facts(given: tuple[Task, Checkpoint | None]) -> dict[str, object]:
 
 def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Model:
     """Describe the training, and build the network."""
-    console.print(f"{device_name()}, {task.policy}: {task.reason}")
+    console.print(f"{device_name()}, {task.policy}: {task.policy.reason}")
     for line in (missing_gpu(), sharing_in_words(task.batch_size)):
         if line is not None:
             console.print(line)
@@ -253,7 +252,7 @@ def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Mode
         console.print(line)
     if task.images.folds is not None:
         console.print(cost_in_words(task))
-    return new_network(task, console, resumed=resumed)
+    return build_network(task, console, resumed=resumed)
 
 
 def _train(
@@ -276,22 +275,17 @@ def _train(
     try:
         with stop_signals() as stop, broken_images_named():
             with broken_images_named(_OF_TRAINING):
-                held_out = None
+                held_out = means = None
                 if task.images.folds is not None:
                     held_out = train_folds(task, training, stop=stop, console=console)
-                    model = new_network(task, Console(quiet=True), resumed=start is not None)
+                    means = held_out.rows
+                    model = build_network(task, Console(quiet=True), resumed=start is not None)
                     console.print(
                         f"the training that ships: {task.source.split_notes[0]}; validation is the "
                         "folds' mean"
                     )
                 rows = train_network(
-                    model,
-                    task,
-                    training,
-                    start=start,
-                    stop=stop,
-                    console=console,
-                    held_out=None if held_out is None else held_out.rows,
+                    model, task, training, start=start, stop=stop, console=console, held_out=means
                 )
             model, splits = alone(model), task.source.splits
             if held_out is not None:
@@ -326,14 +320,15 @@ def _write(task: Task, results: Results, run: Run) -> None:
     run.write_text(run.spec_file, task.spec(results.calibration.threshold).to_json())
     with staged(run.predictions_file) as new:
         write_predictions(results.tested, new)
-    facts = task.images.facts
+    facts, splits = task.images.facts, task.source.splits
+    used = [splits["train"]] if task.images.folds else splits.values()  # each image once
     metrics = {
         **{name: evaluation.to_dict() for name, evaluation in results.evaluations.items()},
         "best_epoch": results.best_epoch,
         "epochs": len(results.rows),
         "calibration": results.calibration.to_dict(),
         "images": {
-            "compared": task.n,
+            "compared": sum(split.size for split in used),
             "compared_by": facts["compared_by"],
             "left_out": len(facts["left_out"]),
             "findings": facts["findings"],
