@@ -268,7 +268,7 @@ def together(cluster: Cluster | None) -> Iterator[None]:
 
 
 def _connect(cluster: Cluster) -> _Place:
-    """Start `jax.distributed` in a thread: at its own timeout, it aborts the process."""
+    """Start `jax.distributed` in a thread, because JAX's own timeout aborts the process."""
     import jax
     from jax._src import distributed
 

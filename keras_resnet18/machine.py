@@ -64,7 +64,7 @@ def start_tensorflow() -> None:
         tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
     for handler in tf.get_logger().handlers:
-        handler.stream = sys.stderr  # its own is that of `native_stderr_hidden`, now closed
+        handler.stream = sys.stderr  # it had the temporary one of `native_stderr_hidden`
 
 
 def start_keras() -> None:

@@ -50,15 +50,15 @@ class Run:
     origin: str | None = None
 
     # A finished run has a recipe, a model and metrics; metrics are written last.
-    recipe_file = Entry("recipe.toml", "how it was trained, as TOML")
+    recipe_file = Entry("recipe.toml", "settings of the training, as TOML")
     spec_file = Entry(SPEC_FILE, "class names, preprocessing and score threshold, as JSON")
     environment_file = Entry("environment.json", "images, versions, device, precision, as JSON")
     history_file = Entry("history.csv", "a row for each epoch")
     model_file = Entry("model.keras", "the network of the best epoch, for Keras 3.4 and later")
     curves_file = Entry("curves.png", "loss and accuracy over the epochs")
-    confusion_file = Entry("confusion_matrix.png", "which classes are taken for which")
+    confusion_file = Entry("confusion_matrix.png", "confusion matrix of the test images")
     predictions_file = Entry("predictions.csv", "true and predicted class of each test image")
-    report_file = Entry("report.html", "what it learned and how well, a page for a browser")
+    report_file = Entry("report.html", "results and mistakes, a page for a browser")
     metrics_file = Entry("metrics.json", "figures of validation and test images, as JSON")
     _written = (  # by a training, in the order in which a replacement moves into place
         *(recipe_file, spec_file, environment_file, history_file, model_file),
@@ -69,7 +69,7 @@ class Run:
     tensorboard_folder = Entry("tensorboard", "events for TensorBoard")
     checkpoints_folder = Entry("checkpoints", "states of an unfinished training")
     export_folder = Entry("export", "exported files")
-    lock_file = Entry(".lock", "nothing; the process that trains in the folder locks it")
+    lock_file = Entry(".lock", "nothing; a training locks it")
 
     @property
     def replacement(self) -> Run:

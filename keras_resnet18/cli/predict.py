@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,10 +75,16 @@ def predict(
         check_folder(folder, images)
     classifier = open_classifier(model)
     rows = predict(classifier, images, top=top, threshold=threshold, console=console)
-    places: Counter[str] = Counter()
+    found: Iterable[tuple[Prediction, Path | None]] = ((row, None) for row in rows)
     if folder is not None:
-        rows = _sorted(sort_into(folder, rows, classifier.spec.labels, link=link), places)
-    broken = (_print_csv if as_csv else _print_text)(rows, top)
+        found = sort_into(folder, rows, classifier.spec.labels, link=link)
+    print_row = _csv_printer(top) if as_csv else _print_text
+    broken, places = False, Counter[str]()
+    for row, copy in found:
+        print_row(row)
+        broken |= row.error is not None
+        if copy is not None:
+            places[copy.parent.name] += 1
     if places:
         listed = ", ".join(f"{name} {n:,}" for name, n in sorted(places.items()))
         print(f"{folder}: {listed}", file=sys.stderr)
@@ -86,42 +92,30 @@ def predict(
         raise typer.Exit(1)
 
 
-def _sorted(
-    found: Iterable[tuple[Prediction, Path | None]], places: Counter[str]
-) -> Iterator[Prediction]:
-    """Yield the predictions, and count the images of each folder in `places`."""
-    for prediction, path in found:
-        if path is not None:
-            places[path.parent.name] += 1
-        yield prediction
+def _print_text(row: Prediction) -> None:
+    answer = row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top)
+    if row.not_sure:
+        name, p = row.top[0]
+        answer = f"{NOT_SURE} (best: {name} {p:.1%})"
+    print(row.path, answer, sep="  ")
 
 
-def _print_text(rows: Iterable[Prediction], top: int) -> int:
-    broken = 0
-    for row in rows:
-        broken += row.error is not None
-        answer = row.error or "  ".join(f"{name} {p:.1%}" for name, p in row.top)
-        if row.not_sure:
-            name, p = row.top[0]
-            answer = f"{NOT_SURE} (best: {name} {p:.1%})"
-        print(row.path, answer, sep="  ")
-    return broken
-
-
-def _print_csv(rows: Iterable[Prediction], top: int) -> int:
+def _csv_printer(top: int) -> Callable[[Prediction], None]:
     # print the bytes of file names unchanged, whatever the terminal's encoding
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    broken, width = 0, 0
-    for row in rows:
+    width = 0
+
+    def print_row(row: Prediction) -> None:
+        nonlocal width
         if not width:
             width = min(top, row.classes)
             kinds = ("class", "probability")
             names = [f"{kind}_{i}" for i in range(1, width + 1) for kind in kinds]
             writer.writerow(["file", *names, "not_sure", "error"])
-        broken += row.error is not None
         cells = [cell for name, p in row.top for cell in (name, f"{p:.6f}")]
         not_sure = "" if row.not_sure is None else str(row.not_sure).lower()
         cells += [""] * (2 * width - len(cells))
         writer.writerow([row.path, *cells, not_sure, row.error or ""])
-    return broken
+
+    return print_row

@@ -59,8 +59,7 @@ class History(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no t
     def on_test_begin(self, logs: Any = None) -> None:
         self._seconds = self.seconds()  # training is over, validation begins
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self._held_out is None:
             validation = {"loss": logs["val_cross_entropy"], "accuracy": logs["val_accuracy"]}
         else:
@@ -247,10 +246,10 @@ class ProgressLine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if batch < self._history.first_step:
             return
-        logs, step = logs or {}, batch + 1
+        step = batch + 1
         speed = step * self._history.batch_size / self._history.seconds()
         what = f"loss {logs['loss']:.3f}  accuracy {logs['accuracy']:.1%}  {speed:,.0f} images/s"
         epoch = f"epoch {self._epoch + 1}/{self._epochs}"

@@ -109,14 +109,3 @@ def _read(run: Run, task: Task, console: Console) -> HeldOut | None:
         return None
     check_unchanged(settings, task.settings, run, console)
     return result
-
-
-def cost_in_words(task: Task) -> str:
-    """Describe the cost of cross-validation."""
-    folds, finetune = task.images.folds, task.recipe.finetune
-    assert folds is not None
-    epochs = task.recipe.epochs + (finetune.head_epochs if finetune else 0)
-    return (
-        f"{folds.count + 1} trainings of {epochs} epochs: {folds.count} that leave out a fold "
-        f"each, then the one that ships, on all {len(folds.numbers):,} images"
-    )

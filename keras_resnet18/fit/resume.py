@@ -254,13 +254,12 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has 
             self._trained_metrics = _values(self.model.metrics_variables)
             self._step, self._start = self._start.step, None
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if batch < self._history.first_step:
             return
         self._step = batch + 1
-        loss = (logs or {})["loss"]
-        if not math.isfinite(loss):
-            raise self._diverged(f"a loss of {loss}")
+        if not math.isfinite(logs["loss"]):
+            raise self._diverged(f"a loss of {logs['loss']}")
         last = self._step == self.params["steps"] or self.model.stop_training
         if last:
             self._trained_metrics = _values(self.model.metrics_variables)

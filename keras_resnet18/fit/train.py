@@ -35,7 +35,7 @@ from keras_resnet18.fit.folder import (
     old_training,
     unfinished,
 )
-from keras_resnet18.fit.folds import cost_in_words, train_folds
+from keras_resnet18.fit.folds import train_folds
 from keras_resnet18.fit.network import build_network, divide_logits, logits_of
 from keras_resnet18.fit.phases import train_network
 from keras_resnet18.fit.resume import Checkpoint, load_checkpoint, stop_signals
@@ -57,8 +57,8 @@ from keras_resnet18.run import Run, load_run, resume_call
 
 # What to do about a broken training or validation image; a broken test image may be repaired.
 _OF_TRAINING = (
-    " A training goes on with the same images alone: without this one, or with another in its "
-    'place, train again with overwrite=True; on_bad_image="skip" leaves out all that are broken.'
+    " A training can only resume with the same images: without this one, or with another in its "
+    'place, train again with overwrite=True; on_bad_image="skip" leaves out all broken images.'
 )
 
 
@@ -250,8 +250,13 @@ def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Mode
     source = task.source
     for line in (*source.split_notes, *source.notes, *in_words(task.images, task.preprocess)):
         console.print(line)
-    if task.images.folds is not None:
-        console.print(cost_in_words(task))
+    if (folds := task.images.folds) is not None:
+        finetune = task.recipe.finetune
+        epochs = task.recipe.epochs + (finetune.head_epochs if finetune else 0)
+        console.print(
+            f"{folds.count + 1} trainings of {epochs} epochs: {folds.count} that leave out a fold "
+            f"each, then the one that ships, on all {len(folds.numbers):,} images"
+        )
     return build_network(task, console, resumed=resumed)
 
 
