@@ -25,12 +25,12 @@ from keras_resnet18.machine import device_count, environment
 
 T = TypeVar("T")
 
-# All in seconds.
+# Times in seconds
 _PATIENCE = 900  # to wait for an answer; opening a large set of images takes minutes
 _GATHERING = 120  # for all processes to start
 _HEARTBEAT = 45  # without a heartbeat, until JAX considers a process dead and ends the others
 _PARTING = 20  # to wait, before ending, until the others have read why
-_HEAD_START = 3  # by which the first process ends last: with it, the others lose the connection
+_HEAD_START = 3  # by which the first process outlives the others, which connect through it
 
 _LONGEST = 200  # characters; longer values are compared by their SHA-256
 _LOST = re.compile("gloo|nccl|peer|coordination|heartbeat|barrier|distributed", re.IGNORECASE)

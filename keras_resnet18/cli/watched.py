@@ -45,9 +45,9 @@ def watched(work: Callable[[], None]) -> None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         raise InputError(
-            f"this process was ended by {signal.Signals(os.WTERMSIG(status)).name}: if JAX did so, "
-            "above it says why, another process ended, or the numbers of --processes and --process "
-            "differ between them. Start all of them again, with --resume if the first epoch began"
+            f"this process was ended by {signal.Signals(os.WTERMSIG(status)).name}. If JAX printed "
+            "the reason above, another process ended, or --processes and --process do not match. "
+            "Start all processes again, with --resume if the first epoch began"
         )
     os._exit(os.waitstatus_to_exitcode(status))  # the child has printed its messages
 

@@ -1,1 +1,1 @@
-"""How a model is trained: precision, optimizer, callbacks, checkpoints."""
+"""Training: precision, optimizer, callbacks, checkpoints."""

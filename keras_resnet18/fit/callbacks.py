@@ -179,7 +179,7 @@ class EarlyEnd(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
         return limit is not None and bool(distributed.highest(self.seconds() >= 60 * limit))
 
     def is_out_of_patience(self) -> bool:
-        """Whether the last `patience` epochs were not better than the best one."""
+        """Whether none of the last `patience` epochs improved on the best one."""
         patience, rows = self._recipe.patience, self._history.rows
         if patience is None or self.first_epoch is None or len(rows) <= self.first_epoch:
             return False

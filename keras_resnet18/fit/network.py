@@ -99,7 +99,7 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 def features_of(
     body: keras.Model, split: Split, preprocess: Preprocess, console: Console
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Features (n, channels) and labels (n,) of a split, computed in shares by all processes."""
+    """Features (n, channels) and labels (n,) of a split. Processes share the work and get all."""
     body.compile(jit_compile=fastest_jit())
     # begins with an empty array: one of several processes may have no images
     features = [np.empty((0, *body.output_shape[1:]), body.output.dtype)]
