@@ -60,9 +60,6 @@ def pixel_batches(
         shape: Expected (height, width, channels) of the images.
         argument: Name of the caller's argument, for error messages.
         limit: Maximum number of images.
-
-    Raises:
-        InputError: If `data` is of another type, empty or infinite.
     """
     elements = _elements(data, argument, limit)
     empty = True
@@ -153,7 +150,7 @@ class Comparison:
         mass_error: Largest difference between the sum of an image's probabilities and 1.
         model_classes: Number of different classes that the model predicts.
         lost: Number of images that the model alone gets right; 0 if the images have no labels.
-        won: Number of images that the export alone gets right.
+        won: Number of images that the export alone gets right; 0 if the images have no labels.
         coverage: Fraction of images that the export answers at its score threshold, 0 to 1; None
             without one.
         model_coverage: Fraction of images that the model answers at its own; None without one.
@@ -351,11 +348,9 @@ class ExportReport:
 
     def __str__(self) -> str:
         found = self.comparison
-        accuracy = (
-            "accuracy not measured"
-            if found.accuracy is None
-            else f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
-        )
+        accuracy = "accuracy not measured"
+        if found.accuracy is not None:
+            accuracy = f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
         return (
             f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
             f"an image, agreement {found.agreement:.2%}, largest difference "
@@ -372,19 +367,17 @@ class ExportReport:
             "top-1": self._fraction(found.accuracy),
             "model's top-1": self._fraction(found.model_accuracy),
             "same class": self._fraction(found.agreement),
-            **(
-                {}
-                if found.coverage is None or found.model_coverage is None
-                else {"answered": f"{found.coverage:.2%} (model {found.model_coverage:.2%})"}
-            ),
-            "difference": f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on "
-            "average, of a probability",
-            "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
+        if found.coverage is not None and found.model_coverage is not None:
+            rows["answered"] = f"{found.coverage:.2%} (model {found.model_coverage:.2%})"
+        rows["difference"] = (
+            f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on average, "
+            "of a probability"
+        )
+        rows["latency"] = f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads"
         if self.operators:
-            counts = counts_text(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
-            rows["operators"] = counts + built_in
+            rows["operators"] = counts_text(self.operators) + built_in
         if found.warning is not None:
             rows["warning"] = found.warning
         rows["verdict"] = "passed" if self.fault is None else "failed"
@@ -420,8 +413,13 @@ def report_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Writes a report and the environment in which it was made as JSON."""
+def write_report(path: Path, figures: dict[str, Any]) -> None:
+    """Writes the report of the exported file `path`, with the environment of its making."""
+    with staged(report_file(path)) as new:
+        _write_figures(new, figures)
+
+
+def _write_figures(path: Path, figures: dict[str, Any]) -> None:
     path.write_text(to_json({**figures, "environment": environment()}), encoding="utf-8")
 
 
@@ -456,7 +454,7 @@ def export_verified(
     format_: str,
     path: Path,
     model: keras.Model,
-    write: Callable[[keras.Model, Path], tuple[ExportedFile, dict[str, int]]],
+    write: Callable[[keras.Model, Path], ExportedFile],
     *,
     shape: tuple[int, ...],
     batches: Iterator[Batch] | None,
@@ -469,8 +467,7 @@ def export_verified(
         format_: One of `EXPORTS`.
         path: Destination; an earlier export is replaced.
         model: The model as it was trained.
-        write: Function that writes a float32 model to a path, opens the file with its own runtime,
-            and returns it with the number of its operators by name.
+        write: Function that writes a float32 model to a path and opens it with its own runtime.
         shape: (height, width, channels) of the images that the file takes.
         batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
         threshold: Score threshold of the model.
@@ -491,7 +488,7 @@ def export_verified(
     # Read the first batch now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
-        exported, operators = write(twin, new)
+        exported = write(twin, new)
         own = exported.spec.threshold if exported.spec is not None else None
         thresholds = (None, None) if on_noise else (own, threshold)
         comparison = compare(exported, model, batches, thresholds)
@@ -503,8 +500,8 @@ def export_verified(
             size_bytes=size_bytes(new),
             comparison=comparison,
             latency_ms=latency_ms(exported, shape),
-            operators=operators,
+            operators=exported.operators,
             threshold=own,
         )
-        write_figures(figures, report.to_dict())
+        _write_figures(figures, report.to_dict())
     return report

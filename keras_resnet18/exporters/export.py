@@ -16,7 +16,7 @@ from keras_resnet18.classify.evaluate import Whole, open_others, whole_of
 from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.errors import ExportError, InputError, listed, one_of, within
-from keras_resnet18.exporters.compare import ExportReport, report_file, write_figures
+from keras_resnet18.exporters.compare import ExportReport, write_report
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
@@ -24,7 +24,7 @@ from keras_resnet18.exporters.tflite import (
     MIN_CALIBRATION_IMAGES,
     export_tflite,
 )
-from keras_resnet18.files import EXPORTS, check_parent, staged
+from keras_resnet18.files import EXPORTS, check_parent
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
@@ -210,14 +210,13 @@ def _export(
     check_images: int,
     about: Mapping[str, str],
 ) -> ExportReport:
+    path, seen = out / EXPORTS[name].file, images is not None and images.seen
+
     def sample(use: str, limit: int) -> tf.data.Dataset | None:
         whole = getattr(images, use, None)
-        return None if whole is None else whole.sample(run.preprocess, limit)
+        return None if whole is None else whole.sample(run.preprocess, limit, labeled=not seen)
 
-    path = out / EXPORTS[name].file
-    check, seen = sample("check", check_images), images is not None and images.seen
-    if seen and check is not None:
-        check = check.map(lambda pixels, labels: pixels)
+    check = sample("check", check_images)
     with broken_images_named():
         if name == "saved_model":
             report = export_saved_model(run.model, path, spec=run.spec, check=check)
@@ -236,8 +235,7 @@ def _export(
             )
     if seen:
         report = dataclasses.replace(report, seen=True)
-        with staged(report_file(path)) as figures:
-            write_figures(figures, report.to_dict())
+        write_report(path, report.to_dict())
     run.write_text(out / SPEC_FILE, run.spec.to_json())
     run.write_text(out / LABELS_FILE, run.spec.labels_txt())
     return report

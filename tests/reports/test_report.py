@@ -71,7 +71,7 @@ def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
     metrics["images"]["compared_by"] = None  # as for arrays, TFDS and the digits
     copy.write_json(copy.metrics_file, metrics)
     html = html_of(copy)
-    assert "no image is in" not in html and "was not looked for" in html
+    assert "no image is in" not in html and "were not searched for" in html
 
 
 def test_page_and_card_say_what_the_score_threshold_does(copy):
