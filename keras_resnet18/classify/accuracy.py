@@ -272,21 +272,11 @@ def measure(predict: Predict, split: Split, spec: ClassifierSpec) -> Evaluation:
 
 
 def measure_splits(
-    predict: Predict,
-    splits: Sequence[Split],
-    numbers: Sequence[int],
-    spec: ClassifierSpec,
+    predict: Predict, splits: Sequence[Split], numbers: Sequence[int], spec: ClassifierSpec
 ) -> Evaluation:
     """Runs a classifier over all images of several splits, each once.
 
-    Args:
-        predict: The classifier.
-        splits: Labeled images.
-        numbers: Class number of the classifier for each class number of the splits.
-        spec: Specification of the classifier.
-
-    Raises:
-        InputError: If an image is broken; the message names it.
+    `numbers` has the classifier's class number for each class number of the splits.
     """
     number = np.asarray(numbers, np.int64)
     with broken_images_named():
@@ -377,14 +367,8 @@ def write_predictions(evaluation: Evaluation, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
-        rows = zip(
-            evaluation.names,
-            evaluation.labels,
-            evaluation.predictions,
-            evaluation.probabilities,
-            strict=True,
-        )
-        for name, truth, predicted, probability in rows:
+        columns = (getattr(evaluation, name) for name in Predictions._fields)
+        for name, truth, predicted, probability in zip(*columns, strict=True):
             classes = (evaluation.spec.labels[i] for i in (truth, predicted))
             writer.writerow([name, *classes, f"{probability:.6f}"])
 

@@ -181,11 +181,7 @@ def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
 
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Lists files and, for a folder, its images as training finds them, sorted.
-
-    Raises:
-        InputError: If a folder has no images, or a value is not a path.
-    """
+    """Lists files and, for a folder, its images as training finds them, sorted."""
     files: list[Path] = []
     for given in paths:
         path = path_of(given, "paths of images; open_classifier(model).predict takes pixels")

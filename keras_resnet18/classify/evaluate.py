@@ -195,19 +195,9 @@ def _run_of_folds(model: Run | str | os.PathLike[str]) -> Run | None:
 
 def _of_folds(run: Run) -> Evaluation:
     figures, found = run.figures, read_predictions(run.predictions_file, run.trained_labels)
-    return Evaluation(
-        accuracy=figures["accuracy"],
-        interval=tuple(figures["interval"]),
-        loss=figures["loss"],
-        n=figures["n"],
-        top5=figures["top5"],
-        labels=found.labels,
-        predictions=found.predictions,
-        probabilities=found.probabilities,
-        spec=run.spec,
-        names=found.names,
-        folds=run.folds,
-    )
+    kept = {name: figures[name] for name in ("accuracy", "loss", "n", "top5", "folds")}
+    interval = tuple(figures["interval"])
+    return Evaluation(spec=run.spec, interval=interval, **kept, **found._asdict())
 
 
 def open_others(run: Run, data: str | None) -> Whole | None:

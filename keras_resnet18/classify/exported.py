@@ -19,7 +19,7 @@ import collections
 import importlib.util
 import statistics
 import threading
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +46,6 @@ SPEC_IN_ONNX = "classifier"
 
 # Modules of the extra `onnx`: the first two write the file, the last one runs it
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-
-_LATENCY_RUNS = 20
 
 
 class TFLiteFile:
@@ -228,9 +226,4 @@ def latency_ms(run: Callable[[Any], Any], image_shape: tuple[int, ...]) -> float
     """Median time of one image at batch size 1, in milliseconds, after one run to warm up."""
     image = np.zeros((1, *image_shape), np.uint8)
     run(image)
-    times = []
-    for _ in range(_LATENCY_RUNS):
-        start = time.perf_counter()
-        run(image)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+    return 1000 * statistics.median(timeit.repeat(lambda: run(image), number=1, repeat=20))

@@ -40,19 +40,11 @@ def sort_into(
     """Copies each image into the folder of its class, or into `not sure`, as it is predicted.
 
     Nothing is overwritten: an image gets another name if a different file has its name, and a copy
-    that exists stays, so that an interrupted call can be repeated.
-
-    Args:
-        folder: Parent of the class folders.
-        predictions: Result of `predict`.
-        labels: All classes of the classifier.
-        link: Whether to make symbolic links instead of copies.
+    that exists stays, so that an interrupted call can be repeated. With `link`, the copies are
+    symbolic links.
 
     Yields:
         Each prediction and the path of its copy, or None for a file that could not be read.
-
-    Raises:
-        InputError: If the folder cannot be written.
     """
     names = _folder_names([*labels, NOT_SURE])
     for found in predictions:

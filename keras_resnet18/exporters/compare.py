@@ -34,15 +34,15 @@ from keras_resnet18.machine import cpu_count, environment
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 
 # Default fraction of images on which export and model must give the same class. A file is refused
-# where the interval of that fraction lies below it, and below the floor on any number of images.
+# if the interval of that fraction is below it, or the fraction is below the floor.
 MIN_AGREEMENT = 0.98
 _FLOOR = 0.95
 
 # Largest difference of the fractions of images that file and model answer at their thresholds
 _COVERAGE_TOLERANCE = 0.02
 
-_CHANCE = 0.05  # a file is worse than its model where chance explains it less often
-_FEW = 50  # images, of which agreement shows little
+_CHANCE = 0.05  # significance level of McNemar's test
+_FEW = 50  # images; with fewer, agreement shows little
 
 _BATCH_SIZE = 32
 _NOISE_IMAGES = 16
@@ -51,15 +51,11 @@ _NOISE_IMAGES = 16
 def pixel_batches(
     data: Any, shape: tuple[int | None, ...], *, argument: str, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Yields batches of pixels, with class numbers if `data` has labels.
+    """Yields batches of pixels of this shape, with class numbers if `data` has labels.
 
-    Args:
-        data: A `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
-            (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or
-            one-hot.
-        shape: Expected (height, width, channels) of the images.
-        argument: Name of the caller's argument, for error messages.
-        limit: Maximum number of images.
+    `data` is a `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
+    (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or one-hot.
+    `argument` is its name in the caller, for error messages, and `limit` a number of images.
     """
     elements = _elements(data, argument, limit)
     empty = True
@@ -196,14 +192,14 @@ class Comparison:
     ) -> str | None:
         """One-line description of the first limit that is exceeded, or None.
 
-        Agreement and accuracy are judged by evidence: a file is refused where the 95 % interval of
-        the agreement lies below `min_agreement`, where fewer than 95 % agree, or where it is less
-        accurate than the model beyond chance (McNemar's exact test, one-sided, 5 %).
+        A file is refused if the 95 % interval of the agreement is below `min_agreement`, the
+        agreement is below 95 %, or it is less accurate than the model beyond chance (McNemar's
+        exact test, one-sided, 5 %).
 
         Args:
             max_difference: Largest allowed difference of a probability; None for any.
-            min_agreement: Smallest allowed agreement, 0 to 1; 0 judges neither agreement nor
-                accuracy nor coverage.
+            min_agreement: Smallest allowed agreement, 0 to 1; 0 skips the checks of agreement,
+                accuracy and coverage.
         """
         where = f"on {self.n:,} images"
         if not self.mass_error < 0.01:
@@ -253,16 +249,11 @@ def compare(
     batches: Iterable[Batch],
     thresholds: tuple[float | None, float | None] = (None, None),
 ) -> Comparison:
-    """Runs an export and its model on the same pixels.
+    """Runs an export and its model, as it was trained, on the same pixels.
 
-    Args:
-        exported: Function from uint8 pixels (n, height, width, channels) to probabilities
-            (n, classes).
-        model: The Keras model as it was trained. Classes are compared with those of this model,
-            probabilities with those of its float32 twin, because the export is not to blame for
-            the rounding of mixed precision.
-        batches: Images, all with labels or all without.
-        thresholds: Score thresholds of the export and of the model.
+    Classes are compared with those of the model, probabilities with those of its float32 twin,
+    which leaves out the rounding of mixed precision. All batches have labels, or none has.
+    `thresholds` are the score thresholds of the export and of the model.
     """
     twin = float32_twin(model)
     predict_twin = _predictor(twin)
@@ -331,8 +322,7 @@ class ExportReport:
         operators: Number of operators of a .tflite or .onnx file by name.
         fault: Why the file failed, in one line; None if it passed.
         threshold: Score threshold of the file; that of a quantized file may be its own.
-        threads: Number of threads that the latency was measured on.
-        seen: Whether the images trained the model, so that accuracy on them means nothing.
+        seen: Whether the model was trained on the images, so that accuracy on them means nothing.
     """
 
     path: Path
@@ -343,7 +333,6 @@ class ExportReport:
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
     threshold: float | None = None
-    threads: int = dataclasses.field(default_factory=cpu_count)
     seen: bool = False
 
     def __str__(self) -> str:
@@ -374,7 +363,7 @@ class ExportReport:
             f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on average, "
             "of a probability"
         )
-        rows["latency"] = f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads"
+        rows["latency"] = f"{self.latency_ms:.2f} ms an image (median), {cpu_count()} threads"
         if self.operators:
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
             rows["operators"] = counts_text(self.operators) + built_in
@@ -402,7 +391,7 @@ class ExportReport:
             "operators": self.operators,
             "threshold": self.threshold,
             "latency_ms": self.latency_ms,
-            "threads": self.threads,
+            "threads": cpu_count(),
             "seen_in_training": self.seen,
         }
 
@@ -437,11 +426,11 @@ def _is_report(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _full_disk_told(path: Path) -> Iterator[None]:
-    """Raises InputError where TensorFlow or a converter finds the disk full."""
+    """Turns the errors of TensorFlow and of converters on a full disk into InputError."""
     try:
         yield
     except (tf.errors.OpError, ExportError) as error:
-        too_large = isinstance(error, tf.errors.OutOfRangeError)  # for a limit, or for FAT32
+        too_large = isinstance(error, tf.errors.OutOfRangeError)  # of a file-size limit or of FAT32
         if "No space left on device" not in str(error) and not too_large:
             raise
         why = "file too large" if too_large else "no space left on device"
@@ -465,17 +454,13 @@ def export_verified(
 
     Args:
         format_: One of `EXPORTS`.
-        path: Destination; an earlier export is replaced.
+        path: Destination; an earlier export is replaced, and nothing else.
         model: The model as it was trained.
         write: Function that writes a float32 model to a path and opens it with its own runtime.
         shape: (height, width, channels) of the images that the file takes.
         batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
         threshold: Score threshold of the model.
         min_agreement: Smallest allowed agreement with the model, 0 to 1.
-
-    Raises:
-        InputError: If something other than an earlier export is at the path.
-        ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     if format_ == "saved_model":
         check_destination(path, is_saved_model, "a SavedModel")
@@ -485,7 +470,7 @@ def export_verified(
     twin, on_noise = float32_twin(model), batches is None
     if batches is None:
         batches, model, min_agreement = noise(shape), twin, 0.0
-    # Read the first batch now, to refuse unsuitable images before minutes of conversion
+    # The first batch is read now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
         exported = write(twin, new)

@@ -30,21 +30,11 @@ def prepared(
     *,
     fixed_size: str | None = None,
 ) -> tuple[keras.Model, ClassifierSpec]:
-    """Checks a model to export and completes what the caller left out.
+    """Checks a model to export, and returns it with pixels of 0 to 255 as input, and its spec.
 
-    Args:
-        model: The caller's model.
-        spec: The caller's specification, or None to make one.
-        labels: Class names for a new specification, by default the class numbers. Images are then
-            resized to cover the model's input size and center-cropped.
-        fixed_size: Name of a format whose images have one size, for the error message.
-
-    Returns:
-        The model from pixels of 0 to 255, and its specification.
-
-    Raises:
-        InputError: If the model is not a trained image classifier, takes images of any size where
-            they need one, both `spec` and `labels` are given, or they do not fit the model.
+    Without `spec`, one is made of `labels`, by default the class numbers: images are resized to
+    cover the model's input size and center-cropped. `fixed_size` names a format, for error
+    messages, whose images have one size.
     """
     _check_model(model)
     model = _with_normalization(model, spec)
@@ -201,10 +191,7 @@ def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
     Args:
         name: Name of the converter, for error messages.
         arguments: Arguments of Python: a script, or `-m` and a module, followed by its arguments.
-        output: The file that the converter writes.
-
-    Raises:
-        ExportError: If the converter fails or does not support an operator.
+        output: File that the converter writes.
     """
     # -P keeps this folder's onnx.py from being imported in place of the package onnx
     done = subprocess.run(

@@ -204,11 +204,8 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
 
     Those kernels read four or eight channels at a time, most of which are empty with three
     channels. Every 2×2 pixels become one pixel of twelve channels, and the 7×7 kernel with stride 2
-    becomes a 4×4 kernel with stride 1: the same products and sums, padded with zeros.
-
-    Returns:
-        A model that shares all other layers with `model`; `model` itself if it has another stem,
-        or an odd height or width.
+    becomes a 4×4 kernel with stride 1: the same products and sums, padded with zeros. A model with
+    another stem, or an odd height or width, is returned unchanged.
     """
     layers = {layer.name: layer for layer in model.layers}
     pad, conv = layers.get(_PAD), layers.get(_CONV)
@@ -246,11 +243,9 @@ def _space_to_depth(images: Any) -> Any:
 
 
 def open_checked(path: Path, model: keras.Model) -> TFLiteFile:
-    """Opens a .tflite file and checks it for faults that the converter does not report.
+    """Opens a .tflite file, and raises ExportError for faults that the converter does not report.
 
-    Raises:
-        ExportError: If LiteRT cannot run the file, convolutions are missing, or it does not take
-            unscaled uint8 pixels and return float32.
+    Such a file lacks convolutions, or takes scaled pixels.
     """
     file = TFLiteFile(path)
     operators = file.operators

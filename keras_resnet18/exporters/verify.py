@@ -39,16 +39,16 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits of an export of its format and hold the run's specification, as
-    must `classifier.json` and `labels.txt` beside it. The report is written there too, in
-    `<name>.json`, whether it passes or not.
+    The file must pass the checks of an export in its format. It must have the run's specification,
+    and so must `classifier.json` and `labels.txt` beside it. The report is written beside it too,
+    in `<name>.json`, whether the file passes or not.
 
     Args:
         file: A .tflite file, an .onnx file or a SavedModel folder.
         run: A finished run, or its folder.
         data: Source of the images, by default the one that the run was trained on.
-        split: `"train"`, `"validation"` or `"test"`; by default test and validation images of the
-            run's own source, and all of another, as `export` compares on.
+        split: `"train"`, `"validation"` or `"test"`; by default the images that `export` compares
+            on: test and validation images of the run's own source, or all of another.
 
     Returns:
         Report; its attribute `fault` describes what is wrong, None if the file passes.
@@ -104,7 +104,7 @@ def _report(
     if whole is None:
         wanted = HELD_OUT if split is None else (split,)
         source = open_images(run.spec, run, data, wanted)
-        seen = is_whole(source)  # all splits are all images
+        seen = is_whole(source)  # every split has all images
         whole = whole_of(source, run.spec.labels, ("train",) if seen else wanted)
     size = (*run.preprocess.size, 3)
     images = whole.sample(run.preprocess, labeled=not seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -88,7 +87,8 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         what = f"{recipe.network.name} {recipe.network.stem}, {recipe.name}"
         if not run.finished:
             state = "damaged: no metrics.json" if run.lacks_metrics else "unfinished"
-            return images, what, f"{_epochs(run)} of {recipe.epochs}", state
+            done = len(run.history) if run.history_file.is_file() else 0
+            return images, what, f"{done} of {recipe.epochs}", state
         epochs, test = run.metrics["epochs"], run.figures
         low, high = test["interval"]
         accuracy = f"{test['accuracy']:.2%}\n{low:.2%} to {high:.2%}\nn = {test['n']:,}"
@@ -98,13 +98,6 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         return images, what, str(epochs), accuracy
     except (InputError, KeyError, TypeError, ValueError):
         return "?", "?", "?", "damaged: see `info` of the run alone"
-
-
-def _epochs(run: Run) -> int:
-    if not run.history_file.is_file():
-        return 0
-    with run.history_file.open(newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
 
 
 def _written(run: Run) -> datetime:

@@ -27,11 +27,7 @@ def plot_curves(
 ) -> None:
     """Draw loss and accuracy by epoch as a .png file, and mark the epoch that was kept.
 
-    Args:
-        rows: Rows of the history.
-        best_epoch: Epoch that was kept.
-        path: Path of the .png file.
-        head_epochs: Number of epochs at the start that trained the classifier alone.
+    The first `head_epochs`, which trained the classifier alone, have a gray background.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):

@@ -167,15 +167,10 @@ def images_at(
 def activation_maps(
     model: keras.Model, pixels: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32] | None:
-    """Compute class activation maps (Zhou et al. 2016, arXiv:1512.04150).
+    """Compute class activation maps (Zhou et al. 2016, arXiv:1512.04150) of one class per image.
 
     With a global average and one dense layer they are Grad-CAM's up to a factor, and need no
     gradient.
-
-    Args:
-        model: Network with the layers `head_pool` and `predictions`.
-        pixels: uint8 (n, height, width, 3).
-        classes: Class number for each image, (n,).
 
     Returns:
         float32 (n, map height, map width), 0 to 1; None for a network with another head, or with
