@@ -170,18 +170,13 @@ class Evaluation:
     @property
     def coverage(self) -> float:
         """Fraction of images whose highest probability reaches the score threshold, 0 to 1."""
-        return float(self._answered.mean())
+        return float(self.spec.sure(self.probabilities).mean())
 
     @property
     def accuracy_answered(self) -> float | None:
         """Accuracy on these images, 0 to 1; None if there are none."""
-        right = (self.labels == self.predictions)[self._answered]
+        right = (self.labels == self.predictions)[self.spec.sure(self.probabilities)]
         return float(right.mean()) if len(right) else None
-
-    @property
-    def _answered(self) -> npt.NDArray[np.bool_]:
-        answered: npt.NDArray[np.bool_] = self.spec.sure(self.probabilities)
-        return answered
 
     @property
     def never_tested(self) -> tuple[str, ...]:

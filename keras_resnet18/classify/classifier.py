@@ -59,11 +59,9 @@ class Classifier:
         assert self.spec.preprocess is not None  # `open_classifier` refuses others
         return self.spec.preprocess
 
-    def open_images(
-        self, data: str | None = None, splits: Sequence[SplitName] = ("test",)
-    ) -> Source:
+    def open_images(self, data: str | None = None) -> Source:
         """Opens the labeled images of the training, or others, as `open_images` does."""
-        return open_images(self.spec, self.run, data, splits)
+        return open_images(self.spec, self.run, data)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """Reads an image file as the pixels that `predict` takes, shape (height, width, 3).

@@ -75,12 +75,6 @@ def pixel_batches(
         raise InputError(f"{argument} needs at least one image. Received: none")
 
 
-def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Yields random images, which show whether arithmetic is equal but not how accurate it is."""
-    rng = np.random.default_rng(0)
-    yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
-
-
 def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any, ...]]:
     """Iterates over (image,) or (image, label) as NumPy arrays."""
     if not isinstance(data, tf.data.Dataset):
@@ -458,7 +452,7 @@ def export_verified(
         model: The model as it was trained.
         write: Function that writes a float32 model to a path and opens it with its own runtime.
         shape: (height, width, channels) of the images that the file takes.
-        batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
+        batches: Images to compare on; None for noise.
         threshold: Score threshold of the model.
         min_agreement: Smallest allowed agreement with the model, 0 to 1.
     """
@@ -468,8 +462,9 @@ def export_verified(
         check_destination(path, Path.is_file, "a file")
     check_report_file(path)
     twin, on_noise = float32_twin(model), batches is None
-    if batches is None:
-        batches, model, min_agreement = noise(shape), twin, 0.0
+    if batches is None:  # noise shows whether arithmetic is equal, not how accurate the file is
+        pixels = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8)
+        batches, model, min_agreement = iter([(pixels, None)]), twin, 0.0
     # The first batch is read now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
