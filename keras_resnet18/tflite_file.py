@@ -204,7 +204,7 @@ def contents(path: Path) -> Contents:
     """Reads any .tflite file without running it, even one with unknown operators."""
     with path.open("rb") as file:
         if file.read(8)[4:] != _FILE_IDENTIFIER:
-            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
+            raise InputError(f"a .tflite file has the mark TFL3. Received: {path}, without it")
     try:
         model = flatbuffer_utils.read_model(str(path))
         operators = collections.Counter(

@@ -106,7 +106,7 @@ def open_images(
     name = data or (None if run is None else run.source)
     if name is None:
         raise InputError(
-            "it is not known which images the classifier was trained on: give some as data=SOURCE"
+            "the images that the classifier was trained on are unknown: give some as data=SOURCE"
         )
     if data is None and Path(name).is_absolute() and not Path(name).exists():
         raise InputError(
@@ -125,8 +125,8 @@ def open_images(
     if source.classes != spec.labels:
         new, gone = set(source.classes) - set(spec.labels), set(spec.labels) - set(source.classes)
         raise InputError(
-            f"the images must have the classifier's {len(spec.labels)} classes: a name that was "
-            f"changed must be so in the images and in {SPEC_FILE}. Received: {name} with "
+            f"the images must have the classifier's {len(spec.labels)} classes: change a name in "
+            f"both the images and {SPEC_FILE}. Received: {name} with "
             f"{listed(sorted(new)) or 'no other'} and without {listed(sorted(gone)) or 'none'}"
         )
     return source if spec.preprocess is None else source.scaled(spec.preprocess.max_value)
@@ -186,7 +186,7 @@ def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         images = [path / name for name in walk(path).images] if path.is_dir() else [path]
         if not images:
             raise InputError(
-                f"a folder to predict needs {FORMATS_IN_WORDS} images in it. Received: {path}"
+                f"a folder to predict must have {FORMATS_IN_WORDS} images in it. Received: {path}"
             )
         files += images
     return files

@@ -60,8 +60,8 @@ def export_saved_model(
       classes (all, if there are fewer), most probable first. The EXIF orientation of a JPEG is
       applied, that of a PNG is not (`predict` applies both). Transparent pixels are blended over
       white. A file of another format, a damaged file or one of over 89,478,485 pixels fails the
-      whole request with an InvalidArgumentError, and so does a PNG of 16 bits where
-      `spec.preprocess.max_value` scales those.
+      whole request with an InvalidArgumentError, and so does a 16-bit PNG if
+      `spec.preprocess.max_value` scales 16-bit images.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
       vector before the classifier; only if the model has a layer `head_pool`, as our builders make.
     - `labels`: no input → `labels`, strings (classes,), in the order of `probabilities`.

@@ -1,4 +1,4 @@
-"""Checkpoint files: named float32 arrays in and out. A file is data here, never a program."""
+"""Checkpoint files, read and written as float32 arrays by name. Code in a file never runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_parent, staged
 from keras_resnet18.weights.layouts import COUNTER, Array, is_average
 
-KERAS_WEIGHTS = ".weights.h5"  # which only Keras itself reads
+KERAS_WEIGHTS = ".weights.h5"  # read by Keras only
 SAFETENSORS = ".safetensors"
 # torch.save's: Lightning writes .ckpt, timm's training .pth.tar
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")

@@ -1,4 +1,4 @@
-"""Weights from a checkpoint or another model into a model, and from a model into a checkpoint."""
+"""Transfer of weights between models and checkpoints."""
 
 from __future__ import annotations
 
