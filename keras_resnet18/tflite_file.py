@@ -35,7 +35,7 @@ ABOUT = ("name", "description", "version", "author", "license")
 _IDENTIFIER = b"M001"
 _FIRST_PARSER = "1.0.0"  # the fields written here were in the schema's first version
 _TENSOR_AXIS_LABELS = 2
-_COLOURS = {1: 2, 3: 1}  # channels: GRAYSCALE, RGB
+_COLORS = {1: 2, 3: 1}  # channels: GRAYSCALE, RGB
 
 # Fields of each table in the order of the schema, which numbers them, up to the last one used here;
 # "" marks fields that are not used.
@@ -95,23 +95,18 @@ def describe_model(
 ) -> dict[str, Any]:
     """Returns the metadata of the .tflite files of a classifier.
 
-    Args:
-        model: A classifier that takes pixels of 0 to 255 of one fixed size.
-        spec: Its specification. `SPEC_FILE` and `LABELS_FILE` are named as packed files, and
-            MediaPipe applies the threshold.
-        about: Fields of `ABOUT`, which replace the defaults; author and license have none. The
-            default version is the first 12 hexadecimal digits of the SHA-256 of the weights, which
-            identifies the model.
+    It names `SPEC_FILE` and `LABELS_FILE` as packed files. MediaPipe applies the threshold. `about`
+    replaces the defaults of fields in `ABOUT`; author and license have none, and the version is the
+    start of the SHA-256 of the weights.
     """
     _, height, width, channels = model.input_shape
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights()))
     image = {
         "name": INPUT,
-        "description": f"Pixels of {height}×{width}, 0 to 255, as a camera gives them: "
-        "the normalization is inside.",
+        "description": f"{height}×{width} pixels of 0 to 255, not normalized.",
         "content": {
             "content_properties_type": _IMAGE,
-            "content_properties": {"color_space": _COLOURS.get(channels, 0)},
+            "content_properties": {"color_space": _COLORS.get(channels, 0)},
         },
         "process_units": [
             {"options_type": _NORMALIZATION, "options": {"mean": [0.0], "std": [1.0]}}
@@ -191,15 +186,13 @@ def _table(kind: str, name: str, fields: Mapping[str, Any]) -> str:
 
 _FILE_IDENTIFIER = b"TFL3"
 
-_OPERATORS: dict[int, str] = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-
 
 class Contents(NamedTuple):
     """Contents of a .tflite file.
 
     Attributes:
-        operators: Number of operators by TFLite name. Custom ones, such as TensorFlow's Flex, are
-            named `CUSTOM` and their own name.
+        operators: Number of operators by TFLite name; `CUSTOM` precedes the names of custom ones,
+            such as TensorFlow's Flex.
         labels: Lines of the first packed .txt file, the class names; None if there is none.
     """
 
@@ -208,14 +201,10 @@ class Contents(NamedTuple):
 
 
 def contents(path: Path) -> Contents:
-    """Reads any .tflite file without running it, even one with unknown operators.
-
-    Raises:
-        InputError: If it is not a .tflite file, or damaged.
-    """
+    """Reads any .tflite file without running it, even one with unknown operators."""
     with path.open("rb") as file:
         if file.read(8)[4:] != _FILE_IDENTIFIER:
-            raise InputError(f"a .tflite file begins with the mark TFL3. Received: {path}, without")
+            raise InputError(f"a .tflite file has the mark TFL3. Received: {path}, without it")
     try:
         model = flatbuffer_utils.read_model(str(path))
         operators = collections.Counter(
@@ -245,11 +234,10 @@ def quantization(path: Path) -> str | None:
 
 
 def keep_softmax_float(path: Path) -> None:
-    """Swaps the final SOFTMAX and DEQUANTIZE of an int8 file, in place.
+    """Swaps the final SOFTMAX and DEQUANTIZE of an int8 file, if it has them, in place.
 
     The converter quantizes the softmax, so probabilities are multiples of 1/256, too coarse for a
-    thousand classes. With the logits converted to float first, the softmax is float32. A file with
-    another ending is not changed.
+    thousand classes. With the logits converted to float first, the softmax is float32.
     """
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
@@ -268,7 +256,7 @@ def keep_softmax_float(path: Path) -> None:
 
 
 def rewrite_for_gpu(path: Path) -> None:
-    """Replaces in place what LiteRT's GPU engine computes wrongly in a quantized file.
+    """Replaces operators of a quantized file that LiteRT's GPU engine computes wrongly, in place.
 
     - A 1×1 convolution with a stride becomes a 1×1 max-pool with this stride and a convolution
       without one, which compute the same.
@@ -301,7 +289,7 @@ def _is_strided_1x1(convolution: Any, tensors: Sequence[Any]) -> bool:
 
 
 def _take_stride(convolution: Any, model: Any, tensors: list[Any]) -> Any:
-    """Takes the stride out of a 1×1 convolution; returns a max-pool with it, which goes before."""
+    """Moves the stride of a 1×1 convolution to a max-pool before it, and returns the max-pool."""
     image, output = tensors[convolution.inputs[0]], tensors[convolution.outputs[0]]
     pooled = schema.TensorT(
         name=output.name + b"_input",
@@ -354,11 +342,7 @@ def append_files(path: Path, files: Mapping[str, str]) -> None:
 
 
 def read_file(path: Path, ending: str) -> str | None:
-    """Returns the text of the first packed file with this ending of its name, or None.
-
-    Raises:
-        InputError: If it is damaged.
-    """
+    """Returns the text of the first packed file whose name has this ending, or None."""
     if not zipfile.is_zipfile(path):
         return None
     try:
@@ -375,5 +359,5 @@ def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     if code.customCode:
         return f"CUSTOM {code.customCode.decode()}"
-    number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
-    return _OPERATORS.get(number, f"operator {number}")  # newer than the installed schema
+    name: str | None = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+    return name or f"operator {code.builtinCode}"  # newer than the installed schema

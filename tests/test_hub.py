@@ -355,7 +355,7 @@ def test_weights_of_the_hub_are_kept_at_their_commit(published, tiny_network, im
     ("weights", "said"),
     [
         ("imagenet", "the weights `imagenet`, whose license is apache-2.0."),
-        ("/away/resnet.pth", "the weights `resnet.pth`, whose license holds for it too."),
+        ("/away/resnet.pth", "the weights `resnet.pth`, whose license applies to this model too."),
     ],
 )
 def test_the_card_names_the_dataset_and_the_license_of_the_weights(run, tmp_path, weights, said):

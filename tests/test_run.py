@@ -196,7 +196,7 @@ def test_what_is_no_run_is_not_opened(tmp_path):
     ("change", "found"),
     [
         (lambda metrics: metrics.pop("test"), "without 'test'"),
-        (lambda metrics: metrics["test"].update(accuracy="high"), "with something else"),
+        (lambda metrics: metrics["test"].update(accuracy="high"), "with other values"),
     ],
 )
 def test_metrics_that_are_not_trains_are_one_line(copy, change, found):

@@ -1,1 +1,1 @@
-"""Images in, named classes out: files opened, images predicted, accuracy measured."""
+"""Classifiers of images: opening them, predicting, and measuring accuracy."""

@@ -1,4 +1,4 @@
-"""Accuracy on labelled images: figures with intervals, overall and of each class."""
+"""Accuracy on labeled images: figures with intervals, overall and of each class."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def in_words(fraction: float, interval: Sequence[float], n: int) -> str:
-    """Fraction, its interval and n as text."""
+    """Formats a fraction with its interval and n."""
     low, high = interval
     return f"{fraction:.2%} (95 % interval {low:.2%} to {high:.2%}, n = {n:,})"
 
 
-# Figures of each class, and what a classifier that always says one class would have.
+# Figures of each class, and of a classifier that always predicts the same class
 
 Classes = npt.NDArray[np.int64]
 
@@ -51,14 +51,12 @@ class ClassFigures:
     """Figures of one class.
 
     Attributes:
-        name: The class.
-        n: Number of its images.
-        precision: Fraction of the images given this class that are of it; None where it was never
-            given.
-        recall: Fraction of its images that were given this class; None where it has no image.
-        recall_interval: 95 % confidence interval of the recall (Wilson 1927), or None likewise.
-        f1: Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where it has
-            neither an image nor a prediction.
+        name: Name of the class.
+        n: Number of images of the class.
+        precision: TP / (TP + FP); None if the class was never predicted.
+        recall: TP / (TP + FN); None if the class has no images.
+        recall_interval: 95 % confidence interval of the recall (Wilson 1927), or None.
+        f1: 2 TP / (2 TP + FP + FN); None if the class has neither images nor predictions.
     """
 
     name: str
@@ -72,13 +70,7 @@ class ClassFigures:
 def per_class(
     labels: Classes, predictions: Classes, classes: Sequence[str]
 ) -> tuple[ClassFigures, ...]:
-    """Figures of each class, in the order of `classes`.
-
-    Args:
-        labels: The true classes, (n,).
-        predictions: The predicted classes, (n,).
-        spec: The classifier's specification: the names of all classes, the score threshold.
-    """
+    """Computes the figures of each class, in the order of `classes`."""
     found = precision_recall_fscore_support(
         labels, predictions, labels=range(len(classes)), zero_division=math.nan
     )
@@ -97,7 +89,7 @@ def per_class(
 
 
 def majority(figures: Sequence[ClassFigures]) -> tuple[str, float]:
-    """The class with the most images, and the accuracy of always predicting it."""
+    """Returns the class with the most images, and the accuracy of always predicting it."""
     largest = max(figures, key=lambda one: one.n)
     return largest.name, largest.n / sum(one.n for one in figures)
 
@@ -108,7 +100,7 @@ def balanced_accuracy(figures: Sequence[ClassFigures]) -> float:
 
 
 def to_rows(figures: Sequence[ClassFigures]) -> list[dict[str, Any]]:
-    """The figures, for JSON."""
+    """Converts the figures for JSON."""
     rows = [dataclasses.asdict(one) for one in figures]
     return [
         row | {"recall_interval": row["recall_interval"] and list(row["recall_interval"])}
@@ -120,33 +112,31 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-# How good a classifier is on images with known classes.
+# A classifier's answers on labeled images
 
 _BATCH_SIZE = 64
-_SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain mistake costs 16, not infinity
-_TOP_5_FROM = 6  # classes; of five, every image is right among five
+_SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon; limits the loss of one image to 16
+_TOP_5_FROM = 6  # classes; with five, top-5 accuracy is always 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A classifier's answers on n labelled images.
+    """A classifier's answers on n labeled images.
 
     Attributes:
-        accuracy: Fraction of the images whose most probable class is right (top-1), 0 to 1.
+        accuracy: Top-1 accuracy, 0 to 1.
         interval: 95 % confidence interval of the accuracy (Wilson 1927).
         loss: Mean cross-entropy in nats, without label smoothing.
         n: Number of images.
-        top5: Fraction of the images whose class is among the five most probable; None for fewer
-            than six classes.
-        labels: Their classes, (n,).
-        predictions: Their most probable classes, (n,).
-        probabilities: Probabilities of these, float32 (n,), 0 to 1.
-        spec: The classifier's specification: the names of all classes, the score threshold.
-        names: The images' names, or their numbers from 0 where they have none.
-        trained_on: How many of the images the classifier was trained on; None if that is not known.
-        latency_ms: Median time of one image at batch 1, in milliseconds; None if not measured.
-        folds: Number of trainings that each left out a part of the images and answered it; None
-            where one classifier gave all answers.
+        top5: Top-5 accuracy, 0 to 1; None for fewer than six classes.
+        labels: True classes, (n,).
+        predictions: Most probable classes, (n,).
+        probabilities: Probabilities of the predicted classes, float32 (n,), 0 to 1.
+        spec: Specification of the classifier.
+        names: Names of the images, or their numbers from 0 if they have none.
+        trained_on: Number of images that the classifier was trained on; None if unknown.
+        latency_ms: Median time of one image at batch size 1, in milliseconds; None if not measured.
+        folds: Number of folds of a cross-validation; None if one classifier gave all answers.
     """
 
     accuracy: float
@@ -165,12 +155,11 @@ class Evaluation:
 
     @cached_property
     def per_class(self) -> tuple[ClassFigures, ...]:
-        """Number of images, precision, recall with its interval and F1 of each class."""
+        """Figures of each class."""
         return per_class(self.labels, self.predictions, self.spec.labels)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the classes with images, 0 to 1."""
         return balanced_accuracy(self.per_class)
 
     @property
@@ -180,27 +169,22 @@ class Evaluation:
 
     @property
     def coverage(self) -> float:
-        """Fraction of the images whose highest probability reaches the score threshold, 0 to 1."""
-        return float(self._answered.mean())
+        """Fraction of images whose highest probability reaches the score threshold, 0 to 1."""
+        return float(self.spec.sure(self.probabilities).mean())
 
     @property
     def accuracy_answered(self) -> float | None:
-        """Fraction of those that are right, 0 to 1; None if there are none."""
-        right = (self.labels == self.predictions)[self._answered]
+        """Accuracy on these images, 0 to 1; None if there are none."""
+        right = (self.labels == self.predictions)[self.spec.sure(self.probabilities)]
         return float(right.mean()) if len(right) else None
 
     @property
-    def _answered(self) -> npt.NDArray[np.bool_]:
-        answered: npt.NDArray[np.bool_] = self.spec.sure(self.probabilities)
-        return answered
-
-    @property
     def never_tested(self) -> tuple[str, ...]:
-        """Classes without an image."""
+        """Classes without images."""
         return tuple(one.name for one in self.per_class if not one.n)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
+        """Figures for JSON."""
         always, share = majority(self.per_class)
         return {
             "accuracy": self.accuracy,
@@ -224,7 +208,7 @@ class Evaluation:
         return f"{in_words(self.accuracy, self.interval, self.n)}, loss {self.loss:.4f}"
 
     def notes(self) -> list[str]:
-        """Lines that qualify the accuracy: top-5, balance, the majority class, missing classes."""
+        """Lines that qualify the accuracy, such as top-5 accuracy and classes without images."""
         top5 = "" if self.top5 is None else f"top-5 accuracy {self.top5:.2%}, "
         balanced = f"{top5}balanced accuracy {self.balanced_accuracy:.2%}"
         lines = [balanced, *notes(self.to_dict())]
@@ -241,28 +225,21 @@ class Evaluation:
 
 
 def on_training_images(count: int | None, n: int) -> list[str]:
-    """A line about the training images among those that are measured, if there may be any.
-
-    Args:
-        count: Number of training images; None if it is not known.
-        n: Number of all images.
-    """
+    """Line about `count` training images among n; empty for 0. A count of None is unknown."""
     if count is None:
         return ["how many of the images are training images is not known"]
-    line = f"{count:,} of the {n:,} images are training images: of new ones fewer may be right"
+    line = f"{count:,} of the {n:,} images are training images: accuracy on new ones may be lower"
     return [line] if count else []
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:
-    """Lines that qualify the accuracy: the majority class, classes never tested, folds.
-
-    Args:
-        figures: `Evaluation.to_dict()`.
-    """
+    """Lines that qualify the accuracy in `Evaluation.to_dict()`."""
     lines = []
     always, share = figures["majority_class"], figures["majority_accuracy"]
     if figures["interval"][0] <= share:
-        lines.append(f"always {always!r} has {share:.1%}: the accuracy is not clearly above it")
+        lines.append(
+            f"always predicting {always!r} gives {share:.1%}: the accuracy is not clearly higher"
+        )
     if figures["never_tested"]:
         lines.append(f"classes without an image: {listed(figures['never_tested'])}")
     if figures["folds"] is not None:
@@ -276,11 +253,7 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def broken_images_named(advice: str = "") -> Iterator[None]:
-    """Gives what `tf.data` makes of a broken image the decoder's one-line message again.
-
-    Args:
-        advice: Another sentence for its end.
-    """
+    """Turns tf.data's error for a broken image into the decoder's one-line message, and advice."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -288,40 +261,17 @@ def broken_images_named(advice: str = "") -> Iterator[None]:
         raise error if broken is None else InputError(f"{broken}{advice}") from None
 
 
-def measure(
-    predict: Predict,
-    split: Split,
-    spec: ClassifierSpec,
-) -> Evaluation:
-    """Runs a classifier over all images of a split, each once.
-
-    Args:
-        predict: The classifier.
-        split: The images.
-        spec: The classifier's specification.
-
-    Raises:
-        InputError: If an image is broken; the message has its name.
-    """
+def measure(predict: Predict, split: Split, spec: ClassifierSpec) -> Evaluation:
+    """Runs a classifier over all images of a split, as `measure_splits`."""
     return measure_splits(predict, (split,), range(len(spec.labels)), spec)
 
 
 def measure_splits(
-    predict: Predict,
-    splits: Sequence[Split],
-    numbers: Sequence[int],
-    spec: ClassifierSpec,
+    predict: Predict, splits: Sequence[Split], numbers: Sequence[int], spec: ClassifierSpec
 ) -> Evaluation:
     """Runs a classifier over all images of several splits, each once.
 
-    Args:
-        predict: The classifier.
-        splits: The images.
-        numbers: The classifier's number of each class of the splits' labels.
-        spec: The classifier's specification.
-
-    Raises:
-        InputError: If an image is broken; the message has its name.
+    `numbers` has the classifier's class number for each class number of the splits.
     """
     number = np.asarray(numbers, np.int64)
     with broken_images_named():
@@ -337,15 +287,7 @@ def evaluate_folds(
     names: Sequence[str] | None,
     folds: int,
 ) -> Evaluation:
-    """What the probabilities are worth that networks gave to images of the fold they left out.
-
-    Args:
-        probabilities: Shape (n, classes), 0 to 1.
-        labels: The true classes, (n,).
-        spec: The classifier's specification.
-        names: The images' names, if they have any.
-        folds: Number of folds.
-    """
+    """Evaluates a cross-validation: probabilities (n, classes), each from a held-out fold."""
     found = _evaluation(_answer(probabilities, labels), spec, names or ())
     return dataclasses.replace(found, folds=folds)
 
@@ -369,7 +311,6 @@ def _evaluation(
     )
 
 
-# What is kept of the answer to an image.
 _ANSWER = np.dtype(
     [
         ("label", np.int64),
@@ -382,12 +323,9 @@ _ANSWER = np.dtype(
 
 
 def _answers(
-    predict: Predict,
-    split: Split,
-    number: npt.NDArray[np.int64],
-    spec: ClassifierSpec,
+    predict: Predict, split: Split, number: npt.NDArray[np.int64], spec: ClassifierSpec
 ) -> npt.NDArray[Any]:
-    """The answers to all images of a split, in its order."""
+    """Answers to all images of a split, in its order."""
     answers = [np.zeros(0, _ANSWER)]  # one of several processes may have no image
     for images, targets in eval_batches(split, spec.prepare, batch_size=_BATCH_SIZE):
         answers.append(_answer(predict(images.numpy()), number[targets.numpy()]))
@@ -395,7 +333,6 @@ def _answers(
 
 
 def _answer(probabilities: npt.NDArray[np.float32], truth: Classes) -> npt.NDArray[Any]:
-    """What is kept of the answers to some images."""
     right = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY, 1)
     best = (-probabilities).argsort(1, kind="stable")[:, :5]
     answers = np.zeros(len(truth), _ANSWER)
@@ -405,13 +342,13 @@ def _answer(probabilities: npt.NDArray[np.float32], truth: Classes) -> npt.NDArr
     return answers
 
 
-# predictions.csv: a row for each image, with its class and the predicted one.
+# predictions.csv: the true and the predicted class of each image
 
 HEADER = ("path", "true class", "predicted class", "probability")
 
 
 class Predictions(NamedTuple):
-    """Rows of predictions.csv, as `Evaluation` has them too: names, classes, probabilities."""
+    """Columns of predictions.csv; attributes as in `Evaluation`."""
 
     names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
@@ -420,32 +357,19 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
-    """Writes a row for each image, in the order of the split; paths are below the images' folder.
-
-    An image without a path, such as one of an array, has its number from 0.
-    """
-    # a file's name is bytes, and must come out as it is
+    """Writes a row for each image, in the order of the evaluation."""
+    # file names that are not UTF-8 keep their bytes
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
-        rows = zip(
-            evaluation.names,
-            evaluation.labels,
-            evaluation.predictions,
-            evaluation.probabilities,
-            strict=True,
-        )
-        for name, truth, predicted, probability in rows:
+        columns = (getattr(evaluation, name) for name in Predictions._fields)
+        for name, truth, predicted, probability in zip(*columns, strict=True):
             classes = (evaluation.spec.labels[i] for i in (truth, predicted))
             writer.writerow([name, *classes, f"{probability:.6f}"])
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
-    """Reads what `write_predictions` wrote.
-
-    Raises:
-        InputError: If it is damaged, or names a class that is not in `classes`.
-    """
+    """Reads predictions.csv; raises InputError if it is damaged or has a class not in `classes`."""
     numbers = {name: i for i, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -467,6 +391,6 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
 
 
 def is_predictions(path: Path) -> bool:
-    """Whether a file begins as `write_predictions` begins one."""
+    """Whether a file has the header of predictions.csv."""
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         return file.readline().rstrip("\n") == ",".join(HEADER)

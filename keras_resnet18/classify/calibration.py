@@ -1,4 +1,4 @@
-"""How well probabilities agree with frequencies, the temperature that mends it, and a threshold."""
+"""Calibration of probabilities: reliability, temperature scaling and the score threshold."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from keras_resnet18.spec import NOT_SURE
 
 _BINS = 10
 
-# Validation images that a temperature and a threshold need: of fewer, the 5th percentile is the
-# probability of one or two images.
+# Validation images that calibration needs: with fewer, one or two images decide the 5th percentile
 MIN_IMAGES = 100
 
 # Percentile of the validation images' highest probabilities that becomes the score threshold
 _REFUSED_PERCENT = 5
 
-# A temperature is looked for between 1/20 and 20.
-_LOG_TEMPERATURES = (-np.log(20), np.log(20))
+_LOG_TEMPERATURES = (-np.log(20), np.log(20))  # range of the search
 _USELESS = (
-    "this temperature ends the range that is searched (1/20 to 20): the network's probabilities "
-    "say little, calibrated or not"
+    "this temperature is at the end of the searched range (1/20 to 20): the network's "
+    "probabilities say little, calibrated or not"
 )
 
 
@@ -49,14 +47,14 @@ class Reliability:
     ece: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, ready for JSON, where nan is None."""
+        """Figures for JSON, with nan as None."""
         bins = {"n": self.n, "probability": self.probability, "accuracy": self.accuracy}
         lists = {name: [None if x != x else x for x in b.tolist()] for name, b in bins.items()}
         return {"ece": self.ece, **lists}
 
     @classmethod
     def from_dict(cls, figures: Mapping[str, Any]) -> Reliability:
-        """What `to_dict` gave."""
+        """Restores the result of `to_dict`."""
         bins = [np.array(figures[name], float) for name in ("n", "probability", "accuracy")]
         return cls(bins[0].astype(int), bins[1], bins[2], figures["ece"])
 
@@ -64,12 +62,7 @@ class Reliability:
 def reliability(
     probabilities: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
 ) -> Reliability:
-    """Bins predictions by their probability.
-
-    Args:
-        probabilities: Of the predicted classes, (n,), 0 to 1.
-        right: Whether each prediction is right, (n,).
-    """
+    """Bins predictions by the probability (n,) of the predicted class."""
     bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
     n = np.bincount(bins, minlength=_BINS)
     with np.errstate(invalid="ignore"):  # 0 / 0 of an empty bin
@@ -81,15 +74,15 @@ def reliability(
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What validation images say of a classifier's probabilities.
+    """Calibration of a classifier on validation images.
 
     Attributes:
-        temperature: What the logits are to be divided by; 1 for fewer than 100 images.
+        temperature: Divisor of the logits; 1 for fewer than 100 images.
         threshold: Score threshold, 0 to 1: below this highest probability the answer is "not
             sure". None for fewer than 100 images.
         n: Number of images.
-        before: Their reliability at temperature 1.
-        after: The same at `temperature`.
+        before: Reliability at temperature 1.
+        after: Reliability at `temperature`.
     """
 
     temperature: float
@@ -99,17 +92,11 @@ class Calibration:
     after: Reliability
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
-        both = {"before": self.before.to_dict(), "after": self.after.to_dict()}
-        return {
-            "temperature": self.temperature,
-            "threshold": self.threshold,
-            "n": self.n,
-            **both,
-        }
+        """Figures for JSON."""
+        return {**vars(self), "before": self.before.to_dict(), "after": self.after.to_dict()}
 
     def in_words(self, images: str = "validation images") -> list[str]:
-        """What was done, a line each; `images` says what the images are."""
+        """Lines about the calibration for people."""
         if self.threshold is None:
             return [
                 f"not calibrated, and without a score threshold: {self.n:,} {images} are "
@@ -130,8 +117,8 @@ def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) ->
     like these are answered.
 
     Args:
-        logits: Of validation images, which chose the epoch too but no weight, (n, classes).
-        labels: Their classes, (n,).
+        logits: Logits (n, classes) of validation images, which did not train the network.
+        labels: Class numbers, (n,).
     """
     n, right = len(labels), logits.argmax(1) == labels
     before = reliability(softmax(logits, 1).max(1), right)
@@ -144,31 +131,27 @@ def calibrate(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) ->
 
 
 def score_threshold(highest: npt.NDArray[Any]) -> float:
-    """Score threshold that at most 5 % of the images are below: the 5th percentile, or less.
+    """Score threshold that at most 5 % of 100 or more images are below.
 
     Args:
-        highest: Highest probability of each of 100 or more images, (n,), 0 to 1.
+        highest: Highest probability of each image, (n,), 0 to 1.
     """
     percentile = float(np.percentile(highest, _REFUSED_PERCENT, method="lower"))
-    # Four digits, rounded down: rounded up, images that are all alike would all be below. The
-    # network's softmax, in float32, may differ in the seventh digit.
+    # Rounded down to four digits: if rounded up, equal images would all be below it. The network's
+    # softmax, in float32, may differ in the seventh digit.
     return max(0.0, math.floor((percentile - 1e-6) * 1e4) / 1e4)
 
 
 def is_at_the_end(temperature: float) -> bool:
-    """Whether a temperature ends the range that is searched, so that a better one lies beyond."""
+    """Whether a temperature is at an end of the searched range, so that the best one is outside."""
     return bool(abs(np.log(temperature)) > 0.999 * _LOG_TEMPERATURES[1])
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """The temperature of the lowest cross-entropy (Guo et al. 2017, arXiv:1706.04599).
+    """Temperature of the lowest cross-entropy (Guo et al. 2017, arXiv:1706.04599).
 
-    The labels are smoothed by 1 / (n + 2) as in Platt 1999: where all n images are right, the
-    cross-entropy alone would ask for certainty.
-
-    Args:
-        logits: (n, classes).
-        labels: (n,).
+    The labels are smoothed by 1 / (n + 2) as in Platt 1999: if all n images are right, the
+    cross-entropy alone is lowest at temperature 0.
     """
     n, classes = logits.shape
     smoothing = 1 / (n + 2)

@@ -1,4 +1,4 @@
-"""A trained classifier, whichever file it is in: a run, or what was exported from one."""
+"""`open_classifier`: opens a run or an exported file as a classifier of images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
     """Answer to one image.
 
     Attributes:
-        top: The most probable classes and their probabilities, 0 to 1, the highest first.
+        top: Most probable classes with their probabilities, 0 to 1, highest first.
         not_sure: Whether the highest probability is below the threshold; None without a threshold.
     """
 
@@ -41,12 +41,12 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """From images to named classes.
+    """Classifier of images.
 
     Attributes:
-        predict: From uint8 pixels (n, height, width, 3) to probabilities (n, classes).
-        spec: Its classes, its preprocessing and its threshold.
-        run: The run that it is of, if that is known.
+        predict: Function from uint8 pixels (n, height, width, 3) to probabilities (n, classes).
+        spec: Class names, preprocessing and score threshold.
+        run: Run that the classifier comes from, or None if it is unknown.
     """
 
     predict: Predict
@@ -55,18 +55,16 @@ class Classifier:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How an image becomes the pixels that `predict` takes."""
-        assert self.spec.preprocess is not None  # or `open_classifier` refuses
+        """Preprocessing from an image to the pixels that `predict` takes."""
+        assert self.spec.preprocess is not None  # `open_classifier` refuses others
         return self.spec.preprocess
 
-    def open_images(
-        self, data: str | None = None, splits: Sequence[SplitName] = ("test",)
-    ) -> Source:
-        """Open the labelled images that it was trained on, or others, as `open_images` does."""
-        return open_images(self.spec, self.run, data, splits)
+    def open_images(self, data: str | None = None) -> Source:
+        """Opens the labeled images of the training, or others, as `open_images` does."""
+        return open_images(self.spec, self.run, data)
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Read an image file as the pixels that `predict` takes, shape (height, width, 3).
+        """Reads an image file as the pixels that `predict` takes, shape (height, width, 3).
 
         Raises:
             InputError: If the file is not an image.
@@ -75,17 +73,8 @@ class Classifier:
             read_image(path, max_value=self.preprocess.max_value), self.preprocess
         )
 
-    def with_threshold(self, threshold: float) -> Classifier:
-        """The same classifier with another score threshold."""
-        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, threshold=threshold))
-
     def answer(self, pixels: npt.NDArray[np.uint8], k: int) -> list[Answer]:
-        """Name the k most probable classes of each image.
-
-        Args:
-            pixels: As `predict` takes them, shape (n, height, width, 3).
-            k: Number of classes; all of them if there are fewer.
-        """
+        """Names the k most probable classes of each image, or all if there are fewer."""
         answers = []
         for probabilities in self.predict(pixels):
             first = (-probabilities).argsort(kind="stable")[:k]
@@ -104,20 +93,20 @@ def open_images(
     """Opens the images that a classifier was trained on, or others of the same classes.
 
     Args:
-        spec: The classifier's specification.
-        run: The run whose training's images are opened without `data`.
-        data: Another source, or the place where the training's images lie now.
-        splits: Those that without `data` must be as they were in the training.
+        spec: Specification of the classifier.
+        run: Run whose images are opened if there is no `data`.
+        data: Another source, or the new place of the training images.
+        splits: Splits that must not have changed since the training if there is no `data`.
 
     Raises:
-        InputError: If there are none, they have moved or changed, or they have other classes.
+        InputError: If the images are unknown, have moved or changed, or have other classes.
     """
     from keras_resnet18.data.sources import open_source
 
     name = data or (None if run is None else run.source)
     if name is None:
         raise InputError(
-            "it is not known which images the classifier was trained on: give some as data=SOURCE"
+            "the images that the classifier was trained on are unknown: give some as data=SOURCE"
         )
     if data is None and Path(name).is_absolute() and not Path(name).exists():
         raise InputError(
@@ -131,14 +120,13 @@ def open_images(
             "training images may be among them: restore them, or measure others with data=SOURCE, "
             f"such as data={name!r}"
         )
-    renamed = source.classes != spec.labels and run is not None
-    if renamed and run is not None and source.classes == run.trained_labels:
-        source = dataclasses.replace(source, classes=spec.labels)
+    if run is not None and spec.labels != source.classes == run.trained_labels:
+        source = dataclasses.replace(source, classes=spec.labels)  # the run's classes were renamed
     if source.classes != spec.labels:
         new, gone = set(source.classes) - set(spec.labels), set(spec.labels) - set(source.classes)
         raise InputError(
-            f"the images must have the classifier's {len(spec.labels)} classes: a name that was "
-            f"changed must be so in the images and in {SPEC_FILE}. Received: {name} with "
+            f"the images must have the classifier's {len(spec.labels)} classes: change a name in "
+            f"both the images and {SPEC_FILE}. Received: {name} with "
             f"{listed(sorted(new)) or 'no other'} and without {listed(sorted(gone)) or 'none'}"
         )
     return source if spec.preprocess is None else source.scaled(spec.preprocess.max_value)
@@ -149,8 +137,8 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
 
     `"hf:OWNER/NAME"` is a run on the Hugging Face Hub, at its newest commit or at `@REVISION`.
 
-    Its specification is in the file, or in `classifier.json` beside it. Without one, images are
-    resized and cropped as for ImageNet, with a warning.
+    The specification is read from the file, or from `classifier.json` beside it. Without one,
+    images are resized and cropped as for ImageNet, with a warning.
 
     Raises:
         InputError: If it is none of them, or its runtime is not installed.
@@ -165,7 +153,7 @@ def open_classifier(model: Run | str | os.PathLike[str]) -> Classifier:
 
 
 def _open_as_trained(run: Run, name: str) -> Source:
-    """Opens a source as the training opened it, if its test images are the run's; else anew."""
+    """Opens a source with the run's options if its test images are the run's, else without."""
     from keras_resnet18.data.sources import open_source
 
     options = run.source_options
@@ -180,9 +168,9 @@ def _open_as_trained(run: Run, name: str) -> Source:
 
 
 def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
-    """Whether splits of a source hold the images that a run was trained with.
+    """Whether splits of a source have the images of a run's training.
 
-    Of runs of older versions, which did not keep what tells images apart, it is taken for granted.
+    True for runs of older versions, which did not record the fingerprints of their images.
     """
     known = run.environment.get("images")
     if not isinstance(known, dict):
@@ -191,18 +179,14 @@ def of_training(run: Run, source: Source, splits: Sequence[SplitName]) -> bool:
 
 
 def image_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files themselves, and for a folder the images that training would find, sorted.
-
-    Raises:
-        InputError: For a folder without images, and for what is no path.
-    """
+    """Lists files and, for a folder, its images as training finds them, sorted."""
     files: list[Path] = []
     for given in paths:
         path = path_of(given, "paths of images; open_classifier(model).predict takes pixels")
         images = [path / name for name in walk(path).images] if path.is_dir() else [path]
         if not images:
             raise InputError(
-                f"a folder to predict needs {FORMATS_IN_WORDS} images in it. Received: {path}"
+                f"a folder to predict must have {FORMATS_IN_WORDS} images in it. Received: {path}"
             )
         files += images
     return files
@@ -229,10 +213,10 @@ def _from_exported(path: Path) -> Classifier:
 
 
 def _spec_beside(path: Path, file: ExportedFile) -> ClassifierSpec:
-    """The specification of a model file that has none in it.
+    """Specification of a model file that contains none, from `classifier.json` beside it.
 
-    `classifier.json` beside it has it. Else images are resized and cropped as for ImageNet, with a
-    warning; a .tflite file may have labels, other classes are called by their numbers.
+    Without that file, images are resized and cropped as for ImageNet, with a warning; classes have
+    the labels of a .tflite file, or their numbers.
     """
     beside = path.with_name(SPEC_FILE)
     if beside.is_file():
@@ -250,9 +234,9 @@ def _spec_beside(path: Path, file: ExportedFile) -> ClassifierSpec:
         labels = [str(i) for i in range(file.classes)]
     preprocess = Preprocess(size=(height, width))
     warnings.warn(
-        f"{path} does not say how images are prepared for it: taken are ImageNet's "
-        f"{preprocess.interpolation} resizing and the middle {preprocess.crop_ratio:.1%}. If "
-        f"another way is right, put a {SPEC_FILE} beside it, or its answers are wrong",
+        f"{path} does not say how images are prepared for it, so ImageNet's "
+        f"{preprocess.interpolation} resizing and crop of the middle {preprocess.crop_ratio:.1%} "
+        f"are used. If they are wrong, its answers are too: put a {SPEC_FILE} beside it",
         stacklevel=2,
     )
     return ClassifierSpec(tuple(labels), preprocess)

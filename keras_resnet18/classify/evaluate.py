@@ -1,4 +1,4 @@
-"""`evaluate`: how good a run or an exported file is on labelled images."""
+"""`evaluate`: measures the accuracy of a run or an exported file on labeled images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keras_resnet18.classify.accuracy import (
 )
 from keras_resnet18.classify.classifier import of_training, open_classifier, open_images
 from keras_resnet18.classify.exported import latency_ms
-from keras_resnet18.data.files import Advance, digests_of_alike, open_test_files, silent
+from keras_resnet18.data.files import digests_of_alike, open_test_files, silent
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
@@ -42,10 +42,10 @@ class Whole:
     """All images of a source.
 
     Attributes:
-        splits: Hold each image once.
-        numbers: The classifier's number of each class of the splits' labels.
-        folder: The folder that the images' names are relative to; None if they are not files.
-        spec: What they were opened by; None for arrays.
+        splits: Splits that have each image once.
+        numbers: Class number of the classifier for each class number of the splits.
+        folder: Folder that image names are relative to; None if the images are not files.
+        spec: Name or path that `open_source` opens; None for arrays.
     """
 
     splits: tuple[Split, ...]
@@ -58,13 +58,10 @@ class Whole:
         """Number of images."""
         return sum(split.size for split in self.splits)
 
-    def sample(self, preprocess: Preprocess, limit: int | None = None) -> tf.data.Dataset:
-        """Batches of prepared images and the classifier's class numbers, those of a split at once.
-
-        Args:
-            preprocess: How an image becomes the classifier's pixels.
-            limit: Maximum number of images, of the first split first.
-        """
+    def sample(
+        self, preprocess: Preprocess, limit: int | None = None, *, labeled: bool = True
+    ) -> tf.data.Dataset:
+        """Batches of prepared images, with class numbers if `labeled`, one split after another."""
         numbers, left, batches = tf.constant(self.numbers, tf.int64), limit, []
         for split in self.splits:
             if left != 0:
@@ -72,20 +69,15 @@ class Whole:
                 batches.append(eval_batches(split, prepare, shuffled=True, limit=left))
                 left = None if left is None else left - min(left, split.size)
         joined = functools.reduce(tf.data.Dataset.concatenate, batches)
+        if not labeled:
+            return joined.map(lambda images, labels: images)
         return joined.map(lambda images, labels: (images, tf.gather(numbers, labels)))
 
 
-def open_whole(
-    spec: str | os.PathLike[str], classes: Sequence[str], advance: Advance = silent
-) -> Whole:
-    """Opens all images of a source for a test, as `open_source` names it.
+def open_whole(spec: str | os.PathLike[str], classes: Sequence[str]) -> Whole:
+    """Opens all images of a source, as `open_source` takes it, for a test of a classifier.
 
-    A folder may have split folders or none, and few images of few classes.
-
-    Args:
-        spec: As `open_source` takes it.
-        classes: The classifier's classes.
-        advance: Is told of the headers that are read.
+    A folder needs neither split folders nor images of every class.
 
     Raises:
         InputError: If there is no such source, or it has an image of another class.
@@ -93,17 +85,13 @@ def open_whole(
     files = labelled_files(spec)
     if files is None:
         return whole_of(open_source(spec), classes)
-    split = open_test_files(*files, os.fspath(spec), classes, advance)
+    split = open_test_files(*files, os.fspath(spec), classes, silent)
     resolved = str(Path(spec).expanduser().resolve())
     return Whole((split,), tuple(range(len(classes))), files[0], resolved)
 
 
 def whole_of(source: Source, classes: Sequence[str], splits: Sequence[SplitName] = SPLITS) -> Whole:
-    """All images of an open source, or those of some of its splits.
-
-    Raises:
-        InputError: If it has a class that the classifier does not have.
-    """
+    """Joins splits of a source; raises InputError if it has a class that is not in `classes`."""
     if unknown := [name for name in source.classes if name not in classes]:
         raise InputError(
             f"the images must be of the classifier's classes, {listed(classes)}. "
@@ -115,14 +103,10 @@ def whole_of(source: Source, classes: Sequence[str], splits: Sequence[SplitName]
 
 
 def count_trained_on(whole: Whole, training: Source) -> int | None:
-    """How many of the images are training images: of the same bytes, as files or as pixels.
-
-    Args:
-        whole: The images.
-        training: What the classifier was trained on.
+    """Counts the images with the bytes, of the file or of the pixels, of a training image.
 
     Returns:
-        Their number; None if it cannot be told.
+        Their number; None if it cannot be known.
     """
     trained = training.splits["train"]
     if whole.folder is not None and training.folder is not None and trained.names is not None:
@@ -156,16 +140,19 @@ def evaluate(
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel.
-        data: The source of the images; by default the one that the run was trained on. A run of
-            folds gives their figures, which its training found.
+        data: Source of the images, by default the one that the run was trained on. For a run of
+            folds, the default returns the figures of its training.
         split: `"train"`, `"validation"`, `"test"` or `"all"`; by default the test images of the
-            run's own source, and all of another. All of a source may lack classes, and it is
-            counted how many of its images have the bytes of a training image.
-        out: Folder to write `metrics.json` and `predictions.csv` in; None writes nothing.
+            run's own source, and all images of another. With `"all"`, the source may lack classes,
+            and images with the bytes of a training image are counted.
+        out: Folder for `metrics.json` and `predictions.csv`; None writes nothing.
+
+    Returns:
+        `Evaluation` with the figures and the answer to each image.
 
     Raises:
-        InputError: If the model or the images cannot be opened, an image is broken, or `out` holds
-            files of these names that `evaluate` did not write, such as a run's.
+        InputError: If the model or the images cannot be opened, an image is broken, or `out` has
+            files of these names that `evaluate` did not write, such as those of a run.
     """
     given, split = split, split or ("test" if data is None else "all")
     one_of("split", split, (*SPLITS, "all"))
@@ -201,40 +188,23 @@ def evaluate(
 
 
 def _run_of_folds(model: Run | str | os.PathLike[str]) -> Run | None:
-    """The run, if the model is one and has figures of folds."""
+    """Returns the model if it is a run with figures of folds, else None."""
     run = model if isinstance(model, Run) else Run(Path(model))
     return run if run.finished and run.folds is not None else None
 
 
 def _of_folds(run: Run) -> Evaluation:
-    """What the training found of all folds."""
     figures, found = run.figures, read_predictions(run.predictions_file, run.trained_labels)
-    return Evaluation(
-        accuracy=figures["accuracy"],
-        interval=tuple(figures["interval"]),
-        loss=figures["loss"],
-        n=figures["n"],
-        top5=figures["top5"],
-        labels=found.labels,
-        predictions=found.predictions,
-        probabilities=found.probabilities,
-        spec=run.spec,
-        names=found.names,
-        folds=run.folds,
-    )
+    kept = {name: figures[name] for name in ("accuracy", "loss", "n", "top5", "folds")}
+    interval = tuple(figures["interval"])
+    return Evaluation(spec=run.spec, interval=interval, **kept, **found._asdict())
 
 
 def open_others(run: Run, data: str | None) -> Whole | None:
-    """All images of a source, as `evaluate` takes them, unless a run was trained on it.
-
-    Training images among them are a warning.
-
-    Args:
-        run: The run.
-        data: The source.
+    """Opens all images of another source than the run's; warns of training images among them.
 
     Returns:
-        The images; None without `data`, and if it holds the run's own test and validation images.
+        The images; None if `data` is None or has the run's own test and validation images.
 
     Raises:
         InputError: If there is no such source, or it has an image of another class.
@@ -254,7 +224,7 @@ def open_others(run: Run, data: str | None) -> Whole | None:
 def _open(
     spec: ClassifierSpec, run: Run | None, data: str | None, split: SplitName | Literal["all"]
 ) -> tuple[Whole, int | None]:
-    """The images, and how many of them are training images; None if that is not known."""
+    """Opens the images, and counts the training images among them; None if that is unknown."""
     splits = SPLITS if split == "all" else (split,)
     if data is not None and split == "all":
         whole = open_whole(data, spec.labels)
@@ -279,7 +249,7 @@ def _open(
 
 
 def _is_evaluation(path: Path) -> bool:
-    """Whether `evaluate` wrote a metrics.json: other programs' may have some of its keys."""
+    """Whether `evaluate` wrote a metrics.json, and not `train` or another program."""
     try:
         found = set(json.loads(path.read_text(encoding="utf-8")))
         return found >= {"model", "data", "split", "trained_on", "accuracy", "per_class"}

@@ -1,4 +1,17 @@
-"""Exported files, run by the runtimes that people run them with."""
+"""Exported files, run by the runtimes that people run them with.
+
+`TFLiteFile`, `SavedModelFolder` and `OnnxFile` are called with uint8 pixels (n, height, width,
+channels) and return probabilities, float32 (n, classes). They have the attributes
+
+- `image_shape`: (height, width, channels) of the pixels; None for a side of any size.
+- `classes`: Number of classes.
+- `spec`: Specification of the classifier; None if another program wrote the file.
+- `operators`: Number of operators by name; empty for a SavedModel.
+
+Each raises ExportError if its runtime cannot run the file or the file is not a classifier, and
+InputError if its specification is damaged, the runtime is not installed or cannot open the path.
+`threads` is the number of threads to compute with, by default one per CPU.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +19,9 @@ import collections
 import importlib.util
 import statistics
 import threading
-import time
+import timeit
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +29,30 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet18.errors import ExportError, InputError, check_utf8
+from keras_resnet18.errors import ExportError, InputError, check_utf8, reason
 from keras_resnet18.files import EXPORTED, INPUT, OUTPUT, check_format
 from keras_resnet18.machine import cpu_count, native_stderr_hidden
 from keras_resnet18.spec import SPEC_FILE, ClassifierSpec
-from keras_resnet18.tflite_file import read_file
+from keras_resnet18.tflite_file import contents, read_file
 
 # From uint8 pixels (n, height, width, 3) to probabilities, float32 (n, classes)
 Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-# Where a SavedModel keeps its specification: the format's own folder for what other programs add
+# Place of the specification in a SavedModel: the format's own folder for files of other programs
 SPEC_IN_SAVED_MODEL = Path("assets.extra") / SPEC_FILE
 
-# The key of an .onnx file's metadata that holds its specification, as JSON
+# Key of the specification, as JSON, in the metadata of an .onnx file
 SPEC_IN_ONNX = "classifier"
 
-# The modules of the extra `onnx`: the first two make the file, the last one runs it.
+# Modules of the extra `onnx`: the first two write the file, the last one runs it
 ONNX_MODULES = ("tf2onnx", "onnx", "onnxruntime")
-
-_LATENCY_RUNS = 20
 
 
 class TFLiteFile:
-    """A .tflite file of ours, run with the LiteRT interpreter.
-
-    Args:
-        path: The file.
-        threads: How many to compute with; one for each CPU by default.
-
-    Attributes:
-        image_shape: (height, width, channels) of the pixels that it takes.
-        classes: How many.
-        spec: Its specification; None for a file that this package did not write.
-
-    Raises:
-        InputError: If what is packed into it is broken.
-        ExportError: If LiteRT cannot run it, or its input and output are not a classifier's.
-    """
+    """A .tflite file, run with the LiteRT interpreter."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path = path
         self._interpreter = open_interpreter(path, threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -70,8 +69,11 @@ class TFLiteFile:
         self.classes = int(self.output["shape"][1])
         self.spec = _spec(path, read_file(path, SPEC_FILE), self)
 
+    @cached_property
+    def operators(self) -> dict[str, int]:
+        return contents(self.path).operators
+
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
         return np.concatenate([self._one(pixels[i : i + 1]) for i in range(len(pixels))])
 
     def _one(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -83,50 +85,34 @@ class TFLiteFile:
 
 
 def open_interpreter(path: Path, threads: int | None = None) -> Interpreter:
-    """Opens any .tflite file with LiteRT.
-
-    Raises:
-        ExportError: If LiteRT cannot run it.
-    """
+    """Opens any .tflite file with LiteRT; raises ExportError if LiteRT cannot run it."""
     try:
-        with native_stderr_hidden():  # each one announces its delegate there
+        with native_stderr_hidden():  # each interpreter announces its delegate there
             # its bytes, because LiteRT opens no path that is not UTF-8
             content = path.read_bytes()
             interpreter = Interpreter(model_content=content, num_threads=threads or cpu_count())
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ExportError(f"{path} cannot be run by LiteRT: {first_line}") from None
+        raise ExportError(f"{path} cannot be run by LiteRT: {reason(error)}") from None
     return interpreter
 
 
 class SavedModelFolder:
-    """A SavedModel of ours, run with TensorFlow, on the threads that this process gives it.
-
-    Args:
-        path: The folder.
+    """A SavedModel, run with TensorFlow on the threads of this process.
 
     Attributes:
-        image_shape: (height, width, channels) of the pixels that it is called with; None where any
-            number will do.
-        classes: How many.
-        spec: Its specification; None for a SavedModel that this package did not write.
-        signatures: Its endpoints, by name.
-
-    Raises:
-        InputError: If its path is not UTF-8.
-        ExportError: If TensorFlow cannot open it, or it is not a classifier of ours.
+        signatures: Endpoints by name.
     """
 
     def __init__(self, path: Path) -> None:
-        import tensorflow as tf  # not at the top: a .tflite file is run without it
+        import tensorflow as tf  # not at the top, because a .tflite file is run without it
 
         check_utf8(path)
+        self.operators: dict[str, int] = {}
         try:
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
-            first_line = str(error).splitlines()[0]
-            raise ExportError(f"{path} cannot be opened by TensorFlow: {first_line}") from None
+            raise ExportError(f"{path} cannot be opened by TensorFlow: {reason(error)}") from None
         self.signatures = self._loaded.signatures
         try:
             preferred = "serve_pixels" in self.signatures
@@ -149,11 +135,10 @@ class SavedModelFolder:
             self.spec.check_model(self.image_shape, self.classes, path)
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
         return self.endpoint(self._main, **{INPUT: pixels})[OUTPUT]
 
     def endpoint(self, name: str, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
-        """What one of the signatures gives, all of it by name."""
+        """Calls a signature and returns its outputs by name."""
         import tensorflow as tf
 
         arguments = {key: tf.constant(value) for key, value in inputs.items()}
@@ -161,37 +146,23 @@ class SavedModelFolder:
 
 
 class OnnxFile:
-    """An .onnx file of ours, run with ONNX Runtime on the CPU.
-
-    Args:
-        path: The file.
-        threads: How many to compute with; one for each CPU by default.
-
-    Attributes:
-        image_shape: (height, width, channels) of the pixels that it takes.
-        classes: How many.
-        spec: Its specification; None for a file that this package did not write.
-
-    Raises:
-        InputError: If ONNX Runtime is not installed, or the path is not UTF-8.
-        ExportError: If it cannot run the file, or it is not a classifier of ours.
-    """
+    """An .onnx file, run with ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         check_utf8(path)
         check_onnx_extra(ONNX_MODULES[-1:])
         import onnxruntime
 
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cpu_count()
-        options.log_severity_level = 4  # what is wrong is raised as well
+        options.log_severity_level = 4  # errors are raised as well
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's errors have nothing narrower in common
-            first_line = str(error).splitlines()[0]
-            raise ExportError(f"{path} cannot be run by ONNX Runtime: {first_line}") from None
+        except Exception as error:  # ONNX Runtime's errors share no narrower class
+            raise ExportError(f"{path} cannot be run by ONNX Runtime: {reason(error)}") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         found = [(x.name, x.type, len(x.shape)) for x in (*inputs, *outputs)]
         if found != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]:
@@ -204,8 +175,15 @@ class OnnxFile:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec = _spec(path, metadata.get(SPEC_IN_ONNX), self)
 
+    @cached_property
+    def operators(self) -> dict[str, int]:
+        check_onnx_extra()
+        import onnx
+
+        graph = onnx.load(self.path, load_external_data=False).graph
+        return dict(sorted(collections.Counter(node.op_type for node in graph.node).items()))
+
     def __call__(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Probabilities, float32 (n, classes), for uint8 pixels (n, height, width, channels)."""
         probabilities: np.ndarray[Any, Any]
         (probabilities,) = self._session.run([OUTPUT], {INPUT: pixels})
         return probabilities
@@ -215,38 +193,15 @@ ExportedFile = TFLiteFile | SavedModelFolder | OnnxFile
 
 
 def open_exported(path: Path, threads: int | None = None) -> ExportedFile:
-    """Opens an exported file, or a SavedModel's folder, to be called with pixels.
-
-    Args:
-        path: Which.
-        threads: How many a file computes with; one for each CPU by default. A SavedModel has
-            TensorFlow's, which are set once for a process.
-
-    Raises:
-        InputError: If it is none of these, or its runtime is not installed.
-        ExportError: If its runtime cannot run it.
-    """
+    """Opens an exported file; a SavedModel ignores `threads`."""
     found = check_format(path, *EXPORTED)
     if found == "tflite":
         return TFLiteFile(path, threads)
     return OnnxFile(path, threads) if found == "onnx" else SavedModelFolder(path)
 
 
-def onnx_op_histogram(path: Path) -> dict[str, int]:
-    """Number of operators of an .onnx file by name.
-
-    Raises:
-        InputError: If the extra `onnx` is not installed.
-    """
-    check_onnx_extra()
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    return dict(sorted(collections.Counter(node.op_type for node in graph.node).items()))
-
-
 def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
-    """Raises InputError unless these modules of the extra `onnx`, or all, are installed."""
+    """Raises InputError unless all, or the given, modules of the extra `onnx` are installed."""
     if missing := [n for n in modules or ONNX_MODULES if importlib.util.find_spec(n) is None]:
         raise InputError(
             "an .onnx file needs the extra onnx: pip install 'keras-resnet18[onnx]'. "
@@ -255,7 +210,7 @@ def check_onnx_extra(modules: Sequence[str] | None = None) -> None:
 
 
 def _spec(path: Path, text: str | None, file: TFLiteFile | OnnxFile) -> ClassifierSpec | None:
-    """The specification in a file, which must fit its model."""
+    """Reads the specification in a file, and checks that it fits the model."""
     if text is None:
         return None
     spec = ClassifierSpec.from_json(text, path)
@@ -268,12 +223,7 @@ def _tensor(details: dict[str, Any]) -> str:
 
 
 def latency_ms(run: Callable[[Any], Any], image_shape: tuple[int, ...]) -> float:
-    """Median time of one image of zeros, in milliseconds, after a first one that is not counted."""
+    """Median time of one image at batch size 1, in milliseconds, after one run to warm up."""
     image = np.zeros((1, *image_shape), np.uint8)
     run(image)
-    times = []
-    for _ in range(_LATENCY_RUNS):
-        start = time.perf_counter()
-        run(image)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+    return 1000 * statistics.median(timeit.repeat(lambda: run(image), number=1, repeat=20))

@@ -1,4 +1,4 @@
-"""Pages: single files that a browser shows without a network."""
+"""HTML pages that a browser shows without a network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ from PIL import Image
 
 from keras_resnet18.classify.table import percent, range_text
 
-_SHOWN_SIDE = 224  # pixels of an image on the page, at most
-_SMALL_SIDE = 64  # of an image whose pixels are shown as squares
+_SHOWN_SIDE = 224  # largest side of an image on the page, in pixels
+_SMALL_SIDE = 64  # largest side of an image whose pixels are shown as squares
 
 
 def page(template: Path, shown: Mapping[str, Any]) -> str:
-    """Fill a template, which escapes all text; page.css is its style.
-
-    Args:
-        template: The file.
-        shown: Values that the template names.
-    """
+    """Fill a template with values by name, and escape all text; page.css is its style."""
     templates = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
@@ -37,7 +32,7 @@ def page(template: Path, shown: Mapping[str, Any]) -> str:
     templates.filters |= {"percent": percent, "range": range_text, "svg": svg_url}
     templates.filters |= {"picture": picture_url, "overlay": overlay}
     html = templates.get_template(template.name).render(shown, small_side=_SMALL_SIDE)
-    # a file's name may hold bytes that are not UTF-8
+    # file names may have bytes that are not UTF-8
     return html.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -58,9 +53,9 @@ def picture_url(pixels: npt.NDArray[np.uint8]) -> str:
 def overlay(
     pixels: npt.NDArray[np.uint8], activation: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
-    """Draw an image in gray below its activation map, in colors that the color-blind can order."""
+    """Draw an activation map, in colors that color-blind people can order, over a gray image."""
     image = Image.fromarray(pixels).convert("L").convert("RGB")
-    scale = max(1, round(_SHOWN_SIDE / max(image.size)))  # a small image's map is smooth too
+    scale = max(1, round(_SHOWN_SIDE / max(image.size)))  # makes a small image's map smooth too
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     map_ = Image.fromarray(activation.astype(np.float32))
     strength = np.asarray(map_.resize(image.size, Image.Resampling.BILINEAR)).clip(0, 1)

@@ -1,4 +1,4 @@
-"""`predict`: the most probable classes of image files."""
+"""`predict`: names the most probable classes of image files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BATCH = 16
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one file.
+    """Prediction for one file.
 
     Attributes:
-        path: The file.
-        top: The most probable classes and their probabilities, 0 to 1, the highest first; empty if
-            the file could not be read.
-        error: Why it could not be read, in one line; else None.
-        classes: How many classes the classifier knows.
+        path: Path of the file.
+        top: Most probable classes with their probabilities, 0 to 1, highest first; empty if the
+            file cannot be read.
+        error: Reason why the file cannot be read, in one line, or None.
+        classes: Number of classes of the classifier.
         not_sure: Whether the highest probability is below the score threshold; None without a
             threshold.
     """
@@ -58,33 +58,31 @@ def predict(
 
     Args:
         model: A run, or the path of a run's folder, a .tflite file, an .onnx file or a SavedModel;
-            or what `open_classifier` made of one.
-        images: Image files, and folders for all images in them; one or several.
-        top: How many classes to name for each; all of them, if there are fewer.
-        threshold: Score threshold in place of the model's own; 0 answers every image.
-        console: Where progress is shown; None for standard output,
-            `rich.console.Console(quiet=True)` for silence.
+            or a classifier from `open_classifier`.
+        images: One or more image files, or folders of images.
+        top: Number of classes to name for each image; all of them if there are fewer.
+        threshold: Score threshold that replaces the model's own; 0 answers every image.
+        console: Console for the progress, by default standard output;
+            `rich.console.Console(quiet=True)` shows none.
 
     Returns:
-        A `Prediction` for each file, in the order given. A file that cannot be read has an `error`.
+        A `Prediction` for each file, in the given order. A file that cannot be read has an `error`.
 
     Raises:
-        InputError: If the model cannot be opened, or a folder holds no images.
+        InputError: If the model cannot be opened, or a folder has no images.
     """
     within("top", top, isinstance(top, int) and top >= 1, "1 or more")
     check_threshold(threshold)
     several = images if isinstance(images, Iterable) and not isinstance(images, str) else [images]
     classifier = model if isinstance(model, Classifier) else open_classifier(model)
     if threshold is not None:
-        classifier = classifier.with_threshold(threshold)
+        spec = dataclasses.replace(classifier.spec, threshold=threshold)
+        classifier = dataclasses.replace(classifier, spec=spec)
     return _predictions(classifier, image_files(several), top, console or Console())
 
 
 def _predictions(
-    classifier: Classifier,
-    files: Sequence[Path],
-    top: int,
-    console: Console,
+    classifier: Classifier, files: Sequence[Path], top: int, console: Console
 ) -> Iterator[Prediction]:
     def read(path: Path) -> npt.NDArray[np.uint8] | str:
         try:
@@ -92,7 +90,7 @@ def _predictions(
         except InputError as error:
             return str(error)
 
-    # the first image is a batch of its own, so that its row comes at once
+    # the first image is a batch of its own, so that its prediction comes at once
     batches = [files[:1], *(files[i : i + _BATCH] for i in range(1, len(files), _BATCH))]
     with (
         watched(console, "predicting", len(files)) as advance,
@@ -101,7 +99,7 @@ def _predictions(
         ahead = [pool.submit(read, path) for path in batches[0]]
         for paths, following in zip(batches, [*batches[1:], []], strict=True):
             batch = [image.result() for image in ahead]
-            ahead = [pool.submit(read, path) for path in following]  # while this one is predicted
+            ahead = [pool.submit(read, path) for path in following]  # during this prediction
             pixels = [image for image in batch if not isinstance(image, str)]
             answers = iter(classifier.answer(np.stack(pixels), top) if pixels else ())
             for path, image in zip(paths, batch, strict=True):

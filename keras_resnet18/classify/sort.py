@@ -1,4 +1,4 @@
-"""Images sorted into a folder for each class."""
+"""Copies of images, sorted into a folder for each class."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_parent, staged
 from keras_resnet18.spec import NOT_SURE
 
-_IN_NO_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # of a file, on one system or another
+_FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # in file names, on at least one system
 
 
 def check_folder(folder: Path, images: Iterable[str | os.PathLike[str]]) -> None:
     """Raises InputError unless images can be sorted into a folder.
 
-    It must not lie among the images: sorted a second time, they would be images themselves.
+    A folder inside one of the images' folders is refused: a second call would sort the copies too.
     """
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
@@ -39,20 +39,12 @@ def sort_into(
 ) -> Iterator[tuple[Prediction, Path | None]]:
     """Copies each image into the folder of its class, or into `not sure`, as it is predicted.
 
-    Nothing is overwritten: an image gets another name where a different one has its own, and an
-    image that is there already stays, so that an interrupted call can be repeated.
-
-    Args:
-        folder: Where the folders of the classes are made.
-        predictions: What `predict` gives.
-        labels: All classes of the classifier.
-        link: Whether to make symbolic links instead of copies.
+    Nothing is overwritten: an image gets another name if a different file has its name, and a copy
+    that exists stays, so that an interrupted call can be repeated. With `link`, the copies are
+    symbolic links.
 
     Yields:
-        Each prediction, and where the image is now; None for a file that could not be read.
-
-    Raises:
-        InputError: If the folder cannot be written.
+        Each prediction and the path of its copy, or None for a file that could not be read.
     """
     names = _folder_names([*labels, NOT_SURE])
     for found in predictions:
@@ -64,10 +56,10 @@ def sort_into(
 
 
 def _folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """A name for the folder of each class, different for all of them on any file system."""
+    """Returns a folder name for each class, unique on every file system."""
     names: dict[str, str] = {}
     for label in labels:
-        plain = _IN_NO_NAME.sub("_", label).strip(". ") or "_"
+        plain = _FORBIDDEN.sub("_", label).strip(". ") or "_"
         taken = {name.casefold() for name in names.values()}
         names[label] = next(name for name in _numbered(plain, "") if name.casefold() not in taken)
     return names
@@ -79,32 +71,22 @@ def _numbered(stem: str, suffix: str) -> Iterator[str]:
 
 
 def _put(image: Path, wanted: Path, link: bool) -> Path:
-    for name in _numbered(wanted.stem, wanted.suffix):
-        path = wanted.with_name(name)
-        if path.is_symlink() or path.exists():
-            same = path.resolve() == image or (not link and _same_content(path, image))
-            if same:
-                return path
-            continue
-        if link:
-            _link(path, image)
-        else:
-            with staged(path) as new:
-                shutil.copy2(image, new)
+    for path in map(wanted.with_name, _numbered(wanted.stem, wanted.suffix)):
+        if not path.is_symlink() and not path.exists():
+            break
+        copied = not link and path.is_file() and filecmp.cmp(path, image, shallow=False)
+        if copied or path.resolve() == image:
+            return path
+    if not link:
+        with staged(path) as new:
+            shutil.copy2(image, new)
         return path
-    raise AssertionError  # names do not end
-
-
-def _link(path: Path, image: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(image)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be made a link: {error.strerror}. Give another folder, or let the "
-            "images be copied"
+            f"{path} cannot be made a link: {error.strerror}. Give another folder, or copy the "
+            "images instead"
         ) from None
-
-
-def _same_content(path: Path, image: Path) -> bool:
-    return path.is_file() and filecmp.cmp(path, image, shallow=False)
+    return path

@@ -35,7 +35,7 @@ def table_text(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Format named facts, one a line, wrapped at 80 columns; a long path stays in one piece."""
+    """Format facts, one per line, wrapped at 80 columns; a long path stays in one piece."""
     first = max(map(len, facts)) + 2
     wrapper = textwrap.TextWrapper(
         _WIDTH, subsequent_indent=" " * first, break_long_words=False, break_on_hyphens=False
@@ -44,7 +44,7 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Format numbers by name, such as the operators of a file: "ADD×8, CONV_2D×20"."""
+    """Format counts, such as those of operators: "ADD×8, CONV_2D×20"."""
     return ", ".join(f"{name}×{n}" for name, n in counts.items())
 
 
@@ -59,13 +59,7 @@ def range_text(interval: Sequence[float] | None) -> str:
 
 
 def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) -> None:
-    """Print a row for each class; of many classes, those of the lowest F1.
-
-    Args:
-        console: Where to.
-        figures: All classes.
-        file: Where the figures of those that are left out are found, as the end of a sentence.
-    """
+    """Print a row for each class or, of many, the worst by F1; `file` has all of them."""
     shown = figures
     if len(figures) > _MOST_CLASSES:
         tested = (one for one in figures if one.f1 is not None)
@@ -85,5 +79,5 @@ def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) 
     console.print(plain_table(headings, rows), soft_wrap=False)
     if shown is not figures:
         console.print(
-            f"the {_MOST_CLASSES} classes of the lowest F1, of {len(figures):,}; all are in {file}"
+            f"the {_MOST_CLASSES} of {len(figures):,} classes with the lowest F1; all are in {file}"
         )

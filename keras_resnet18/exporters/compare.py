@@ -34,15 +34,15 @@ from keras_resnet18.machine import cpu_count, environment
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
 
 # Default fraction of images on which export and model must give the same class. A file is refused
-# where the interval of that fraction lies below it, and below the floor on any number of images.
+# if the interval of that fraction is below it, or the fraction is below the floor.
 MIN_AGREEMENT = 0.98
 _FLOOR = 0.95
 
 # Largest difference of the fractions of images that file and model answer at their thresholds
 _COVERAGE_TOLERANCE = 0.02
 
-_CHANCE = 0.05  # a file is worse than its model where chance explains it less often
-_FEW = 50  # images, of which agreement shows little
+_CHANCE = 0.05  # significance level of McNemar's test
+_FEW = 50  # images; with fewer, agreement shows little
 
 _BATCH_SIZE = 32
 _NOISE_IMAGES = 16
@@ -51,18 +51,11 @@ _NOISE_IMAGES = 16
 def pixel_batches(
     data: Any, shape: tuple[int | None, ...], *, argument: str, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Yields batches of pixels, with class numbers if `data` has labels.
+    """Yields batches of pixels of this shape, with class numbers if `data` has labels.
 
-    Args:
-        data: A `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
-            (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or
-            one-hot.
-        shape: Expected (height, width, channels) of the images.
-        argument: Name of the caller's argument, for error messages.
-        limit: Maximum number of images.
-
-    Raises:
-        InputError: If `data` is of another type, empty or infinite.
+    `data` is a `tf.data.Dataset` of images or (image, label), batched or not, or arrays: images or
+    (images, labels). Pixels are 0 to 255, of any dtype; labels are class numbers or one-hot.
+    `argument` is its name in the caller, for error messages, and `limit` a number of images.
     """
     elements = _elements(data, argument, limit)
     empty = True
@@ -80,12 +73,6 @@ def pixel_batches(
         yield _as_pixels(np.stack([image for image, *_ in some]), argument), labels
     if empty:
         raise InputError(f"{argument} needs at least one image. Received: none")
-
-
-def noise(shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Yields random images, which show whether arithmetic is equal but not how accurate it is."""
-    rng = np.random.default_rng(0)
-    yield rng.integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8), None
 
 
 def _elements(data: Any, argument: str, limit: int | None) -> Iterator[tuple[Any, ...]]:
@@ -153,7 +140,7 @@ class Comparison:
         mass_error: Largest difference between the sum of an image's probabilities and 1.
         model_classes: Number of different classes that the model predicts.
         lost: Number of images that the model alone gets right; 0 if the images have no labels.
-        won: Number of images that the export alone gets right.
+        won: Number of images that the export alone gets right; 0 if the images have no labels.
         coverage: Fraction of images that the export answers at its score threshold, 0 to 1; None
             without one.
         model_coverage: Fraction of images that the model answers at its own; None without one.
@@ -199,14 +186,14 @@ class Comparison:
     ) -> str | None:
         """One-line description of the first limit that is exceeded, or None.
 
-        Agreement and accuracy are judged by evidence: a file is refused where the 95 % interval of
-        the agreement lies below `min_agreement`, where fewer than 95 % agree, or where it is less
-        accurate than the model beyond chance (McNemar's exact test, one-sided, 5 %).
+        A file is refused if the 95 % interval of the agreement is below `min_agreement`, the
+        agreement is below 95 %, or it is less accurate than the model beyond chance (McNemar's
+        exact test, one-sided, 5 %).
 
         Args:
             max_difference: Largest allowed difference of a probability; None for any.
-            min_agreement: Smallest allowed agreement, 0 to 1; 0 judges neither agreement nor
-                accuracy nor coverage.
+            min_agreement: Smallest allowed agreement, 0 to 1; 0 skips the checks of agreement,
+                accuracy and coverage.
         """
         where = f"on {self.n:,} images"
         if not self.mass_error < 0.01:
@@ -256,16 +243,11 @@ def compare(
     batches: Iterable[Batch],
     thresholds: tuple[float | None, float | None] = (None, None),
 ) -> Comparison:
-    """Runs an export and its model on the same pixels.
+    """Runs an export and its model, as it was trained, on the same pixels.
 
-    Args:
-        exported: Function from uint8 pixels (n, height, width, channels) to probabilities
-            (n, classes).
-        model: The Keras model as it was trained. Classes are compared with those of this model,
-            probabilities with those of its float32 twin, because the export is not to blame for
-            the rounding of mixed precision.
-        batches: Images, all with labels or all without.
-        thresholds: Score thresholds of the export and of the model.
+    Classes are compared with those of the model, probabilities with those of its float32 twin,
+    which leaves out the rounding of mixed precision. All batches have labels, or none has.
+    `thresholds` are the score thresholds of the export and of the model.
     """
     twin = float32_twin(model)
     predict_twin = _predictor(twin)
@@ -334,8 +316,7 @@ class ExportReport:
         operators: Number of operators of a .tflite or .onnx file by name.
         fault: Why the file failed, in one line; None if it passed.
         threshold: Score threshold of the file; that of a quantized file may be its own.
-        threads: Number of threads that the latency was measured on.
-        seen: Whether the images trained the model, so that accuracy on them means nothing.
+        seen: Whether the model was trained on the images, so that accuracy on them means nothing.
     """
 
     path: Path
@@ -346,16 +327,13 @@ class ExportReport:
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     fault: str | None = None
     threshold: float | None = None
-    threads: int = dataclasses.field(default_factory=cpu_count)
     seen: bool = False
 
     def __str__(self) -> str:
         found = self.comparison
-        accuracy = (
-            "accuracy not measured"
-            if found.accuracy is None
-            else f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
-        )
+        accuracy = "accuracy not measured"
+        if found.accuracy is not None:
+            accuracy = f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})"
         return (
             f"{self.path}: {self.format}, {self.size_bytes / 1e6:.2f} MB, {self.latency_ms:.2f} ms "
             f"an image, agreement {found.agreement:.2%}, largest difference "
@@ -372,19 +350,17 @@ class ExportReport:
             "top-1": self._fraction(found.accuracy),
             "model's top-1": self._fraction(found.model_accuracy),
             "same class": self._fraction(found.agreement),
-            **(
-                {}
-                if found.coverage is None or found.model_coverage is None
-                else {"answered": f"{found.coverage:.2%} (model {found.model_coverage:.2%})"}
-            ),
-            "difference": f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on "
-            "average, of a probability",
-            "latency": f"{self.latency_ms:.2f} ms an image (median), {self.threads} threads",
         }
+        if found.coverage is not None and found.model_coverage is not None:
+            rows["answered"] = f"{found.coverage:.2%} (model {found.model_coverage:.2%})"
+        rows["difference"] = (
+            f"{found.max_difference:.1e} at most, {found.mean_difference:.1e} on average, "
+            "of a probability"
+        )
+        rows["latency"] = f"{self.latency_ms:.2f} ms an image (median), {cpu_count()} threads"
         if self.operators:
-            counts = counts_text(self.operators)
             built_in = "; all of them built in" if self.format.startswith("tflite") else ""
-            rows["operators"] = counts + built_in
+            rows["operators"] = counts_text(self.operators) + built_in
         if found.warning is not None:
             rows["warning"] = found.warning
         rows["verdict"] = "passed" if self.fault is None else "failed"
@@ -409,7 +385,7 @@ class ExportReport:
             "operators": self.operators,
             "threshold": self.threshold,
             "latency_ms": self.latency_ms,
-            "threads": self.threads,
+            "threads": cpu_count(),
             "seen_in_training": self.seen,
         }
 
@@ -420,8 +396,13 @@ def report_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Writes a report and the environment in which it was made as JSON."""
+def write_report(path: Path, figures: dict[str, Any]) -> None:
+    """Writes the report of the exported file `path`, with the environment of its making."""
+    with staged(report_file(path)) as new:
+        _write_figures(new, figures)
+
+
+def _write_figures(path: Path, figures: dict[str, Any]) -> None:
     path.write_text(to_json({**figures, "environment": environment()}), encoding="utf-8")
 
 
@@ -439,11 +420,11 @@ def _is_report(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _full_disk_told(path: Path) -> Iterator[None]:
-    """Raises InputError where TensorFlow or a converter finds the disk full."""
+    """Turns the errors of TensorFlow and of converters on a full disk into InputError."""
     try:
         yield
     except (tf.errors.OpError, ExportError) as error:
-        too_large = isinstance(error, tf.errors.OutOfRangeError)  # for a limit, or for FAT32
+        too_large = isinstance(error, tf.errors.OutOfRangeError)  # of a file-size limit or of FAT32
         if "No space left on device" not in str(error) and not too_large:
             raise
         why = "file too large" if too_large else "no space left on device"
@@ -456,7 +437,7 @@ def export_verified(
     format_: str,
     path: Path,
     model: keras.Model,
-    write: Callable[[keras.Model, Path], tuple[ExportedFile, dict[str, int]]],
+    write: Callable[[keras.Model, Path], ExportedFile],
     *,
     shape: tuple[int, ...],
     batches: Iterator[Batch] | None,
@@ -467,18 +448,13 @@ def export_verified(
 
     Args:
         format_: One of `EXPORTS`.
-        path: Destination; an earlier export is replaced.
+        path: Destination; an earlier export is replaced, and nothing else.
         model: The model as it was trained.
-        write: Function that writes a float32 model to a path, opens the file with its own runtime,
-            and returns it with the number of its operators by name.
+        write: Function that writes a float32 model to a path and opens it with its own runtime.
         shape: (height, width, channels) of the images that the file takes.
-        batches: Images to compare on; None for noise, which shows whether arithmetic is equal.
+        batches: Images to compare on; None for noise.
         threshold: Score threshold of the model.
         min_agreement: Smallest allowed agreement with the model, 0 to 1.
-
-    Raises:
-        InputError: If something other than an earlier export is at the path.
-        ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     if format_ == "saved_model":
         check_destination(path, is_saved_model, "a SavedModel")
@@ -486,12 +462,13 @@ def export_verified(
         check_destination(path, Path.is_file, "a file")
     check_report_file(path)
     twin, on_noise = float32_twin(model), batches is None
-    if batches is None:
-        batches, model, min_agreement = noise(shape), twin, 0.0
-    # Read the first batch now, to refuse unsuitable images before minutes of conversion
+    if batches is None:  # noise shows whether arithmetic is equal, not how accurate the file is
+        pixels = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *shape), dtype=np.uint8)
+        batches, model, min_agreement = iter([(pixels, None)]), twin, 0.0
+    # The first batch is read now, to refuse unsuitable images before minutes of conversion
     batches = itertools.chain([next(batches)], batches)
     with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
-        exported, operators = write(twin, new)
+        exported = write(twin, new)
         own = exported.spec.threshold if exported.spec is not None else None
         thresholds = (None, None) if on_noise else (own, threshold)
         comparison = compare(exported, model, batches, thresholds)
@@ -503,8 +480,8 @@ def export_verified(
             size_bytes=size_bytes(new),
             comparison=comparison,
             latency_ms=latency_ms(exported, shape),
-            operators=operators,
+            operators=exported.operators,
             threshold=own,
         )
-        write_figures(figures, report.to_dict())
+        _write_figures(figures, report.to_dict())
     return report

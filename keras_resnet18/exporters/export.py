@@ -1,4 +1,4 @@
-"""`export`: writes a run's model in the formats that ship, verified on the run's test images."""
+"""`export`: writes a run's model in several formats, verified on the run's test images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet18.classify.evaluate import Whole, open_others, whole_of
 from keras_resnet18.classify.exported import check_onnx_extra
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.errors import ExportError, InputError, listed, one_of, within
-from keras_resnet18.exporters.compare import ExportReport, report_file, write_figures
+from keras_resnet18.exporters.compare import ExportReport, write_report
 from keras_resnet18.exporters.onnx import export_onnx
 from keras_resnet18.exporters.saved_model import export_saved_model
 from keras_resnet18.exporters.tflite import (
@@ -24,16 +24,16 @@ from keras_resnet18.exporters.tflite import (
     MIN_CALIBRATION_IMAGES,
     export_tflite,
 )
-from keras_resnet18.files import EXPORTS, check_parent, staged
+from keras_resnet18.files import EXPORTS, check_parent
 from keras_resnet18.recipe import SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec
 from keras_resnet18.tflite_file import check_about
 
-# Enough to see a loss of one point of accuracy; takes under a minute with photos from a phone
+# Enough to detect a loss of one point of accuracy, in under a minute with photos of a phone
 CHECK_IMAGES = 1000
 
-# Splits that did not train, to compare on: more images tell more of agreement
+# Splits to compare on, which the model was not trained on
 HELD_OUT: tuple[SplitName, ...] = ("test", "validation")
 
 # Formats that can be compared on noise
@@ -52,11 +52,11 @@ def export(
 ) -> list[ExportReport]:
     """Exports a run's model and compares each file with it on test and validation images.
 
-    A run of folds has none that its model did not train on: agreement and coverage are measured on
-    training images, accuracy is not.
+    The model of a run of folds was trained on all images: agreement and coverage are measured on
+    them, and accuracy is not measured.
 
     int8 is calibrated on training images. `classifier.json` and `labels.txt` are written beside the
-    files. If the run's images cannot be opened, `"all"` exports the formats that need none and
+    files. If the run's images cannot be opened, `"all"` exports the formats that need no images and
     compares them on noise. A format that fails does not stop the others.
 
     Args:
@@ -64,12 +64,12 @@ def export(
         formats: One or more names of `files.EXPORTS`, or `"all"` for all that can be made here.
         out: Destination folder, by default `export` in the run.
         data: Source of the images to compare on, by default the one that the run was trained on.
-            Of another source all images are compared on, and they also calibrate if the run's own
-            cannot be opened.
+            All images of another source are used, also for calibration if the run's own cannot be
+            opened.
         check_images: Maximum number of images to compare on: test images first, then validation
-            images. Accuracy is of these, for file and model alike; that of the test images alone
-            is in `metrics.json`.
-        about: Metadata fields of the .tflite files, as for `export_tflite`. The name is by default
+            images. The accuracy of file and model is that on these images; `metrics.json` has the
+            accuracy on the test images alone.
+        about: Metadata fields of the .tflite files, as for `export_tflite`. The default name is
             that of the run's folder.
         note: Function that receives a line for each reason that `"all"` leaves out formats, and a
             line if files are compared on noise because the images cannot be opened.
@@ -80,10 +80,9 @@ def export(
     Raises:
         InputError: If a format is unknown or cannot be made here, the images are not those of the
             run, or the folder has files of the same names from another program.
-        ExportError: If a file does not give the model's answers. If several formats were asked for
-            and some fail, for this or another reason, the error is raised after all were tried:
-            the message names those that failed, and the attribute `reports` has the reports of the
-            others.
+        ExportError: If a file does not give the model's answers. If some of several formats fail,
+            for any reason, the error is raised after all were tried: the message names those that
+            failed, and the attribute `reports` has the reports of the others.
     """
     run = run if isinstance(run, Run) else load_run(run)
     formats = [formats] if isinstance(formats, str) else formats
@@ -92,7 +91,7 @@ def export(
     within("check_images", check_images, check_images >= 1, "1 or more")
     if out is None and run.origin is not None:
         raise InputError(
-            f"a run of the Hub is exported to a folder of yours: give out=FOLDER. "
+            "a run of the Hub is exported to a folder on this machine: give out=FOLDER. "
             f"Received: {run.origin}"
         )
     out = Path(out or run.export_folder)
@@ -130,11 +129,11 @@ class _Images(NamedTuple):
     """Images by their use.
 
     Attributes:
-        check: To compare on.
-        calibration: To calibrate int8.
-        validation: For the thresholds of quantized files; None where all images train, of which a
-            file is too sure.
-        seen: Whether those to compare on trained the model.
+        check: Images to compare on.
+        calibration: Images to calibrate int8.
+        validation: Images for the thresholds of quantized files; None if the model was trained on
+            all images, whose probabilities are too high.
+        seen: Whether the model was trained on those to compare on.
     """
 
     check: Whole
@@ -175,7 +174,7 @@ def _lacking(images: _Images | None, unopened: str | None) -> dict[str, str]:
     elif (count := images.calibration.size) < MIN_CALIBRATION_IMAGES:
         lacking["tflite-int8"] = (
             f"tflite-int8 needs {MIN_CALIBRATION_IMAGES} training images or more to calibrate "
-            f"on. Received: {count}: add some, or take tflite-dynamic, which needs none"
+            f"on. Received: {count}: add some, or export tflite-dynamic, which needs none"
         )
     try:
         check_onnx_extra()
@@ -185,7 +184,7 @@ def _lacking(images: _Images | None, unopened: str | None) -> dict[str, str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises InputError if `folder` holds files of another program that would be replaced."""
+    """Raises InputError if files of another program in `folder` would be replaced."""
     check_parent(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"exports need a folder. Received: {folder}, which is a file")
@@ -197,7 +196,7 @@ def _check_folder(folder: Path) -> None:
         ClassifierSpec.read(folder / SPEC_FILE)
     except InputError:
         raise InputError(
-            f"{folder} holds {listed(there)} that no export left, so nothing is written there: "
+            f"{folder} holds {listed(there)} that no export wrote, so nothing is written there: "
             "give another folder"
         ) from None
 
@@ -210,14 +209,13 @@ def _export(
     check_images: int,
     about: Mapping[str, str],
 ) -> ExportReport:
+    path, seen = out / EXPORTS[name].file, images is not None and images.seen
+
     def sample(use: str, limit: int) -> tf.data.Dataset | None:
         whole = getattr(images, use, None)
-        return None if whole is None else whole.sample(run.preprocess, limit)
+        return None if whole is None else whole.sample(run.preprocess, limit, labeled=not seen)
 
-    path = out / EXPORTS[name].file
-    check, seen = sample("check", check_images), images is not None and images.seen
-    if seen and check is not None:
-        check = check.map(lambda pixels, labels: pixels)
+    check = sample("check", check_images)
     with broken_images_named():
         if name == "saved_model":
             report = export_saved_model(run.model, path, spec=run.spec, check=check)
@@ -236,8 +234,7 @@ def _export(
             )
     if seen:
         report = dataclasses.replace(report, seen=True)
-        with staged(report_file(path)) as figures:
-            write_figures(figures, report.to_dict())
+        write_report(path, report.to_dict())
     run.write_text(out / SPEC_FILE, run.spec.to_json())
     run.write_text(out / LABELS_FILE, run.spec.labels_txt())
     return report

@@ -1,4 +1,4 @@
-"""The float32 graph, from raw pixels to probabilities, that every format is made from."""
+"""The float32 graph, from pixels of 0 to 255 to probabilities, that every format is made from."""
 
 from __future__ import annotations
 
@@ -23,8 +23,43 @@ from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.weights.transfer import leaves
 
 
-def check_model(model: keras.Model) -> None:
-    """Raises InputError unless `model` is a trained image classifier."""
+def prepared(
+    model: keras.Model,
+    spec: ClassifierSpec | None,
+    labels: Sequence[str] | None,
+    *,
+    fixed_size: str | None = None,
+) -> tuple[keras.Model, ClassifierSpec]:
+    """Checks a model to export, and returns it with pixels of 0 to 255 as input, and its spec.
+
+    Without `spec`, one is made of `labels`, by default the class numbers: images are resized to
+    cover the model's input size and center-cropped. `fixed_size` names a format, for error
+    messages, whose images have one size.
+    """
+    _check_model(model)
+    model = _with_normalization(model, spec)
+    *size, channels = model.input_shape[1:]
+    if fixed_size is not None and None in (*size, channels):
+        raise InputError(
+            f"{fixed_size} takes images of one size: build the model with a fixed input_shape. "
+            f"Received: input shape {model.input_shape}"
+        )
+    classes = model.output_shape[1]
+    if spec is None:
+        preprocess = None
+        if channels == 3 and None not in size:
+            preprocess = Preprocess(size=tuple(size), crop_ratio=1.0)
+        names: Any = tuple(map(str, range(classes))) if labels is None else labels
+        spec = ClassifierSpec(names, preprocess)
+    elif labels is not None:
+        raise InputError("labels are part of spec: give one of both. Received: labels and spec")
+    if not isinstance(spec, ClassifierSpec):
+        raise InputError(f"spec must be a ClassifierSpec. Received: {type(spec).__name__}")
+    spec.check_model(model.input_shape[1:], classes, "the arguments")
+    return model, spec
+
+
+def _check_model(model: keras.Model) -> None:
     if keras.config.backend() != "tensorflow":
         raise InputError(
             "exports are made with Keras on TensorFlow: set KERAS_BACKEND=tensorflow and load the "
@@ -44,8 +79,8 @@ def check_model(model: keras.Model) -> None:
     classes = model.output_shape[1]
     if classes == 1:
         raise InputError(
-            "an export needs an output for each class, two or more: build the model with classes=2 "
-            f"and softmax. Received: output shape {model.output_shape}, of one class"
+            "an export needs an output for each of two or more classes: build the model with "
+            f"classes=2 and softmax. Received: output shape {model.output_shape}, for one class"
         )
     for variable in model.weights:
         if not np.isfinite(variable.numpy()).all():
@@ -55,24 +90,20 @@ def check_model(model: keras.Model) -> None:
             )
 
 
-def with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> keras.Model:
-    """Returns the model that takes pixels of 0 to 255.
+def _with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> keras.Model:
+    """Puts the normalization of `spec.preprocess` before a network that was built without one.
 
-    That is `model` itself, unless it is a network of ours built with `include_preprocessing=False`:
-    it agrees with itself on any pixels, so a file of it would be wrong unnoticed. It is put behind
-    the normalization of `spec.preprocess`.
-
-    Raises:
-        InputError: If such a network comes without a specification.
+    The file of such a network agrees with it on any pixels, so verification would not notice that
+    it needs normalized ones. Other models are returned unchanged.
     """
     names = {layer.name for layer in model.layers}
     if not {"stem_conv", "stage1_block1_conv1"} <= names or "normalization" in names:
         return model
     if spec is None or spec.preprocess is None:
         raise InputError(
-            "an exported file takes pixels of 0 to 255, and this network normalized ones: build it "
-            "with include_preprocessing=True and copy the weights, or pass spec=ClassifierSpec("
-            "labels, preprocess) with the mean and std that it was trained with. "
+            "an exported file takes pixels of 0 to 255, but this network needs normalized ones: "
+            "build it with include_preprocessing=True and copy the weights, or pass "
+            "spec=ClassifierSpec(labels, preprocess) with the mean and std of its training. "
             "Received: a model built with include_preprocessing=False, and no spec.preprocess"
         )
     scale, offset = spec.preprocess.scale_and_offset(model.input_shape[-1])
@@ -81,45 +112,6 @@ def with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> keras
         list(scale), list(offset), dtype="float32", name="normalization"
     )
     return keras.Model(pixels, model(normalize(pixels)), name=model.name)
-
-
-def spec_of(
-    model: keras.Model, spec: ClassifierSpec | None, labels: Sequence[str] | None
-) -> ClassifierSpec:
-    """Returns the specification of a model to export.
-
-    Args:
-        model: A model that `check_model` accepts.
-        spec: The caller's specification, or None to make one.
-        labels: Class names for a new specification, by default the class numbers. Images are then
-            resized to cover the model's input size and center-cropped.
-
-    Raises:
-        InputError: If both `spec` and `labels` are given, or they do not fit the model.
-    """
-    *size, channels = model.input_shape[1:]
-    classes = model.output_shape[1]
-    if spec is None:
-        preprocess = None
-        if channels == 3 and None not in size:
-            preprocess = Preprocess(size=tuple(size), crop_ratio=1.0)
-        names: Any = tuple(map(str, range(classes))) if labels is None else labels
-        spec = ClassifierSpec(names, preprocess)
-    elif labels is not None:
-        raise InputError("labels are part of spec: give one of both. Received: labels and spec")
-    if not isinstance(spec, ClassifierSpec):
-        raise InputError(f"spec must be a ClassifierSpec. Received: {type(spec).__name__}")
-    spec.check_model(model.input_shape[1:], classes, "the arguments")
-    return spec
-
-
-def check_size(model: keras.Model, what: str) -> None:
-    """Raises InputError unless `model` takes images of one fixed size, which `what` needs."""
-    if None in model.input_shape[1:]:
-        raise InputError(
-            f"{what} takes images of one size: build the model with a fixed input_shape. "
-            f"Received: input shape {model.input_shape}"
-        )
 
 
 def float32_twin(model: keras.Model) -> keras.Model:
@@ -194,18 +186,12 @@ _PREFIX = re.compile(r"^[EF]\d{4} [^]]*\] ")
 
 
 def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
-    """Runs a converter, a Python program, in a process of its own, on the CPU.
-
-    TensorFlow's converter leaks memory with every call.
+    """Runs a converter in a process of its own, on the CPU: TensorFlow's leaks memory per call.
 
     Args:
         name: Name of the converter, for error messages.
         arguments: Arguments of Python: a script, or `-m` and a module, followed by its arguments.
-        output: The file that the converter writes.
-
-    Raises:
-        ExportError: If the converter fails or does not support an operator; the message has the
-            reason.
+        output: File that the converter writes.
     """
     # -P keeps this folder's onnx.py from being imported in place of the package onnx
     done = subprocess.run(
@@ -228,11 +214,11 @@ def run_converter(name: str, arguments: Sequence[str], output: Path) -> None:
 
 
 def _reason(status: int, stderr: str) -> str:
-    """Reason for a failed process, in one line: its signal or status, and the error it printed."""
+    """Formats a process's failure: its signal or status, and the error that it printed."""
     lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)]
     errors = [line for line in lines if _ERROR.match(line)] or lines
     error = textwrap.shorten(_PREFIX.sub("", errors[-1]), 300) if errors else "no message"
     if status >= 0:
         return f"{error} (status {status})"
-    memory = ", as where memory runs out" if -status == signal.SIGKILL else ""
+    memory = ", as when memory runs out" if -status == signal.SIGKILL else ""
     return f"it was ended by {signal.Signals(-status).name}{memory}: {error}"

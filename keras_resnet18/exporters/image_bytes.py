@@ -22,21 +22,16 @@ _COLUMNS_REVERSED = (False, True, True, False, False, True, True, False)
 
 
 def _decode(file: Any) -> Any:
-    """Decodes a JPEG or PNG file to the pixels of `images.decode_image`.
+    """Decodes a JPEG or PNG file, a string tensor of shape (), to uint8 (height, width, 3).
 
-    The EXIF orientation of a JPEG is applied; that of a PNG is not. Transparent pixels are blended
-    over white, except in 16-bit RGB without an alpha channel. Grayscale is repeated over three
-    channels. 16-bit grayscale is scaled to 8 bits; of 16-bit colors, the upper 8 bits are taken.
-    Invalid EXIF data is ignored.
-
-    Args:
-        file: String tensor of shape (), a JPEG or PNG file of at most MAX_PIXELS pixels.
-
-    Returns:
-        uint8 tensor of shape (height, width, 3), 0 to 255.
+    The pixels are those of `images.decode_image`. The EXIF orientation of a JPEG is applied, that
+    of a PNG is not. Transparent pixels are blended over white, except in 16-bit RGB without an
+    alpha channel. Grayscale is repeated over three channels. 16-bit grayscale is scaled to 8 bits;
+    of 16-bit colors, the upper 8 bits are taken. Invalid EXIF data is ignored.
 
     Raises:
-        tf.errors.InvalidArgumentError: When run on anything else.
+        tf.errors.InvalidArgumentError: When run on another format, a damaged file, or one of more
+            than MAX_PIXELS pixels.
     """
     data = tf.pad(tf.io.decode_raw(file, tf.uint8), [[0, 1]])
     is_jpeg = tf.io.is_jpeg(file)
@@ -119,7 +114,7 @@ def _decode_jpeg(file: Any, data: Any) -> Any:
 
 
 def _exif(data: Any) -> Any:
-    """TIFF structure of a JPEG's EXIF segment, uint8 of shape (n + 1,), ending with a 0."""
+    """TIFF structure of a JPEG's EXIF segment, uint8 (n + 1,), followed by a 0."""
 
     def is_exif(at: Any) -> Any:
         name = int.from_bytes(b"Exif\0\0")
@@ -140,7 +135,7 @@ def _exif(data: Any) -> Any:
 
 
 def _orientation(tiff: Any) -> Any:
-    """The EXIF orientation, 1 to 8; 1, upright, if it is missing or the structure is invalid."""
+    """EXIF orientation, 1 to 8; 1, which is upright, if it is missing or invalid."""
     order = _number(tiff, 0, 2)
     little_endian = order == 0x4949
 
@@ -157,9 +152,9 @@ def _orientation(tiff: Any) -> Any:
 
 
 def _number(data: Any, at: Any, width: int, little_endian: Any = False) -> Any:
-    """Unsigned numbers of `width` bytes at the given positions, int64; past the end, all are 0.
+    """Unsigned numbers of `width` bytes at some positions, int64.
 
-    The last byte of `data` must be 0.
+    The last byte of `data` must be 0: it is read for every position past the end.
     """
     place = tf.range(width, dtype=tf.int64)
     weight = 256 ** tf.where(little_endian, place, width - 1 - place)

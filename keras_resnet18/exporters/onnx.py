@@ -9,12 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet18.classify.exported import (
-    SPEC_IN_ONNX,
-    OnnxFile,
-    check_onnx_extra,
-    onnx_op_histogram,
-)
+from keras_resnet18.classify.exported import SPEC_IN_ONNX, OnnxFile, check_onnx_extra
 from keras_resnet18.exporters import graph
 from keras_resnet18.exporters.compare import ExportReport, export_verified, pixel_batches
 from keras_resnet18.spec import ClassifierSpec
@@ -60,16 +55,13 @@ def export_onnx(
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
     check_onnx_extra()
-    graph.check_model(model)
-    model = graph.with_normalization(model, spec)
-    graph.check_size(model, "an .onnx file")
-    spec = graph.spec_of(model, spec, labels)
+    model, spec = graph.prepared(model, spec, labels, fixed_size="an .onnx file")
     shape = model.input_shape[1:]
 
-    def write(twin: keras.Model, new: Path) -> tuple[OnnxFile, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> OnnxFile:
         _convert(twin, new)
         _tidy(new, {SPEC_IN_ONNX: spec.to_json()})
-        return OnnxFile(new), onnx_op_histogram(new)
+        return OnnxFile(new)
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified(

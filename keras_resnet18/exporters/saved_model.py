@@ -60,8 +60,8 @@ def export_saved_model(
       classes (all, if there are fewer), most probable first. The EXIF orientation of a JPEG is
       applied, that of a PNG is not (`predict` applies both). Transparent pixels are blended over
       white. A file of another format, a damaged file or one of over 89,478,485 pixels fails the
-      whole request with an InvalidArgumentError, and so does a PNG of 16 bits where
-      `spec.preprocess.max_value` scales those.
+      whole request with an InvalidArgumentError, and so does a 16-bit PNG if
+      `spec.preprocess.max_value` scales 16-bit images.
     - `features`: the input of `serving_default` → `features`, float32 (batch, 512), the pooled
       vector before the classifier; only if the model has a layer `head_pool`, as our builders make.
     - `labels`: no input → `labels`, strings (classes,), in the order of `probabilities`.
@@ -92,22 +92,19 @@ def export_saved_model(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the SavedModel does not give the model's answers. Nothing is written then.
     """
-    graph.check_model(model)
-    model = graph.with_normalization(model, spec)
-    spec = graph.spec_of(model, spec, labels)
-    preprocess = spec.preprocess
-    shape = model.input_shape[1:] if preprocess is None else (*preprocess.size, 3)
+    model, spec = graph.prepared(model, spec, labels)
+    shape = model.input_shape[1:] if spec.preprocess is None else (*spec.preprocess.size, 3)
     if check is None:
         shape = tuple(side or _ANY_SIDE for side in shape)
 
-    def write(twin: keras.Model, new: Path) -> tuple[SavedModelFolder, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> SavedModelFolder:
         _write_endpoints(twin, new, spec)
         file = new / SPEC_IN_SAVED_MODEL
         file.parent.mkdir(exist_ok=True)
         file.write_text(spec.to_json(), encoding="utf-8")
         served = SavedModelFolder(new)
         _check_endpoints(served, twin, shape, spec)
-        return served, {}
+        return served
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified(

@@ -29,7 +29,6 @@ from keras_resnet18.tflite_file import (
     add_metadata,
     append_files,
     check_about,
-    contents,
     describe_model,
     keep_softmax_float,
     pack,
@@ -98,10 +97,7 @@ def export_tflite(
         InputError: If an argument cannot be used; the message says which and why.
         ExportError: If the file does not give the model's answers. Nothing is written then.
     """
-    graph.check_model(model)
-    model = graph.with_normalization(model, spec)
-    graph.check_size(model, "a .tflite file")
-    spec = graph.spec_of(model, spec, labels)
+    model, spec = graph.prepared(model, spec, labels, fixed_size="a .tflite file")
     _check_arguments(quantize, calibration, check, min_agreement)
     check_about(about := about or {})
     shape = model.input_shape[1:]
@@ -113,7 +109,7 @@ def export_tflite(
         batches = ((pixels, None) for pixels, _ in seen)
     images = _calibration_images(calibration, shape) if quantize == "int8" else None
 
-    def write(twin: keras.Model, new: Path) -> tuple[TFLiteFile, dict[str, int]]:
+    def write(twin: keras.Model, new: Path) -> TFLiteFile:
         packed = with_packed_stem(twin) if quantize in ("dynamic", "int8") else twin
         _convert(packed, new, quantize, images)
         if quantize == "int8":
@@ -208,11 +204,8 @@ def with_packed_stem(model: keras.Model) -> keras.Model:
 
     Those kernels read four or eight channels at a time, most of which are empty with three
     channels. Every 2×2 pixels become one pixel of twelve channels, and the 7×7 kernel with stride 2
-    becomes a 4×4 kernel with stride 1: the same products and sums, padded with zeros.
-
-    Returns:
-        A model that shares all other layers with `model`; `model` itself if it has another stem,
-        or an odd height or width.
+    becomes a 4×4 kernel with stride 1: the same products and sums, padded with zeros. A model with
+    another stem, or an odd height or width, is returned unchanged.
     """
     layers = {layer.name: layer for layer in model.layers}
     pad, conv = layers.get(_PAD), layers.get(_CONV)
@@ -249,18 +242,13 @@ def _space_to_depth(images: Any) -> Any:
     return tf.pad(tf.nn.space_to_depth(images, 2), ((0, 0), (2, 1), (2, 1), (0, 0)))
 
 
-def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, int]]:
-    """Opens a .tflite file and checks it for faults that the converter does not report.
+def open_checked(path: Path, model: keras.Model) -> TFLiteFile:
+    """Opens a .tflite file, and raises ExportError for faults that the converter does not report.
 
-    Returns:
-        The file, and the number of its operators by name.
-
-    Raises:
-        ExportError: If LiteRT cannot run the file, convolutions are missing, or it does not take
-            unscaled uint8 pixels and return float32.
+    Such a file lacks convolutions, or takes scaled pixels.
     """
     file = TFLiteFile(path)
-    operators = contents(path).operators
+    operators = file.operators
     convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in leaves(model))
     found = operators.get("CONV_2D", 0) + operators.get("DEPTHWISE_CONV_2D", 0)
     if not operators or found < convolutions:
@@ -275,4 +263,4 @@ def open_checked(path: Path, model: keras.Model) -> tuple[TFLiteFile, dict[str, 
             "the converted graph must take pixels of 0 to 255 as they are. "
             f"Its input: uint8, scale {scale}, zero point {zero_point}"
         )
-    return file, operators
+    return file

@@ -10,14 +10,7 @@ from pathlib import Path
 from keras_resnet18.classify.accuracy import broken_images_named
 from keras_resnet18.classify.classifier import open_images
 from keras_resnet18.classify.evaluate import open_others, whole_of
-from keras_resnet18.classify.exported import (
-    OnnxFile,
-    SavedModelFolder,
-    TFLiteFile,
-    latency_ms,
-    onnx_op_histogram,
-    open_exported,
-)
+from keras_resnet18.classify.exported import ExportedFile, latency_ms, open_exported
 from keras_resnet18.data.folds import is_whole
 from keras_resnet18.errors import ExportError, InputError, one_of, path_of
 from keras_resnet18.exporters.compare import (
@@ -26,11 +19,11 @@ from keras_resnet18.exporters.compare import (
     compare,
     pixel_batches,
     report_file,
-    write_figures,
+    write_report,
 )
 from keras_resnet18.exporters.export import HELD_OUT
 from keras_resnet18.exporters.tflite import open_checked
-from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, size_bytes, staged
+from keras_resnet18.files import EXPORTED, EXPORTS, TFLITE, check_format, size_bytes
 from keras_resnet18.recipe import SPLITS, SplitName
 from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import LABELS_FILE, SPEC_FILE, ClassifierSpec, check_threshold
@@ -46,16 +39,16 @@ def verify(
 ) -> ExportReport:
     """Compares an exported file with the run that it was made from.
 
-    The file must keep the limits of an export of its format and hold the run's specification, as
-    must `classifier.json` and `labels.txt` beside it. The report is written there too, in
-    `<name>.json`, whether it passes or not.
+    The file must pass the checks of an export in its format. It must have the run's specification,
+    and so must `classifier.json` and `labels.txt` beside it. The report is written beside it too,
+    in `<name>.json`, whether the file passes or not.
 
     Args:
         file: A .tflite file, an .onnx file or a SavedModel folder.
         run: A finished run, or its folder.
         data: Source of the images, by default the one that the run was trained on.
-        split: `"train"`, `"validation"` or `"test"`; by default test and validation images of the
-            run's own source, and all of another, as `export` compares on.
+        split: `"train"`, `"validation"` or `"test"`; by default the images that `export` compares
+            on: test and validation images of the run's own source, or all of another.
 
     Returns:
         Report; its attribute `fault` describes what is wrong, None if the file passes.
@@ -78,11 +71,9 @@ def verify(
     try:
         report = _report(path, dataclasses.replace(run.spec, threshold=recorded), run, data, split)
     except ExportError as error:
-        with staged(report_file(path)) as figures:
-            write_figures(figures, {"file": path.name, "passed": False, "fault": str(error)})
+        write_report(path, {"file": path.name, "passed": False, "fault": str(error)})
         raise
-    with staged(report_file(path)) as figures:
-        write_figures(figures, report.to_dict())
+    write_report(path, report.to_dict())
     return report
 
 
@@ -100,13 +91,11 @@ def _report(
     path: Path, spec: ClassifierSpec, run: Run, data: str | None, split: SplitName | None
 ) -> ExportReport:
     kind: str = check_format(path, *EXPORTED)
-    file: TFLiteFile | SavedModelFolder | OnnxFile
+    file: ExportedFile
     if kind == "tflite":
-        file, operators = open_checked(path, run.model)
-        kind = TFLITE[quantization(path)]
+        file, kind = open_checked(path, run.model), TFLITE[quantization(path)]
     else:
         file = open_exported(path)
-        operators = onnx_op_histogram(path) if kind == "onnx" else {}
     try:
         run.spec.check_model(file.image_shape, file.classes, run.spec_file)
     except InputError as error:
@@ -115,29 +104,26 @@ def _report(
     if whole is None:
         wanted = HELD_OUT if split is None else (split,)
         source = open_images(run.spec, run, data, wanted)
-        seen = is_whole(source)  # all splits are all images
+        seen = is_whole(source)  # every split has all images
         whole = whole_of(source, run.spec.labels, ("train",) if seen else wanted)
-    images = whole.sample(run.preprocess)
-    if seen:
-        images = images.map(lambda pixels, labels: pixels)
-    batches = pixel_batches(images, (*run.preprocess.size, 3), argument="data")
+    size = (*run.preprocess.size, 3)
+    images = whole.sample(run.preprocess, labeled=not seen)
     with broken_images_named():
         own = None if file.spec is None else file.spec.threshold
-        thresholds = (own, run.spec.threshold)
-        comparison = compare(file, run.model, batches, thresholds)
+        batches = pixel_batches(images, size, argument="data")
+        comparison = compare(file, run.model, batches, (own, run.spec.threshold))
     faults = [
         _spec_fault(file.spec, spec),
         _fault_beside(path, run.spec),
         comparison.fault(EXPORTS[kind].max_difference),
     ]
-    size = (*run.preprocess.size, 3)
     return ExportReport(
         path=path,
         format=kind,
         size_bytes=size_bytes(path),
         comparison=comparison,
         latency_ms=latency_ms(file, size),
-        operators=operators,
+        operators=file.operators,
         fault="; ".join(fault for fault in faults if fault) or None,
         threshold=spec.threshold,
         seen=seen,
@@ -148,8 +134,8 @@ def _spec_fault(found: ClassifierSpec | None, expected: ClassifierSpec) -> str |
     """Difference between a file's specification and the expected one, in one line, or None."""
     if found is None:
         return (
-            "it has no specification (labels, preprocessing, threshold), as the run has: it was "
-            "exported by another program, or its end is cut off"
+            "it has no specification (labels, preprocessing, threshold): it was exported by "
+            "another program, or its end is cut off"
         )
     difference = expected.difference(found)
     return None if difference is None else f"its specification is not the run's: {difference}"

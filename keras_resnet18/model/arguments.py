@@ -28,11 +28,7 @@ _WEIGHTS = "a published name, as keras-resnet18 info weights lists them, or an e
 def image_input(
     input_tensor: keras.KerasTensor | None, input_shape: Shape, stem: str
 ) -> keras.KerasTensor:
-    """Returns `input_tensor`, or a new input of `input_shape`.
-
-    Raises:
-        InputError: If it cannot be an image for this stem.
-    """
+    """Returns `input_tensor`, or a new input; raises InputError if it does not fit the stem."""
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "the network takes channels last: keras.config.set_image_data_format('channels_last'). "
@@ -88,12 +84,7 @@ def check_head(
 
 
 def published_weights(weights: Weights, *, network: str, stem: str) -> Published | None:
-    """Returns the published weights that `weights` names, or None if it is None or a path.
-
-    Raises:
-        InputError: If the name is unknown, the weights are for another network, or there is no
-            such file.
-    """
+    """Returns the published weights that `weights` names, or None if it is None or a path."""
     if weights is None:
         return None
     name = str(path_of(weights, "weights to be None, a name or a path"))
@@ -112,12 +103,12 @@ def published_weights(weights: Weights, *, network: str, stem: str) -> Published
 def initialize(model: keras.Model, weights: Published | Weights) -> None:
     """Loads the weights that a model begins with; warns if its head has other classes."""
     if isinstance(weights, Published):
-        # a classifier of the same classes is loaded all the same: the file is known to have one
+        # with "skip", the head is loaded too if it has the model's number of classes
         if load_weights(model, fetch(weights), head="skip").kept:
             warnings.warn(
-                f"{weights.name} knows ImageNet's 1,000 classes: the head for "
-                f"{model.output_shape[-1]:,} classes is new, and has to be trained",
-                stacklevel=4,  # the line that builds
+                f"{weights.name} has ImageNet's 1,000 classes: the head for "
+                f"{model.output_shape[-1]:,} classes is new and must be trained",
+                stacklevel=4,  # the caller's line
             )
     elif weights is not None and os.fspath(weights).endswith(KERAS_WEIGHTS):
         model.load_weights(weights)

@@ -74,15 +74,9 @@ class Description:
         ]
         total = ("", self.name, "", "", f"{self.parameters:,}", _number(self.multiply_adds), "")
         lines = [header, *body, total]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        left_aligned = 4
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < left_aligned else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        form = "  ".join(f"{{:{'<' if i < 4 else '>'}{width}}}" for i, width in enumerate(widths))
+        return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
 def describe(model: keras.Model) -> Description:

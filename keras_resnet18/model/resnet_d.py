@@ -13,14 +13,7 @@ from keras_resnet18.model.blocks import add, batch_norm, convolution, projection
 
 
 def deep_stem(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Three 3×3 convolutions with the stride and the field of about one 7×7 convolution.
-
-    Args:
-        x: Tensor of shape (batch, height, width, channels).
-
-    Returns:
-        Tensor of shape (batch, ⌈height / 2⌉, ⌈width / 2⌉, 64).
-    """
+    """Three 3×3 convolutions with the stride and about the field of one 7×7 convolution."""
     for number, filters, stride in ((1, 32, 2), (2, 32, 1), (3, 64, 1)):
         x = convolution(x, filters, 3, stride=stride, name=f"stem_conv{number}")
         x = batch_norm(x, name=f"stem_bn{number}")
@@ -29,16 +22,7 @@ def deep_stem(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def averaging_block(x: keras.KerasTensor, filters: int, *, name: str) -> keras.KerasTensor:
-    """`conv_block` of stride 2 whose shortcut averages before it projects.
-
-    Args:
-        x: Tensor of shape (batch, height, width, channels).
-        filters: Number of filters of all three convolutions.
-        name: Prefix of the layer names.
-
-    Returns:
-        Tensor of shape (batch, ⌈height / 2⌉, ⌈width / 2⌉, filters).
-    """
+    """`conv_block` of stride 2 whose shortcut averages before it projects."""
     # "same" pads an odd map below and on the right, and leaves the padding out of the mean
     mean = layers.AveragePooling2D(2, padding="same", name=f"{name}_shortcut_pool")(x)
     shortcut = projection(mean, filters, stride=1, name=name)

@@ -1,1 +1,1 @@
-"""The page, the model card, the plots and the overview of a run."""
+"""The page, model card, plots and overview of a run."""

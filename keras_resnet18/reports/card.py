@@ -12,11 +12,11 @@ from keras_resnet18.run import CARD_MARK, Run, load_run
 from keras_resnet18.weights.catalogue import find_weights
 from keras_resnet18.weights.checkpoints import is_name
 
-_CLASSES = 30  # that are listed
+_CLASSES = 30  # names of classes in the card
 
 
 def write_card(run: Run) -> None:
-    """Write the card, unless README.md is somebody else's."""
+    """Write the card, unless README.md comes from somebody else."""
     if run.card_file.is_file() and not run.has_own_card:
         return
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -64,11 +64,11 @@ def write_card(run: Run) -> None:
 
 
 def _pretrained(run: Run) -> tuple[str | None, str | None]:
-    """Repository and license of the weights that a run began with, where they are known."""
+    """Repository and license of the weights that a run began with, or None if unknown."""
     from huggingface_hub import ModelCard
 
     weights = "" if run.recipe.finetune is None else run.recipe.finetune.weights
-    with contextlib.suppress(InputError):  # neither published, nor a run that is still there
+    with contextlib.suppress(InputError):  # neither published weights nor a run that still exists
         if not on_hub(weights) and is_name(weights):
             published = find_weights(weights)
             return published.repository, published.license.lower()

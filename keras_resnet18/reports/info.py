@@ -1,8 +1,7 @@
-"""`info`: what this machine has, and what a run, a folder of runs or a model file is."""
+"""`info`: describes this machine, a run, a folder of runs or a model file."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -13,12 +12,7 @@ from typing import Any
 import keras
 
 from keras_resnet18.classify.accuracy import in_words
-from keras_resnet18.classify.exported import (
-    OnnxFile,
-    SavedModelFolder,
-    onnx_op_histogram,
-    open_interpreter,
-)
+from keras_resnet18.classify.exported import SavedModelFolder, open_exported, open_interpreter
 from keras_resnet18.classify.table import counts_text, facts_table, percent, table_text
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import INPUT, OUTPUT, Format, check_format, format_of, size_bytes
@@ -40,7 +34,7 @@ def info(what: str | os.PathLike[str] | None = None) -> str:
             `"weights"` for the published weights that have a name; None for this machine.
 
     Returns:
-        Lines for a person, at most 80 columns wide but for paths and the table of the network.
+        Lines for people, at most 80 columns wide except paths and the table of the network.
 
     Raises:
         InputError: If it is none of these.
@@ -57,9 +51,9 @@ def info(what: str | os.PathLike[str] | None = None) -> str:
     about: dict[Format, Callable[[Path], str]] = {
         "run": _about_run,
         "tflite": _about_tflite,
-        "onnx": _about_onnx,
+        "onnx": _about_exported,
         "keras": lambda path: _about_model(open_model(path)),
-        "saved_model": _about_saved_model,
+        "saved_model": _about_exported,
     }
     return about[check_format(path, *about)](path)
 
@@ -79,7 +73,7 @@ def _about_machine() -> str:
 
 
 def _about_runs(runs: Sequence[Run]) -> str:
-    """A row for each run, finished or not, the newest first."""
+    """Table of runs, finished or not, newest first."""
     headings = ("run", "images", "network,\nrecipe", "epochs", "test accuracy", "date")
     newest = sorted(((_written(run), run) for run in runs), key=lambda row: row[0], reverse=True)
     rows = ((run.path.name, *_row(run), f"{date:%Y-%m-%d}") for date, run in newest)
@@ -93,7 +87,8 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         what = f"{recipe.network.name} {recipe.network.stem}, {recipe.name}"
         if not run.finished:
             state = "damaged: no metrics.json" if run.lacks_metrics else "unfinished"
-            return images, what, f"{_epochs(run)} of {recipe.epochs}", state
+            done = len(run.history) if run.history_file.is_file() else 0
+            return images, what, f"{done} of {recipe.epochs}", state
         epochs, test = run.metrics["epochs"], run.figures
         low, high = test["interval"]
         accuracy = f"{test['accuracy']:.2%}\n{low:.2%} to {high:.2%}\nn = {test['n']:,}"
@@ -105,15 +100,8 @@ def _row(run: Run) -> tuple[str, str, str, str]:
         return "?", "?", "?", "damaged: see `info` of the run alone"
 
 
-def _epochs(run: Run) -> int:
-    if not run.history_file.is_file():
-        return 0
-    with run.history_file.open(newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
-
-
 def _written(run: Run) -> datetime:
-    """When a run was finished, or an unfinished one last written."""
+    """Time at which a run was finished, or an unfinished one last written."""
     last = (run.metrics_file, run.history_file, run.recipe_file)
     return datetime.fromtimestamp(next(x.stat().st_mtime for x in last if x.is_file()))
 
@@ -133,7 +121,7 @@ def _about_run(path: Path) -> str:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        fault = f"without {error}" if isinstance(error, KeyError) else "with something else"
+        fault = f"without {error}" if isinstance(error, KeyError) else "with other values"
         raise InputError(
             f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
             f"wrote: copy them from a backup, or train again. Received: {path}, {fault}"
@@ -152,11 +140,12 @@ def _about_model(model: keras.Model) -> str:
 
 
 def _about_tflite(path: Path) -> str:
+    """Describes any .tflite file, also one of another program."""
     file, interpreter = contents(path), open_interpreter(path)
-    facts = {"file": _size(path)}
+    facts = {"path": _size(path)}
     for kind in ("input", "output"):
         tensors = {x["name"]: x for x in getattr(interpreter, f"get_{kind}_details")()}
-        for signature in interpreter.get_signature_list():  # which has names of its own
+        for signature in interpreter.get_signature_list():  # which has its own names
             runner = interpreter.get_signature_runner(signature)
             tensors = getattr(runner, f"get_{kind}_details")()
         for i, (name, tensor) in enumerate(tensors.items()):
@@ -167,26 +156,17 @@ def _about_tflite(path: Path) -> str:
     return facts_table(facts | {"labels": _labels(file.labels)})
 
 
-def _about_onnx(path: Path) -> str:
-    file = OnnxFile(path)
-    return facts_table(
-        {
-            "file": _size(path),
-            "input": f"{INPUT}, uint8 batch×{_shape(file.image_shape)}",
-            "output": f"{OUTPUT}, float32 batch×{file.classes}",
-            "operators": counts_text(onnx_op_histogram(path)),
-            **_spec(file.spec),
-        }
-    )
-
-
-def _about_saved_model(path: Path) -> str:
-    folder = SavedModelFolder(path)
-    facts = {"folder": _size(path)}
-    for name, signature in folder.signatures.items():
-        _, inputs = signature.structured_input_signature
-        facts[name] = " → ".join(map(_specs, (inputs, signature.structured_outputs)))
-    return facts_table(facts | _spec(folder.spec))
+def _about_exported(path: Path) -> str:
+    file, facts = open_exported(path), {"path": _size(path)}
+    if isinstance(file, SavedModelFolder):
+        for name, signature in file.signatures.items():
+            _, inputs = signature.structured_input_signature
+            facts[name] = " → ".join(map(_specs, (inputs, signature.structured_outputs)))
+    else:
+        facts["input"] = f"{INPUT}, uint8 batch×{_shape(file.image_shape)}"
+        facts["output"] = f"{OUTPUT}, float32 batch×{file.classes}"
+        facts["operators"] = counts_text(file.operators)
+    return facts_table(facts | _spec(file.spec))
 
 
 def _spec(spec: ClassifierSpec | None) -> dict[str, str]:
@@ -204,15 +184,11 @@ def _specs(specs: dict[str, Any]) -> str:
 
 
 def _tensor(details: dict[str, Any]) -> str:
-    scales, (scale, zero_point) = (
-        details["quantization_parameters"]["scales"],
-        details["quantization"],
-    )
-    quantized = ""
-    if len(scales) == 1:
-        quantized = f", scale {scale:g}, zero point {zero_point}"
-    elif len(scales):
-        quantized = f", a scale for each of {len(scales)} channels"
+    scale, zero_point = details["quantization"]
+    channels = len(details["quantization_parameters"]["scales"])
+    quantized = f", scale {scale:g}, zero point {zero_point}" if channels == 1 else ""
+    if channels > 1:
+        quantized = f", a scale for each of {channels} channels"
     return f"{details['dtype'].__name__} {_shape(details['shape_signature'])}{quantized}"
 
 

@@ -1,4 +1,4 @@
-"""Plots of a run: loss and accuracy over the epochs, confusion matrix, reliability."""
+"""Plots of a run: loss and accuracy by epoch, confusion matrix, reliability diagram."""
 
 from __future__ import annotations
 
@@ -18,21 +18,16 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from keras_resnet18.classify.calibration import Reliability
 
-# Above so many classes a confusion matrix is an image; below, numbers and names fit in.
-_NAMED_CLASSES = 40
-_NUMBERED_CLASSES = 15
+_NAMED_CLASSES = 40  # whose names fit beside a confusion matrix
+_NUMBERED_CLASSES = 15  # whose counts fit into its cells
 
 
 def plot_curves(
     rows: Sequence[Mapping[str, Any]], best_epoch: int, path: Path, *, head_epochs: int = 0
 ) -> None:
-    """Draw loss and accuracy over the epochs, and mark the epoch that was kept.
+    """Draw loss and accuracy by epoch as a .png file, and mark the epoch that was kept.
 
-    Args:
-        rows: Rows of the history.
-        best_epoch: The epoch that was kept.
-        path: A .png file.
-        head_epochs: Epochs of the classifier alone, with which a fine-tuning begins.
+    The first `head_epochs`, which trained the classifier alone, have a gray background.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -44,7 +39,7 @@ def plot_curves(
 def curve_svg(
     rows: Sequence[Mapping[str, Any]], name: str, best_epoch: int, *, head_epochs: int = 0
 ) -> bytes:
-    """Draw `"loss"` or `"accuracy"`, as `plot_curves` does, as SVG narrow enough for a phone."""
+    """Draw `"loss"` or `"accuracy"` by epoch as an SVG narrow enough for a phone."""
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")
     axes = figure.subplots()
     _draw_curve(axes, rows, name, best_epoch, head_epochs)
@@ -53,7 +48,7 @@ def curve_svg(
 
 
 def reliability_svg(curves: Mapping[str, Reliability]) -> bytes:
-    """Draw accuracy against the probability of the predicted class, as SVG."""
+    """Draw accuracy by the probability of the predicted class as an SVG."""
     figure = Figure(figsize=(4.2, 4.9), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="calibrated")
@@ -103,7 +98,7 @@ def _draw_curve(
 
 
 def _top(curves: Sequence[Sequence[float]]) -> float:
-    """Where the axis of losses ends: half of each curve's points or more can be seen.
+    """Upper limit of the loss axis, which shows half of each curve's points or more.
 
     BatchNorm's first statistics may make the validation loss huge for an epoch or two.
     """
@@ -117,7 +112,7 @@ def plot_confusion(
     classes: Sequence[str],
     path: Path,
 ) -> None:
-    """Draw how many images of each class were taken for which, as a .png file."""
+    """Draw a confusion matrix as a .png file."""
     side = min(4 + 0.35 * len(classes), 18)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
@@ -141,6 +136,6 @@ def plot_confusion(
     for name in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         name.set_parse_math(False)  # a class may be called $5
     with warnings.catch_warnings():
-        # a script that the font lacks becomes boxes; that is no news for who trains a classifier
+        # class names in a script that the font lacks become boxes, which does not need a warning
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, dpi=120)

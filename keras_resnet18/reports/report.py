@@ -1,4 +1,4 @@
-"""`report`: what a run learned and how well, as a page and as a model card."""
+"""`report`: writes the HTML page and the model card of a run."""
 
 from __future__ import annotations
 
@@ -29,60 +29,55 @@ from keras_resnet18.reports.plots import curve_svg, reliability_svg
 from keras_resnet18.run import Run, load_run
 
 _TEMPLATE = Path(__file__).parent / "report.html"
-_MISTAKES, _CONFUSIONS = 12, 15  # that the page shows
-_SMALLEST_MAP = 3  # sides of an activation map; a smaller one says nothing about the place
+_MISTAKES, _CONFUSIONS = 12, 15  # numbers of rows on the page
+_SMALLEST_MAP = 3  # side of an activation map; a smaller one cannot show a place in the image
 
 
 def report(run: Run | str | os.PathLike[str], *, data: str | None = None) -> Path:
-    """Write `report.html`, one file for a browser without a network, and a model card.
+    """Write `report.html`, one file that needs no network, and a model card.
 
     The page shows the accuracy with its interval, the hardest mistakes with class activation maps,
-    the classes, confused pairs, calibration, curves, and how the run was made. `README.md`, the
-    model card, has Hugging Face's metadata; a README.md of somebody else's is not replaced.
+    the classes, confused pairs, calibration, curves, and how the run was made. The model card,
+    `README.md`, has Hugging Face's metadata; a README.md of somebody else is not replaced.
 
     Args:
         run: A run, or the path of its folder.
-        data: The source of the run's test images, where they have moved.
+        data: Source of the run's test images, if they have moved.
 
     Returns:
         Path of the page.
 
     Raises:
-        InputError: If the run is damaged, or its images are not found or are others.
+        InputError: If the run is damaged, or its test images are missing or have changed.
     """
     run = run if isinstance(run, Run) else load_run(run)
     if run.origin is not None:
         raise InputError(
-            "a report is written into the run's folder: hf download OWNER/NAME --local-dir FOLDER "
-            f"makes one of yours. Received: {run.origin}"
+            "a report is written into the run's folder: download it with hf download OWNER/NAME "
+            f"--local-dir FOLDER. Received: {run.origin}"
         )
-    images = None  # of arrays nothing is left
+    images = None  # arrays are not kept
     if data is not None or run.source is not None:
         source = open_images(run.spec, run, data)
         images = source.splits["test"]
         if not of_training(run, source, ["test"]):
             raise InputError(
                 f"a report shows the {run.figures['n']} images that the run was tested on: "
-                f"give their place as data=SOURCE. Received: {data} with {images.size:,} others"
+                f"give their place as data=SOURCE. Received: {data} with {images.size:,} other "
+                "images"
             )
     return write_report(run, images)
 
 
 def write_report(run: Run, images: Split | None, model: keras.Model | None = None) -> Path:
-    """Write the page and the card of a run.
-
-    Args:
-        run: The run.
-        images: Its test images; None leaves the images of mistakes out.
-        model: The network, where it is open already.
-    """
+    """Write the page and the card of a run; without `images`, no mistakes are shown."""
     run.write_text(run.report_file, page(_TEMPLATE, contents(run, images, model)))
     write_card(run)
     return run.report_file
 
 
 def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[str, Any]:
-    """Collect what the template report.html names."""
+    """Collect the values of the template report.html."""
     figures, metrics, folds = run.figures, run.metrics, run.folds
     found = _predictions(run, images)
     matrix = confusion_matrix(found.labels, found.predictions, labels=range(len(run.spec.labels)))
@@ -110,7 +105,7 @@ def contents(run: Run, images: Split | None, model: keras.Model | None) -> dict[
 
 
 def _predictions(run: Run, images: Split | None) -> Predictions:
-    """Read predictions.csv; its rows must be those of the figures, and of the images in order."""
+    """Read predictions.csv, and check that it fits the figures and the order of the images."""
     figures = run.figures
     found = read_predictions(run.predictions_file, run.trained_labels)
     right = float((found.labels == found.predictions).mean())
@@ -136,14 +131,14 @@ def confusions(matrix: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
 def _mistakes(
     run: Run, found: Predictions, images: Split, model: keras.Model | None
 ) -> list[dict[str, Any]]:
-    """The wrongly predicted images of the highest probability."""
+    """The wrongly predicted images with the highest probabilities."""
     wrong = np.flatnonzero(found.labels != found.predictions)
     wrong = wrong[(-found.probabilities[wrong]).argsort(kind="stable")][:_MISTAKES]
     if not len(wrong):
         return []
     pixels = images_at(images, run.preprocess, wrong.tolist())
     maps = None
-    if run.folds is None:  # or another network gave the answers, of which nothing is left
+    if run.folds is None:  # networks of folds, which gave the answers, are not kept
         maps = activation_maps(model or run.model, np.stack(pixels), found.predictions[wrong])
     return [
         {
@@ -161,7 +156,7 @@ def _mistakes(
 def images_at(
     split: Split, preprocess: Preprocess, indices: Sequence[int]
 ) -> list[npt.NDArray[np.uint8]]:
-    """Read some images of a split as the network gets them, in the order of `indices`."""
+    """Read images of a split, prepared for the network, in the order of `indices`."""
     wanted = tf.constant(sorted(indices), tf.int64)
     chosen = split.elements(None, 0).enumerate().filter(lambda i, _: tf.reduce_any(i == wanted))
     images = chosen.map(lambda _, element: preprocess.resize_and_crop(split.fetch(element)[0]))
@@ -172,18 +167,14 @@ def images_at(
 def activation_maps(
     model: keras.Model, pixels: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32] | None:
-    """Class activation maps (Zhou et al. 2016, arXiv:1512.04150): where a class was found.
+    """Compute class activation maps (Zhou et al. 2016, arXiv:1512.04150) of one class per image.
 
-    With a global average and one dense layer this is Grad-CAM up to a factor, without a gradient.
-
-    Args:
-        model: A network with the layers `head_pool` and `predictions`.
-        pixels: uint8 (n, height, width, 3).
-        classes: A class for each image, (n,).
+    With a global average and one dense layer they are Grad-CAM's up to a factor, and need no
+    gradient.
 
     Returns:
-        float32 (n, map height, map width), 0 where nothing speaks for the class, 1 at most; None
-        for a network with another head, or with maps smaller than 3 by 3.
+        float32 (n, map height, map width), 0 to 1; None for a network with another head, or with
+        maps smaller than 3 by 3.
     """
     maps = model.get_layer("head_pool").input
     kernel = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
@@ -203,7 +194,7 @@ def _calibration(
     found: Predictions,
     folds: int | None,
 ) -> tuple[dict[str, Reliability], dict[str, str]]:
-    """The reliability curves by name, and the figures beside their plot."""
+    """Reliability curves by name, and the figures beside their plot."""
     curves, facts = {}, {}
     images, tested = ("validation images", "test images") if folds is None else ("images",) * 2
     if said is not None and said["threshold"] is None:
@@ -212,44 +203,38 @@ def _calibration(
     elif said is not None:
         facts["temperature"] = f"{said['temperature']:.3g}, from {said['n']:,} {images}"
         if is_at_the_end(said["temperature"]):
-            facts["temperature"] += ", the end of the range: its answers say little"
+            facts["temperature"] += ", the end of the searched range: probabilities say little"
         curves[f"{images}, before"] = Reliability.from_dict(said["before"])
         curves[f"{images}, calibrated"] = Reliability.from_dict(said["after"])
-    if folds is None:  # or it is the curve of the calibrated ones
+    if folds is None:  # with folds, it is the calibrated curve
         curves[tested] = reliability(found.probabilities, found.labels == found.predictions)
     for name, one in curves.items():
         facts[f"calibration error (ECE), {name}"] = percent(one.ece, 1)
     if figures["threshold"] is not None:
         facts["score threshold"] = percent(figures["threshold"], 1)
         facts[f"{tested} answered at it"] = percent(figures["coverage"], 1)
-        facts["of these right"] = percent(figures["accuracy_answered"], 1)
+        facts["accuracy of these"] = percent(figures["accuracy_answered"], 1)
     return curves, facts
 
 
 def _data_check(facts: Mapping[str, Any], folds: int | None) -> list[str]:
-    """What was found about the images before the training, a line each."""
+    """Findings about the images before the training, one per line."""
     lines = [finding["text"] for finding in facts["findings"]]
     if facts["left_out"]:
         lines.append(f"left out of the training and its figures: {facts['left_out']:,} images")
     if facts["compared_by"] is None:
         places = "two splits" if folds is None else "two folds"
-        lines.append(f"the images are not files: whether some are in {places} was not looked for")
+        lines.append(f"the images are not files: images in {places} were not searched for")
     elif not {"in two classes", "in two splits"} & {one["kind"] for one in facts["findings"]}:
-        others = (
-            ""
-            if facts["compared_by"] == "pixels"
-            else ("; whether two have the same pixels, `keras-resnet18 check` tells")
-        )
-        places = "two classes or two splits" if folds is None else "two classes"
-        lines.append(
-            f"no image is in {places}: "
-            f"{facts['compared']:,} compared by their {facts['compared_by']}{others}"
-        )
+        by, places = facts["compared_by"], f"two classes{' or two splits' * (folds is None)}"
+        line = f"no image is in {places}: {facts['compared']:,} compared by their {by}"
+        more = "; `keras-resnet18 check` compares their pixels" if by != "pixels" else ""
+        lines.append(line + more)
     return lines
 
 
 def _curves(run: Run) -> dict[str, bytes]:
-    """The plots of loss and accuracy, by their description."""
+    """Plots of loss and accuracy, by their descriptions."""
     rows, finetune = run.history, run.recipe.finetune
     head_epochs, best = finetune.head_epochs if finetune else 0, run.metrics["best_epoch"]
     others = "validation images" if run.folds is None else "images left out, as the folds' mean"
@@ -267,7 +252,7 @@ def _made(run: Run) -> dict[str, str]:
     environment, metrics, network = run.environment, run.metrics, run.recipe.network
     sizes = {kind: split["n"] for kind, split in environment["images"].items()}
     batch = min(run.recipe.batch_size, sizes["train"])
-    # of its steps: a limit in minutes may end the last epoch early
+    # from the steps, because a time limit may end the last epoch early
     seconds = sum(row["steps"] * batch / row["images_per_second"] for row in run.history)
     listed = ", ".join(f"{kind} {n:,}" for kind, n in sizes.items())
     if run.folds is not None:
@@ -277,7 +262,7 @@ def _made(run: Run) -> dict[str, str]:
         "network": f"{network.name}, stem {network.stem}, input "
         + "×".join(map(str, run.preprocess.size)),
         "recipe": run.recipe.name,
-        "epochs": f"{metrics['epochs']}, of which epoch {metrics['best_epoch']} is kept",
+        "epochs": f"{metrics['epochs']}; epoch {metrics['best_epoch']} is kept",
         "training time": f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
         "finished": f"{datetime.fromtimestamp(run.metrics_file.stat().st_mtime):%Y-%m-%d}",
         **{key: environment[key] for key in ("precision", "device", "python")},
@@ -286,7 +271,7 @@ def _made(run: Run) -> dict[str, str]:
 
 
 def _command(run: Run) -> str:
-    """The command that trains this run again, by the recipe in the run."""
+    """Command that trains this run again with the recipe in its folder."""
     words = ["keras-resnet18", "train", run.source or "IMAGES"]
     words += ["--recipe", str(run.recipe_file.absolute())]
     options = run.source_options

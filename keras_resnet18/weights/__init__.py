@@ -1,1 +1,1 @@
-"""Other people's checkpoints, in and out."""
+"""Published weights, and checkpoints of other libraries."""

@@ -133,7 +133,7 @@ def fetch(entry: Published) -> Path:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != entry.sha256:
         with contextlib.suppress(OSError):  # a cache that others own
-            path.resolve().unlink()  # what the cache's links lead to
+            path.resolve().unlink()  # the target of the cache's link
         raise InputError(
             f"{FILENAME} of {entry.repository} must have the sha256 {entry.sha256}. Received: "
             f"{found}. Try again; if {path.resolve()} is still there, delete it first"

@@ -1,4 +1,4 @@
-"""Checkpoint files: named float32 arrays in and out. A file is data here, never a program."""
+"""Checkpoint files, read and written as float32 arrays by name. Code in a file never runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_parent, staged
 from keras_resnet18.weights.layouts import COUNTER, Array, is_average
 
-KERAS_WEIGHTS = ".weights.h5"  # which only Keras itself reads
+KERAS_WEIGHTS = ".weights.h5"  # read by Keras only
 SAFETENSORS = ".safetensors"
 # torch.save's: Lightning writes .ckpt, timm's training .pth.tar
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
-# What `save_pretrained` of transformers writes into a folder, and what it wrote before.
+# Files of transformers' `save_pretrained`, today and in older versions
 _PRETRAINED = ("model.safetensors", "pytorch_model.bin")
 
-# Where a training script puts the weights, beside its optimizer and epoch.
+# Keys of the weights in a training script's checkpoint, beside its optimizer and epoch
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -46,11 +46,8 @@ def read(path: Path) -> tuple[dict[str, Array], list[str]]:
     """Reads a checkpoint, or the one in a `save_pretrained` folder.
 
     Returns:
-        float32 arrays by name, without torch's step counters, and the names of what else the file
-        holds, such as an optimizer's state or averaged weights.
-
-    Raises:
-        InputError: If there is no such file, or it cannot be read.
+        float32 arrays by name, without torch's step counters, and the names of the file's other
+        contents, such as averaged weights.
     """
     path = checkpoint_in(path) or path
     if not path.is_file():
@@ -65,17 +62,13 @@ def read(path: Path) -> tuple[dict[str, Array], list[str]]:
 
 
 def write(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Writes a `.safetensors` file, whole or not at all.
-
-    Raises:
-        InputError: If the path has another ending or lies below a file.
-    """
+    """Writes a `.safetensors` file, whole or not at all."""
     if path.suffix != SAFETENSORS:
         raise InputError(f"weights are written to a {SAFETENSORS} file. Received: {path}")
     check_parent(path)
-    # safetensors copies memory as it lies, whatever an array's strides say
+    # safetensors copies memory and ignores an array's strides
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    # transformers refuses a file that does not say that its tensors are in torch's layout
+    # transformers refuses a file without this metadata
     content = safetensors.numpy.save(contiguous, metadata={"format": "pt"})
     with staged(path) as new:
         new.write_bytes(content)  # save_file would let only the owner read it
@@ -91,13 +84,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Array], list[str]]:
                 tensor = file.get_slice(name)
                 is_float = tensor.get_dtype() in _FLOATS
                 if not tensor.get_shape() and not is_float:
-                    others.append(name)  # a count, as n_averaged of an averaged model
+                    others.append(name)  # a count, such as n_averaged of an averaged model
                 else:
                     _check_float(path, name, tensor.get_dtype(), is_float)
                     tensors[name] = file.get_tensor(name).astype(np.float32)
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(
-            "a .safetensors file must be whole, with a header that is true: get it again. "
+            "a .safetensors file must be whole, with a header that fits its data: get it again. "
             f"Received: {path} ({error})"
         ) from None
     return tensors, others
@@ -117,8 +110,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Array], list[str]]:
     except Exception as error:  # a damaged or hostile file can make torch raise anything
         unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise InputError(
-            "a torch file must be whole, and hold tensors and plain values, no code, as torch.save("
-            "model.state_dict(), path) writes. "
+            "a torch file must be whole, and hold tensors and plain values but no code: save it "
+            "with torch.save(model.state_dict(), path). "
             f"Received: {path} ({unknown[1] if unknown else type(error).__name__})"
         ) from None
     state, others = _unwrap(content)

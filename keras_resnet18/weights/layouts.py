@@ -7,6 +7,7 @@ agree on the names, and only timm has variant "d" (ResNet-D).
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ LAYOUTS = ("torchvision", "timm", "transformers")
 
 HEAD = "predictions"
 
-# Column of the tables below, by layout and variant of the network.
+# Column of the tables below, by layout and variant of the network
 COLUMNS = {
     ("torchvision", None): 1,
     ("timm", None): 1,
@@ -67,10 +68,10 @@ _FIRST = (
 _STAGES = range(1, 5)
 _BLOCKS = range(1, 7)  # ResNet-34 has at most six in a stage
 
-# Counts torch's training steps; a BatchNorm with a fixed momentum does not use it.
+# torch's count of training steps, which a BatchNorm with a fixed momentum does not use
 COUNTER = "num_batches_tracked"
 
-# First parts of the network's names, in all layouts.
+# First parts of the network's names, in all layouts
 _ROOTS = {"conv1", "bn1", "fc", "resnet", "classifier", *(f"layer{s}" for s in _STAGES)}
 
 
@@ -166,14 +167,14 @@ def adapt_channels(kernel: Array, channels: int) -> Array:
         channels: Number of channels of the image.
 
     Returns:
-        Array of shape (out, channels, h, w). For one channel, the sum over red, green and blue, so
-        that a gray image gets the answers that it gets as RGB; for n, the three repeated and
-        scaled by 3/n.
+        Array of shape (out, channels, h, w). For one channel, the sum over red, green and blue,
+        which gives a gray image the same answers as its RGB copy; for n channels, the three
+        repeated and scaled by 3/n.
     """
     if kernel.ndim != 4 or kernel.shape[1] != 3 or channels == 3:
         return kernel
     if channels == 1:
         gray: Array = kernel.sum(axis=1, keepdims=True)
         return gray
-    repeats = -(-channels // 3)  # ⌈channels / 3⌉
+    repeats = math.ceil(channels / 3)
     return np.tile(kernel, (1, repeats, 1, 1))[:, :channels] * np.float32(3 / channels)

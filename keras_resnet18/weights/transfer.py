@@ -1,4 +1,4 @@
-"""Weights from a checkpoint or another model into a model, and from a model into a checkpoint."""
+"""Transfer of weights between models and checkpoints."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ _LISTED = 3  # names of each kind that an error gives
 # Layers that only variant d has: one in the stem, one in each stage after the first.
 _OF_VARIANT_D = re.compile(r"stem_conv1|stage\d_block\d_shortcut_pool")
 
-# torch's name of a variable, and the attribute of the Keras layer that holds it
-_BATCH_NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
+# torch's name of the variable that a Keras layer holds as this attribute
+_TORCH_NAMES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
 }
-_KERNEL = {"weight": "kernel", "bias": "bias"}
 
 
 def copy_weights(
@@ -51,17 +52,10 @@ def copy_weights(
     classes: Sequence[str],
     trained_classes: Sequence[str],
 ) -> str:
-    """Copies the weights of a trained model to a model, layer by layer, the head by class names.
+    """Copies the weights of a trained model to a model, and returns a summary for people.
 
-    Args:
-        model: Model to change.
-        trained: Model with layers of the same names and shapes, except perhaps the head.
-        classes: Names of the model's classes. One that `trained` does not know keeps the weights
-            that it has.
-        trained_classes: Names of the trained model's classes.
-
-    Returns:
-        Summary for people.
+    Layers are matched by name and shape. The head is copied class by class: a class that `trained`
+    does not know keeps the weights that it has.
 
     Raises:
         InputError: If a layer is missing or has another shape. The model is unchanged.
@@ -74,8 +68,8 @@ def copy_weights(
     )
     if different := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
         raise InputError(
-            "a run's weights fit a network of its depth, stem and variant: leave network.* as the "
-            f"run has it. Received: other layers at {', '.join(different[:3])}"
+            "a run's weights fit a network of the same depth, stem and variant: leave network.* as "
+            f"it is in the run. Received: other layers at {', '.join(different[:3])}"
         )
     for name, layer in ours.items():
         layer.set_weights(theirs[name].get_weights())
@@ -88,7 +82,7 @@ def copy_weights(
         heads[0].set_weights(weights)
     summary = f"{sum(len(layer.weights) for layer in ours.values())} variables"
     if not known:
-        return f"{summary}, its head left out: the classes are others"
+        return f"{summary}, its head left out: the classes are different"
     new = [name for name in classes if name not in known]
     gone = [name for name in trained_classes if name not in known]
     return (
@@ -231,11 +225,11 @@ def save_weights(
     names, saved = module_names(layout, variant), set()
     tensors: dict[str, Array] = {}
     for name, layer in _own_layers(model).items():
-        for part, variable in _variables(layer).items():
+        for part, variable in (variables := _variables(layer)).items():
             array = variable.numpy().astype(np.float32)
             tensors[f"{names[name]}.{part}"] = to_torch(array)
             saved.add(id(variable))
-        if _is_batch_norm(layer):
+        if "running_var" in variables:  # of a BatchNorm
             tensors[f"{names[name]}.{COUNTER}"] = np.zeros((), np.int64)
     files.write(Path(path), tensors)
     left_out = tuple(v.path for v in model.weights if id(v) not in saved)
@@ -249,11 +243,7 @@ def _variant_of(model: keras.Model) -> str | None:
 
 
 def _own_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Returns the layers of a model, and of models in it, that have weights and one of our names.
-
-    Raises:
-        InputError: If there are none, or two have the same name.
-    """
+    """Returns the layers, also of nested models, that have weights and one of our names."""
     known = module_names("timm", _variant_of(model))  # which has every variant
     found: dict[str, keras.layers.Layer] = {}
     for layer in leaves(model):
@@ -277,15 +267,10 @@ def leaves(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
 
 
-def _is_batch_norm(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization)
-
-
 def _variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-    """torch's names of a layer's variables: `weight`, `bias`, `running_mean`, `running_var`."""
-    names = _BATCH_NORM if _is_batch_norm(layer) else _KERNEL
-    parts = {part: getattr(layer, attribute, None) for part, attribute in names.items()}
-    return {part: variable for part, variable in parts.items() if variable is not None}
+    """Variables of a convolution, a dense layer or a BatchNorm by torch's names."""
+    parts = ((part, getattr(layer, name, None)) for name, part in _TORCH_NAMES.items())
+    return {part: variable for part, variable in parts if variable is not None}
 
 
 def _outside(tensors: Iterable[str], slots: Iterable[str], modules: Iterable[str]) -> list[str]:
@@ -329,7 +314,7 @@ def _check_values(path: str | os.PathLike[str], name: str, array: Array) -> None
     if wrong := next((kind for kind, where in found.items() if where.any()), None):
         raise InputError(
             "a checkpoint must hold finite numbers, and variances of 0 or more: get it again, or "
-            f"an earlier one of its training. Received: {path} with {wrong} in {name}"
+            f"take an earlier one of the same training. Received: {path} with {wrong} in {name}"
         )
 
 

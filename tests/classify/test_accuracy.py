@@ -102,7 +102,7 @@ def test_an_accuracy_that_is_not_clearly_above_the_majority_class_is_said_to_be_
     numbered, hits, said
 ):
     notes = measure(Classifier(hits), numbered, SPEC).notes()
-    line = "always 'even' has 50.0%: the accuracy is not clearly above it"
+    line = "always predicting 'even' gives 50.0%: the accuracy is not clearly higher"
     assert (line in notes) == said
 
 

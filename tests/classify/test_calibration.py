@@ -46,8 +46,8 @@ def test_a_temperature_that_ends_the_range_is_said():
     logits, labels = drawn(400, 5)
     found = calibrate(1000 * logits, labels)
     assert found.temperature == pytest.approx(20, rel=0.01)
-    assert "ends the range" in found.in_words()[-1]
-    assert "ends the range" not in " ".join(calibrate(logits, labels).in_words())
+    assert "end of the searched range" in found.in_words()[-1]
+    assert "end of the searched range" not in " ".join(calibrate(logits, labels).in_words())
 
 
 def test_where_all_images_are_right_the_temperature_does_not_ask_for_certainty():

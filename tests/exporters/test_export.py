@@ -205,7 +205,7 @@ def test_what_cannot_be_exported_is_said_at_the_call(run, tmp_path, arguments, m
 @pytest.mark.parametrize("name", ["labels.txt", "classifier.json", "model.tflite"])
 def test_somebody_elses_files_are_not_replaced(run, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match="no export left"):
+    with pytest.raises(InputError, match="no export wrote"):
         export(run, ["tflite"], tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     with pytest.raises(InputError, match="which is a file"):

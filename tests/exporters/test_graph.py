@@ -100,7 +100,7 @@ CHECK = "F0000 00:00:1795687563.698033   20073 flatbuffer.cc:12] Check failed: s
         (
             LOG,
             "os.kill(os.getpid(), 9)",
-            "failed: it was ended by SIGKILL, as where memory runs out: no message",
+            "failed: it was ended by SIGKILL, as when memory runs out: no message",
         ),
         ("first line\nthe reason\n" + LOG, "sys.exit(3)", "failed: the reason (status 3)"),
         (LOG, "", "failed: no message (status 0)"),

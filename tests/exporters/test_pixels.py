@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet18.errors import InputError
-from keras_resnet18.exporters.compare import noise, pixel_batches
+from keras_resnet18.exporters.compare import pixel_batches
 
 SHAPE = (4, 6, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, *SHAPE), dtype=np.uint8)
@@ -128,10 +128,3 @@ def test_images_of_different_sizes_are_named_by_the_first_wrong_size():
 def test_black_images_are_not_taken_for_normalised_ones():
     images, _ = collect(np.zeros((3, *SHAPE), np.float32))
     assert not images.any()
-
-
-def test_noise_is_the_same_every_time_and_uses_the_whole_range():
-    ((first, numbers),), ((again, _),) = list(noise(SHAPE)), list(noise(SHAPE))
-    np.testing.assert_array_equal(first, again)
-    assert numbers is None and first.dtype == np.uint8
-    assert (first.min(), first.max()) == (0, 255)

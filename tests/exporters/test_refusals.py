@@ -18,7 +18,7 @@ from keras_resnet18 import (
     export_saved_model,
     export_tflite,
 )
-from keras_resnet18.classify.exported import TFLiteFile, onnx_op_histogram, open_exported
+from keras_resnet18.classify.exported import TFLiteFile, open_exported
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import graph, saved_model
 from keras_resnet18.spec import ClassifierSpec
@@ -177,7 +177,7 @@ def test_a_missing_extra_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.classify.exported.ONNX_MODULES", modules)
     message = r"pip install 'keras-resnet18\[onnx\]'. Received: no onnx_is_not_here installed$"
     (path := tmp_path / "a.onnx").write_bytes(b"")
-    for call in (lambda path: export_onnx(tiny, path), open_exported, onnx_op_histogram):
+    for call in (lambda path: export_onnx(tiny, path), open_exported):
         with pytest.raises(InputError, match=message):
             call(path)
     assert path.read_bytes() == b""

@@ -366,7 +366,7 @@ def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path
     monkeypatch.setitem(network.BUILDERS, "resnet34", build_resnet18)
     options = {"weights": str(tuned[0].path), "settings": ["network.name=resnet34"]}
     with pytest.raises(
-        InputError, match=r"leave network\.\* as the run has it\. Received: other l"
+        InputError, match=r"leave network\.\* as it is in the run\. Received: other l"
     ):
         train(two_classes, out=tmp_path / "run", console=QUIET, **options)
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from keras_resnet18.spec import ClassifierSpec
 
 @pytest.fixture
 def copy(run, tmp_path) -> Run:
-    """The trained run once more, with a mistake that is said with 99 %, and no page."""
+    """The trained run once more, with a mistake with a probability of 99 %, and no page."""
     copied = Run(Path(shutil.copytree(run.path, tmp_path / "insects")))
     copied.report_file.unlink()
     vars(copied)["model"] = run.model  # to open it takes seconds
@@ -52,7 +52,7 @@ def test_train_ends_by_naming_the_page(trained):
 def test_the_page_shows_the_mistake_with_its_image(copy):
     html = html_of(copy)
     mistake = re.search(r"<li>.*?</li>", html, re.DOTALL)[0]
-    assert "said with 99.0%" in mistake and "test/ant/0.png" in mistake
+    assert "with 99.0%, true class" in mistake and "test/ant/0.png" in mistake
     assert 'alt="Image of ant, taken for 蝉"' in mistake
     assert f"keras-resnet18 train {copy.source} --recipe" in html
 
@@ -71,7 +71,7 @@ def test_copies_are_said_to_be_none_only_where_they_were_looked_for(copy):
     metrics["images"]["compared_by"] = None  # as for arrays, TFDS and the digits
     copy.write_json(copy.metrics_file, metrics)
     html = html_of(copy)
-    assert "no image is in" not in html and "was not looked for" in html
+    assert "no image is in" not in html and "were not searched for" in html
 
 
 def test_page_and_card_say_what_the_score_threshold_does(copy):
@@ -84,7 +84,7 @@ def test_page_and_card_say_what_the_score_threshold_does(copy):
     assert "the answer is “not sure”" in html
     assert "<dt>score threshold</dt><dd>62.5%</dd>" in html
     assert "<dt>test images answered at it</dt><dd>75.0%</dd>" in html
-    assert "Where the highest is below 62.5%" in copy.card_file.read_text(encoding="utf-8")
+    assert "If the highest is below 62.5%" in copy.card_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_imagenet_gives_the_weights_of_the_file_and_its_normalisation(imagenet, 
 
 
 def test_other_classes_keep_the_body_and_say_that_the_head_is_new(imagenet, imagenet_arrays):
-    with pytest.warns(UserWarning, match=r"^resnet18\.made_up knows .* head for 5 cl") as warned:
+    with pytest.warns(UserWarning, match=r"^resnet18\.made_up has .* head for 5 cl") as warned:
         model = build_resnet18(input_shape=(32, 32, 3), weights="resnet18.made_up", classes=5)
     assert [warning.filename for warning in warned] == [__file__]  # the line that builds
     body = {name: a for name, a in imagenet_arrays.items() if not name.startswith("fc.")}
