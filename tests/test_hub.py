@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import HubServer
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from huggingface_hub.utils import close_session
 from PIL import Image
 from rich.console import Console
@@ -28,23 +27,6 @@ from keras_resnet18.run import Run
 
 CLASSES = ("ant", "bee")
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub, and clients that ask it and have empty caches."""
-    hub = HubServer()
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    close_session()  # one that an earlier test opened knows another environment
-    yield hub
-    hub.close()
-    close_session()
 
 
 @pytest.fixture

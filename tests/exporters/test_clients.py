@@ -57,7 +57,7 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
     head = classifier.get_layer("predictions")
     scores = values("features", "features") @ head.kernel.numpy() + head.bias.numpy()
     np.testing.assert_array_equal(scores.argmax(1), values("serving_default").argmax(1))
-    assert values("features", "features").shape == (5, 512)
+    assert values("features", "features").shape == (5, 192)
 
     pixels = preprocess.resize_and_crop(decode_image(photo)).numpy()[np.newaxis]
     spec = ClassifierSpec(tuple(labels), preprocess)
