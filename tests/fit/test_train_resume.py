@@ -439,9 +439,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(whole):
     assert run.metrics == whole["scratch"].metrics
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"recipe": "digits"}, {"out": "x"}, {"settings": ["seed=1"]}, {"overwrite": True}]
-)
+@pytest.mark.parametrize("arguments", [{"out": "x"}, {"settings": ["seed=1"]}])
 def test_a_training_is_resumed_as_it_was_begun(whole, arguments):
     with pytest.raises(InputError, match="resumed as it was begun"):
         train(resume=whole["scratch"].path, console=QUIET, **arguments)
