@@ -1,4 +1,4 @@
-"""The decoder gives every image as a person sees it; tests/corpus.py has 80 kinds of files more."""
+"""The decoder gives every image as a person sees it; tests/corpus.py has more kinds of files."""
 
 from __future__ import annotations
 
