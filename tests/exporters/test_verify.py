@@ -88,11 +88,8 @@ def test_an_export_has_its_proof_beside_it(two_exports):
 def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, file, two_exports):
     report = verify(file, colour_run.path)
     assert (report.format, report.fault) == ("tflite", None)
-    of_export = figures(two_exports[0] / "model.tflite")
-    assert figures(file) | {"latency_ms": 0} == of_export | {
-        "latency_ms": 0,
-        "file": "copy.tflite",
-    }
+    expected = figures(two_exports[0] / "model.tflite") | {"latency_ms": 0, "file": file.name}
+    assert figures(file) | {"latency_ms": 0} == expected
     assert verify(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
     assert verify(file, colour_run.path, split="validation").comparison.n == 50
 
@@ -180,11 +177,9 @@ def need_flex(path):
     [
         (truncate, "cannot be run by LiteRT: "),
         (lambda path: path.write_bytes(b"no model"), "cannot be run by LiteRT"),
-        (lambda path: path.write_bytes(b""), "cannot be run by LiteRT: "),
         (empty, "the empty graph has 0 convolutions, the model 2"),
         (need_flex, "cannot be run by LiteRT: .*"),
     ],
-    ids=["truncated", "no model", "no bytes", "empty", "flex"],
 )
 def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
     colour_run, file, change, message
@@ -213,9 +208,8 @@ def test_a_run_of_another_kind_is_refused_and_an_earlier_proof_stays(
     image = keras.Input((*size, 3))
     outputs = keras.layers.Dense(len(labels))(keras.layers.GlobalAveragePooling2D()(image))
     keras.Model(image, outputs).save(run.model_file)
-    with pytest.raises(
-        InputError, match=rf"copy\.tflite is not .*{message}, in .*classifier\.json$"
-    ):
+    message = rf"copy\.tflite is not .*{message}, in .*classifier\.json$"
+    with pytest.raises(InputError, match=message):
         verify(file, run.path)
     assert before.read_text() == '{"passed": true}'
 
@@ -226,7 +220,6 @@ def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
             verify(path, against)
         assert "\n" not in str(error.value)
 
-    refused(colour_run.path, colour_run.path, "the file first, .* Received: .*, which is a run$")
     refused(colour_run.path, file, "the file first, .* Received: .*, which is a run$")
     refused(tmp_path / "a.tflite", colour_run.path, r"a\.tflite, which is not there$")
     refused(file, tmp_path / "nothing", "nothing, which is not there")
@@ -259,7 +252,5 @@ def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
     status, out, err = command(*words, status=None)
     assert status == 1
     assert out.splitlines()[-1].split() == ["verdict", "failed"] and "n = 50" in out
-    assert err.startswith(
-        f"keras-resnet18: {file} does not pass: its specification is not the run's: "
-    )
-    assert err.count("\n") == 1
+    said = f"keras-resnet18: {file} does not pass: its specification is not the run's: "
+    assert err.startswith(said) and err.count("\n") == 1
