@@ -124,9 +124,7 @@ def test_its_pixels_are_prepared_as_the_specification_says(
         known = {"prepare": dataclasses.asdict(preprocess), "Image": Image, "ImageOps": ImageOps}
         exec(program[start:end], known)
         found = np.asarray(known["pixels"]).astype(int)
-        assert found.shape == expected.shape
-        difference = np.abs(found - expected)
-        assert difference.max() <= 1
+        assert found.shape == expected.shape and np.abs(found - expected).max() <= 1
 
 
 def test_the_two_lines_do_it_too(place, capsys):
