@@ -131,9 +131,7 @@ def test_pixels_are_counted_before_memory_is_asked_for(name, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_no_file_is_lost_between_check_train_evaluate_and_predict(
-    decoded, folder, quick_recipe, tmp_path
-):
+def test_check_train_evaluate_and_predict_lose_no_file(decoded, folder, quick_recipe, tmp_path):
     unread = {name for name, found in decoded.items() if isinstance(found, Exception)}
     inside = {name for name in decoded.keys() - unread if jpeg_damage(FILES[name])}
     assert inside and not inside & WHOLE.keys()

@@ -39,9 +39,7 @@ with staged(pathlib.Path(sys.argv[1])) as new:
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_ones_stays(
-    tmp_path, monkeypatch
-):
+def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_OLD", 0)
 
     def start():

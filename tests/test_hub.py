@@ -234,9 +234,7 @@ def published(hub, run):
     return commit
 
 
-def test_a_run_of_the_hub_is_opened_evaluated_exported_and_verified(
-    hub, published, run, images, tmp_path
-):
+def test_a_run_of_the_hub_serves_every_verb(hub, published, run, images, tmp_path):
     commit = published()
     paths = sorted((images / "test").rglob("*.png"))
     ours, theirs = (kr.open_classifier(model) for model in (run.path, "hf:me/model"))

@@ -158,9 +158,7 @@ def test_neither_advice_nor_a_builder_sets_the_global_policy(pretend, set_dtype_
         (None, ["driver"], r"driver is there.*pip install 'keras-resnet18\[gpu\]'"),
     ],
 )
-def test_a_gpu_that_was_to_be_expected_is_missed_aloud(
-    pretend, monkeypatch, tmp_path, visible, signs, message
-):
+def test_an_expected_gpu_is_missed_aloud(pretend, monkeypatch, tmp_path, visible, signs, message):
     pretend("cpu")
     for sign in signs:
         (tmp_path / sign).touch()
@@ -180,9 +178,7 @@ def test_a_gpu_that_was_to_be_expected_is_missed_aloud(
         ("cpu", "", 1, "CPU, 3 threads"),
     ],
 )
-def test_a_device_has_the_name_of_its_card_and_a_number(
-    pretend, monkeypatch, kind, card, count, name
-):
+def test_a_device_has_its_cards_name_and_a_number(pretend, monkeypatch, kind, card, count, name):
     pretend(kind, name=card)
     monkeypatch.setattr(machine, "device_count", lambda: count)
     monkeypatch.setattr(machine, "cpu_count", lambda: 3)

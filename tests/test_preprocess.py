@@ -159,7 +159,7 @@ def test_the_crop_begins_where_torchvisions_does(margin, size_known):
 )
 @pytest.mark.parametrize(("ratio", "cover"), [(0.875, 256), (0.95, 235), (1.0, 224)])
 @pytest.mark.parametrize("shape", ["landscape", "upright", "panorama"])
-def test_a_photo_is_resized_as_by_pillow(
+def test_photos_are_resized_as_by_pillow(
     photo, shape, ratio, cover, interpolation, filter_, mean, most
 ):
     image = {

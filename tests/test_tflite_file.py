@@ -164,9 +164,7 @@ def test_a_softmax_kept_in_float_gives_the_same_to_a_256th(as_converted, held_ou
 
 
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])
-def test_what_the_gpu_engine_computes_wrongly_becomes_what_gives_the_same(
-    quantize, coloured_digits, tmp_path
-):
+def test_what_the_gpu_engine_gets_wrong_is_written_otherwise(quantize, coloured_digits, tmp_path):
     images = coloured_digits[0][:50, :31]  # 31×32: a stride of 2 leaves a row over
     image = keras.Input(images.shape[1:])
     x = keras.layers.Conv2D(32, 1, strides=2, activation="relu")(image)
@@ -192,9 +190,7 @@ def test_what_the_gpu_engine_computes_wrongly_becomes_what_gives_the_same(
 
 
 @pytest.mark.parametrize("labels", [["crane", "crane"], ["chat, félin", " two words ", "猫"]])
-def test_labels_and_metadata_are_read_back_and_change_nothing_of_the_model(
-    as_converted, held_out, labels
-):
+def test_labels_and_metadata_are_read_back_and_change_no_answer(as_converted, held_out, labels):
     before = TFLiteFile(as_converted)(held_out[0][:1])
     assert contents(as_converted).labels is None
     add_metadata(as_converted, metadata.pack({"name": "digits"}))

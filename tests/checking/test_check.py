@@ -359,9 +359,7 @@ def test_16_bit_files_that_use_a_part_of_their_range_are_said(training, deep):
     assert finding(check(folder), "16-bit range").text == f"16-bit files: 61, nine in ten {text}"
 
 
-def test_16_bit_files_are_scaled_alike_in_training_evaluation_and_prediction(
-    training, deep, monkeypatch
-):
+def test_16_bit_files_are_scaled_alike_by_train_evaluate_and_predict(training, deep, monkeypatch):
     monkeypatch.setattr(trainer, "train_network", phases.train_network)
     folder, scaled = deep(False), deep(True)
     run, lines = training(folder, settings=["max_value=4095"])

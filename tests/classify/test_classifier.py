@@ -64,9 +64,7 @@ def without_spec(path, folder):
     return copy
 
 
-def test_the_specification_of_a_file_without_one_is_read_from_beside_it(
-    float16_file, labels, tmp_path
-):
+def test_a_file_without_a_specification_takes_that_beside_it(float16_file, labels, tmp_path):
     file = without_spec(float16_file.path, tmp_path)
     with pytest.warns(UserWarning, match="does not say how images are prepared.*middle 87.5%"):
         found = open_classifier(file).spec
@@ -101,9 +99,7 @@ def test_a_specification_in_a_file_that_is_none_is_refused(float16_file, tmp_pat
         ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
     ],
 )
-def test_an_exported_file_that_cannot_classify_images_is_told(
-    exported, tmp_path, monkeypatch, file, message
-):
+def test_a_file_that_cannot_classify_images_is_told(exported, tmp_path, monkeypatch, file, message):
     known = {"image_shape": (16, 16, 3), "classes": 3, "spec": None} | file
     opened = types.SimpleNamespace(**known)
     monkeypatch.setattr("keras_resnet18.classify.classifier.open_exported", lambda path: opened)

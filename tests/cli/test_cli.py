@@ -97,9 +97,7 @@ def text_as_jpg(folder):
         (["--out", "thesis/chapter1.txt/run"], "below the file"),
     ],
 )
-def test_train_refuses_what_it_cannot_do_and_leaves_all_as_it_was(
-    refused, images, tmp_path, options, message
-):
+def test_what_train_refuses_leaves_all_as_it_was(refused, images, tmp_path, options, message):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
@@ -107,9 +105,7 @@ def test_train_refuses_what_it_cannot_do_and_leaves_all_as_it_was(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_check_prints_counts_and_findings_and_exits_1_where_something_spoils(
-    command, refused, images, tmp_path
-):
+def test_check_prints_findings_and_exits_1_where_one_spoils(command, refused, images, tmp_path):
     answer = command("check", images)
     assert re.search(r"^ant +\| 17 +\| 3 +\| 4", answer.out, re.MULTILINE)
     assert re.search(r"^3 classes +\| 49 +\| 9 +\| 12", answer.out, re.MULTILINE)
@@ -139,9 +135,7 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
     assert "49 of the 70 images are training images" in out
 
 
-def test_evaluate_prints_each_class_and_writes_what_it_found(
-    command, refused, run, images, tmp_path
-):
+def test_evaluate_prints_each_class_and_writes_figures(command, refused, run, images, tmp_path):
     folder = tmp_path / "found"
     answer = command("evaluate", run.path, "--out", folder)
     assert answer.out.splitlines()[-1] == str(folder)
@@ -224,9 +218,7 @@ assert not {"tensorflow", "keras"} & set(sys.modules)
     assert [row.split("  ")[1].split()[0] for row in rows[4:8]] == ["bee"] * 4
 
 
-def test_predict_takes_many_files_in_batches_and_keeps_each_with_its_own_answer(
-    run, exported, images, tmp_path
-):
+def test_predict_takes_batches_and_each_file_keeps_its_answer(run, exported, images, tmp_path):
     good = sorted((images / "test").glob("*/*.png"))
     text = tmp_path / "text.jpg"
     text.write_text("I am no image")
@@ -258,9 +250,7 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert names == {"saved_model", "saved_model.json", "labels.txt", "classifier.json"}
 
 
-def test_what_is_written_is_shown_when_another_format_is_refused(
-    refused, run, export_reports, monkeypatch
-):
+def test_a_refused_format_does_not_hide_what_is_written(refused, run, export_reports, monkeypatch):
     def first_alone(*arguments, **options):
         raise ExportError("tflite failed: other answers", export_reports[:1])
 
@@ -333,9 +323,7 @@ def test_info_tells_all_that_a_tflite_file_says_in_80_columns(command, exported)
     assert widest(answer.out) <= 80
 
 
-def test_info_weights_lists_the_catalogue_and_a_folder_of_that_name_has_a_path(
-    command, refused, tmp_path
-):
+def test_info_weights_lists_the_catalogue_unless_it_is_a_path(command, refused, tmp_path):
     (tmp_path / "weights").mkdir()
     answer = command("info", "weights")
     assert answer.out.splitlines()[0].split()[:2] == ["name", "network"]
@@ -429,9 +417,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
 
 
 @pytest.mark.parametrize("error", [ValueError("of TensorFlow"), InputError("no answer")])
-def test_ctrl_c_is_one_line_also_where_tensorflow_makes_another_error_of_it(
-    command, monkeypatch, error
-):
+def test_ctrl_c_is_one_line_even_as_another_error_of_tensorflow(command, monkeypatch, error):
     def measured(*arguments, **options):
         try:
             os.kill(os.getpid(), signal.SIGINT)

@@ -117,9 +117,7 @@ def test_a_backslash_in_a_name_stays(make_folder):
     assert "0\\x.png" in sum(names(open_source(folder / "table.csv")).values(), ())
 
 
-def test_paths_from_the_working_directory_are_to_be_relative_to_the_table(
-    table, tmp_path, monkeypatch
-):
+def test_paths_from_the_working_directory_are_said_to_be_so(table, tmp_path, monkeypatch):
     rows = [[f"{i}.png", "ab"[i % 2]] for i in range(60)]
     (tmp_path / "tables").mkdir()
     path = table(["path", "label"], rows, "tables/table.csv")

@@ -89,11 +89,7 @@ CHECK = "F0000 00:00:1795687563.698033   20073 flatbuffer.cc:12] Check failed: s
         (SELECT + LOG, "sys.exit(1)", "cannot convert Erfinv, Igamma: build the model without"),
         (ONNX, "output.touch()", "cannot convert BesselJ0, Igamma: build the model without"),
         (CHECK + LOG, "os.abort()", "failed: it was ended by SIGABRT: Check failed: size < limit"),
-        (
-            LOG,
-            "os.kill(os.getpid(), 9)",
-            "failed: it was ended by SIGKILL, as where memory runs out: no message",
-        ),
+        (LOG, "os.kill(os.getpid(), 9)", NO_MEMORY),
         ("first line\nthe reason\n" + LOG, "sys.exit(3)", "failed: the reason (status 3)"),
         (LOG, "", "failed: no message (status 0)"),
     ],

@@ -65,9 +65,7 @@ def test_of_a_model_for_any_size_takes_any_size(tmp_path):
         np.testing.assert_allclose(got, model.predict(images, verbose=0), atol=1e-6)
 
 
-def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(
-    tiny, tiny_images, tmp_path
-):
+def test_pixels_of_the_models_size_stay_unless_a_crop_is_asked_for(tiny, tiny_images, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     export_saved_model(tiny, tmp_path / "a")
     got = SavedModelFolder(tmp_path / "a").endpoint("serving_default", image=pixels)
@@ -132,7 +130,7 @@ def test_exported_again_replaces_the_old_one_whole(tiny, tmp_path):
     assert {file.name for file in path.parent.iterdir()} == {"tiny", "tiny.json"}
 
 
-def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_path, monkeypatch):
+def test_that_differs_is_refused_and_the_old_stays(tiny, tmp_path, monkeypatch):
     path = tmp_path / "tiny"
     export_saved_model(tiny, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -120,9 +120,7 @@ class TestFile:
         expected = export_digits("small_classifier", None).path.read_bytes()
         assert report.path.read_bytes() == expected
 
-    def test_of_a_users_own_model_around_our_adaptive_pooling_gives_probabilities_of_its_logits(
-        self, coloured_digits, tmp_path
-    ):
+    def test_of_a_users_model_with_our_pooling_gives_probabilities(self, coloured_digits, tmp_path):
         image = keras.Input((32, 32, 3))
         x = conv_block(keras.layers.RandomFlip("horizontal")(image), 8, name="block")
         x = keras.layers.Flatten()(AdaptiveAveragePooling2D((3, 2))(x))
@@ -349,9 +347,7 @@ class TestPackedStem:
         assert with_packed_stem(model) is model
 
     @pytest.mark.parametrize("kind", ["dynamic", "int8"])
-    def test_is_in_a_quantized_file_that_gives_the_models_classes(
-        self, kind, training, held_out, tmp_path
-    ):
+    def test_is_in_a_quantized_file_with_the_same_classes(self, kind, training, held_out, tmp_path):
         report = export_tflite(
             build_colour_classifier(*training, kernel_size=7),
             tmp_path / "model.tflite",

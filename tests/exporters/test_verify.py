@@ -136,9 +136,7 @@ def test_another_specification_is_a_fault(colour_run, file, change, message):
 
 
 @pytest.mark.parametrize("name", ["classifier.json", "labels.txt"])
-def test_a_class_that_was_renamed_beside_the_file_alone_is_a_fault(
-    colour_run, two_exports, tmp_path, name
-):
+def test_a_class_renamed_beside_the_file_alone_is_a_fault(colour_run, two_exports, tmp_path, name):
     folder = Path(shutil.copytree(two_exports[0], tmp_path / "export"))
     text = (folder / name).read_text(encoding="utf-8")
     (folder / name).write_text(text.replace("digit 3", "three"), encoding="utf-8")
@@ -181,9 +179,7 @@ def need_flex(path):
         (need_flex, "cannot be run by LiteRT: .*"),
     ],
 )
-def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
-    colour_run, file, change, message
-):
+def test_a_file_that_cannot_be_run_has_that_beside_it(colour_run, file, change, message):
     change(file)
     with pytest.raises(ExportError, match=message) as error:
         verify(file, colour_run.path)
@@ -198,9 +194,7 @@ def test_a_file_that_cannot_be_run_is_told_and_has_that_beside_it(
         (LABELS, (16, 24), "32×32×3. Received: 16×24×3"),
     ],
 )
-def test_a_run_of_another_kind_is_refused_and_an_earlier_proof_stays(
-    colour_run, file, tmp_path, labels, size, message
-):
+def test_a_proof_survives_a_run_of_another_kind(colour_run, file, tmp_path, labels, size, message):
     before = file.with_name(f"{file.name}.json")
     before.write_text('{"passed": true}')
     run = Run(shutil.copytree(colour_run.path, tmp_path / "other"))
@@ -244,9 +238,7 @@ def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, comm
     assert "95 % interval" in out and "n = 150" in out and "CONV_2D×2" in out
 
 
-def test_a_file_that_fails_is_shown_and_its_fault_is_one_line_and_status_1(
-    colour_run, file, command
-):
+def test_a_file_that_fails_is_shown_with_its_fault_and_status_1(colour_run, file, command):
     swap_labels(file)
     words = ("verify", file, colour_run.path, "--split", "validation")
     status, out, err = command(*words, status=None)

@@ -95,9 +95,7 @@ def test_another_thread_than_the_main_one_gets_no_handlers():
     ("mine", "other", "ending"),
     [(signal.SIGTERM, 0, SystemExit), (0, signal.SIGINT, KeyboardInterrupt)],
 )
-def test_several_processes_end_at_the_step_at_which_all_know_of_it(
-    as_process, monkeypatch, mine, other, ending
-):
+def test_several_processes_end_at_the_same_step(as_process, monkeypatch, mine, other, ending):
     as_process(0, 2)
     monkeypatch.setattr(distributed, "highest", lambda value: max(value, other))
     with pytest.raises(ending), stop_signals() as stop, stop.held():

@@ -163,9 +163,7 @@ def test_a_broken_image_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_that_breaks_stops_the_training_with_its_name(
-    broken_images, images, quick_recipe, tmp_path, monkeypatch
-):
+def test_an_image_that_breaks_is_named(broken_images, images, quick_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
     for split in ("val", "test"):
         shutil.copy(images / split / "bee" / "0.png", broken_images / split / "bee")
@@ -225,9 +223,7 @@ def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     assert default_out(".").as_posix() == f"saved_models/{tmp_path.name}"
 
 
-def test_a_padded_rectangle_shows_the_ends_of_wide_images_which_a_crop_hides(
-    quick_recipe, tmp_path
-):
+def test_padding_shows_the_ends_of_wide_images_which_a_crop_hides(quick_recipe, tmp_path):
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 8), ("test", 8)):
         for number, name in enumerate(("left", "right")):
@@ -345,7 +341,7 @@ def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_named_weights_bring_their_preprocessing_and_normalisation(
+def test_named_weights_bring_their_preprocessing(
     two_classes, recipe, resnet18, tmp_path, monkeypatch
 ):
     published = Preprocess(
@@ -397,9 +393,7 @@ def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, ke
         ("resnet18d.ra2_in1k", "these weights are for a resnet18d"),
     ],
 )
-def test_weights_that_are_none_leave_nothing(
-    two_classes, recipe, tmp_path, monkeypatch, weights, message
-):
+def test_wrong_weights_leave_nothing(two_classes, recipe, tmp_path, monkeypatch, weights, message):
     monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     with pytest.raises(InputError, match=message):
         train(two_classes, recipe.with_weights(weights), tmp_path / "run", console=QUIET)

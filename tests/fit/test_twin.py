@@ -92,9 +92,7 @@ def assert_alike(model, inputs, tolerance, of_statistics=None):
 
 @pytest.mark.parametrize("settings", [{}, {"scale": False}, {"center": False}])
 @pytest.mark.parametrize("shape", [(16, 5, 7), (1, 5, 7), (1, 1, 1)])
-def test_one_layer_gives_the_stock_layers_output_gradients_and_statistics(
-    rounding, settings, shape
-):
+def test_a_layer_gives_the_stock_ones_output_gradients_statistics(rounding, settings, shape):
     random = np.random.default_rng(0)
     image = keras.Input((*shape[1:], 4))
     model = keras.Model(image, layers.BatchNormalization(momentum=0.9, **settings)(image))

@@ -66,9 +66,7 @@ def resnet18d():
     ("builder", "depth", "layout"),
     [(build_resnet18, 18, "torchvision"), (build_resnet34, 34, "transformers")],
 )
-def test_a_checkpoint_gives_the_logits_that_it_gives_in_torch(
-    builder, depth, layout, checkpoint, golden
-):
+def test_a_checkpoint_gives_torchs_logits(builder, depth, layout, checkpoint, golden):
     arrays, model = arrays_of(depth), logits_net(builder)
     path = checkpoint(with_counters(in_layout(arrays, layout)))
     assert load_weights(model, path) == Transfer(layout, len(arrays))
@@ -79,9 +77,7 @@ def test_a_checkpoint_gives_the_logits_that_it_gives_in_torch(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_saved_has_the_layouts_tensors_bit_for_bit(
-    layout, resnet18, arrays, checkpoint, tmp_path
-):
+def test_a_saved_file_has_the_layouts_tensors(layout, resnet18, arrays, checkpoint, tmp_path):
     load_weights(resnet18, checkpoint(arrays))
     report = save_weights(resnet18, tmp_path / "new" / "saved.safetensors", layout)
     assert report == Transfer(layout, 122)
@@ -117,9 +113,7 @@ def test_a_d_checkpoint_comes_back_bit_for_bit(resnet18d, checkpoint, tmp_path):
         ),
     ],
 )
-def test_a_checkpoint_of_another_network_is_refused_by_the_first_names(
-    resnet18, checkpoint, network, message
-):
+def test_another_networks_checkpoint_is_refused(resnet18, checkpoint, network, message):
     assert_refused(resnet18, checkpoint(arrays_of(**network)), message)
 
 
@@ -172,7 +166,7 @@ def test_all_faults_are_one_error(small_model, small_arrays, checkpoint):
     )
 
 
-def test_another_number_of_classes_is_refused_unless_the_head_is_skipped(
+def test_other_classes_are_refused_unless_the_head_is_skipped(
     small_model, small_arrays, checkpoint
 ):
     model, path = small_model(classes=5), checkpoint(small_arrays(classes=1000))
@@ -188,17 +182,13 @@ def test_another_number_of_classes_is_refused_unless_the_head_is_skipped(
     assert not same(values(model)[:1], before[:1])
 
 
-def test_a_checkpoint_without_a_classifier_needs_the_head_skipped(
-    small_model, small_arrays, checkpoint
-):
+def test_a_checkpoint_without_a_head_needs_it_skipped(small_model, small_arrays, checkpoint):
     model, path = small_model(), checkpoint(without_head(small_arrays()))
     assert_refused(model, path, r"head='skip'.*2 missing \(fc\.weight, fc\.bias\)")
     assert load_weights(model, path, head="skip").kept == ("predictions",)
 
 
-def test_a_head_that_fits_is_not_skipped_even_behind_a_dropout(
-    small_model, small_arrays, checkpoint
-):
+def test_a_fitting_head_is_not_skipped_even_behind_a_dropout(small_model, small_arrays, checkpoint):
     renamed = {name.replace("fc.", "fc.1."): array for name, array in small_arrays().items()}
     for arrays in (small_arrays(), renamed):
         report = load_weights(small_model(), checkpoint(arrays), head="skip")
@@ -222,9 +212,7 @@ def test_the_stem_adapts_to_other_channels(small_model, small_arrays, checkpoint
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
 @pytest.mark.parametrize("layout", ["torchvision", "transformers"])
-def test_a_prefix_is_understood_and_what_lies_beside_is_left_out(
-    small_model, small_arrays, checkpoint, prefix, layout
-):
+def test_a_prefix_is_understood(small_model, small_arrays, checkpoint, prefix, layout):
     arrays = in_layout(small_arrays(), layout)
     network = {prefix + name: array for name, array in arrays.items()}
     assert load_weights(small_model(), checkpoint(network)) == Transfer(layout, 17)
@@ -286,7 +274,7 @@ def test_a_half_precision_network_is_saved_in_float32_bit_for_bit(
         ("bn1.running_var", -1e-3, "a negative variance in bn1.running_var"),
     ],
 )
-def test_a_value_that_no_training_leaves_is_refused(
+def test_a_value_of_no_training_is_refused(
     small_model, small_arrays, checkpoint, name, value, message
 ):
     arrays = small_arrays()
