@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -156,8 +156,7 @@ def pair(folder: Path, *arguments: Any, kill: str = "-1") -> list[Started]:
     ]
 
 
-@dataclasses.dataclass
-class Killed:
+class Killed(NamedTuple):
     """A training of two processes, the second of which was killed in the second epoch."""
 
     run: Run
@@ -170,9 +169,8 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(images: Path, folder: Path) -> Killed:
-    first, second = pair(
-        folder, images, "--recipe", folder / "scratch.toml", "--out", "run", kill="8"
-    )
+    words = (images, "--recipe", folder / "scratch.toml", "--out", "run")
+    first, second = pair(folder, *words, kill="8")
     assert second.end()[0] == -signal.SIGKILL
     began = time.monotonic()
     status, printed, errors = first.end()
