@@ -13,7 +13,7 @@ import pytest
 
 from keras_resnet18 import build_resnet18, machine, recommended_policy
 from keras_resnet18.errors import InputError
-from keras_resnet18.machine import _Device, dtype_policy, native_stderr_hidden
+from keras_resnet18.machine import _Device, native_stderr_hidden
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,6 @@ print(sys.stderr.getvalue(), cpu_count(), environment()["threads"])
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_a_started_tensorflow_logs_errors_where_they_are_seen_and_only_free_cpus_count(run_python):
     assert run_python(STARTED).split("\n") == ["ERROR:tensorflow:no more memory", " 1 1", ""]
-
-
-def test_a_dtype_policy_is_put_back_also_after_an_error():
-    before = keras.config.dtype_policy()
-    with pytest.raises(ZeroDivisionError), dtype_policy("mixed_bfloat16"):
-        assert keras.config.dtype_policy().name == "mixed_bfloat16"
-        raise ZeroDivisionError
-    assert keras.config.dtype_policy() == before
 
 
 # recommended_policy() advises, says why, and changes nothing

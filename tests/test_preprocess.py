@@ -265,7 +265,6 @@ def test_predictions_are_named_best_first():
     [
         (Preprocess((224, 224)), [(300, 400)], 1 - 0.75 * 0.875**2),
         (Preprocess((224, 224), crop_ratio=1.0), [(300, 400), (300, 300)], 0.125),
-        (Preprocess((168, 224), crop_ratio=1.0), [(300, 400)], 0.0),
         (Preprocess((224, 224), fit="pad"), [(300, 900)], 1 - 0.875),
         (Preprocess((224, 224), fit="squash"), [(300, 900)], 1 - 0.875**2),
         (Preprocess((224, 224)), [], 0.0),

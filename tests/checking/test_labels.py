@@ -187,11 +187,6 @@ def test_what_cannot_be_checked_is_a_line(bees, features, message, run, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_out_needs_features(images, tmp_path):
-    with pytest.raises(InputError, match="features=MODEL"):
-        check(images, out=tmp_path / "labels")
-
-
 def test_the_command_writes_page_table_and_json(folder, run, tmp_path, command):
     out, file = tmp_path / "labels", tmp_path / "all.json"
     words = ("--label-errors", "--features", run.path, "--out", out, "--json", file)

@@ -53,13 +53,6 @@ class TestCompare:
         assert "gives all 40 images the same class" in found.warning
         assert PERFECT.warning is None
 
-    def test_gives_every_part_an_interval(self):
-        figures = dataclasses.replace(PERFECT, agreement=0.9, accuracy=0.5).to_dict()
-        # Wilson's interval of 90 and 50 in 100, from his formula
-        assert figures["agreement_interval"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
-        assert figures["accuracy_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
-        assert figures["model_accuracy_interval"] is None
-
     def test_takes_nan_for_the_largest_difference(self, tiny, tiny_images):
         answers = tiny.predict(tiny_images, verbose=0)
         answers[7, 1] = np.nan

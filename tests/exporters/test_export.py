@@ -14,7 +14,6 @@ from small import draw_images
 from keras_resnet18 import evaluate, verify
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.exporters import export as export_module
-from keras_resnet18.exporters.compare import Comparison
 from keras_resnet18.exporters.export import export
 from keras_resnet18.files import EXPORTS
 from keras_resnet18.images import read_image
@@ -169,13 +168,6 @@ def test_a_format_without_its_extra_is_refused_or_left_out_of_all(
     assert set(export(run, "all", tmp_path, note=notes.append)) == EXPORTS.keys() - {"onnx"}
     (note,) = notes
     assert note.startswith("left out: an .onnx file needs the extra onnx")
-
-
-def test_an_export_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(Comparison, "fault", lambda *_: "the export gives other classes")
-    with pytest.raises(ExportError, match="other classes"):
-        export(run, "saved_model", tmp_path / "export")
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(

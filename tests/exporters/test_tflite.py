@@ -22,7 +22,6 @@ from keras_resnet18.errors import ExportError
 from keras_resnet18.exporters import convert, graph, tflite
 from keras_resnet18.exporters.graph import run_converter
 from keras_resnet18.exporters.tflite import open_checked, with_packed_stem
-from keras_resnet18.tflite_file import contents
 
 
 def probabilities_of(path: Path, images: np.ndarray) -> np.ndarray:
@@ -133,14 +132,6 @@ class TestFile:
             probabilities_of(report.path, images), keras.ops.softmax(logits), atol=1e-5
         )
 
-    def test_is_replaced_by_a_new_one(self, classifier, float32_file, convert_to, tmp_path):
-        convert_to(float32_file.converted)
-        path = tmp_path / "new" / "folder" / "a.tflite"
-        for names in ("0123456789", "abcdefghij"):
-            export_tflite(classifier, str(path), labels=list(names))
-            assert contents(path).labels == list(names)
-        assert {file.name for file in path.parent.iterdir()} == {"a.tflite", "a.tflite.json"}
-
 
 class TestReport:
     def test_gives_what_a_plain_interpreter_finds(self, any_file, held_out):
@@ -167,13 +158,6 @@ class TestReport:
         assert found.agreement >= agreement and least <= found.max_difference < most
         assert found.accuracy > 0.9
         assert found.accuracy == found.model_accuracy or agreement < 1
-
-    def test_reads_as_one_line_with_every_figure(self, int8_file):
-        line, found = str(int8_file.report), int8_file.report.comparison
-        assert line.startswith(f"{int8_file.path}: tflite-int8, 1.96 MB, ")
-        assert f"agreement {found.agreement:.2%}" in line and "n = 100" in line
-        assert f"top-1 {found.accuracy:.2%} (model {found.model_accuracy:.2%})" in line
-        assert "\n" not in line
 
     def test_without_check_is_about_the_calibration_images(
         self, small_file, training, convert_to, tmp_path, monkeypatch

@@ -11,7 +11,6 @@ Keys of golden.npz. Images and activations are NHWC, weights are in torch layout
 
     made_with             (3,) versions of torch and NumPy, and the date
     logits/18, logits/34  (2, 10) evaluation mode, IMAGE_SHAPE
-    logits/18_odd         (2, 10) evaluation mode, ODD_IMAGE_SHAPE
     logits/<network>_small  (1, 10) evaluation mode, an image of SMALL_SIZE; <network> is a key of
                           NETWORKS
     stage/names           (5,) "stem" (after the max pool), "layer1" ... "layer4"
@@ -156,13 +155,11 @@ def to_nhwc(x: torch.Tensor) -> np.ndarray:
 
 def evaluation_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
     images = to_nchw(given.numpy_images(given.IMAGE_SHAPE, given.IMAGE_SEED), dtype)
-    odd_images = to_nchw(given.numpy_images(given.ODD_IMAGE_SHAPE, given.IMAGE_SEED), dtype)
     entries = {"stage/names": np.array(given.STAGES)}
     with torch.no_grad():
         model = seeded_model(given.Network(), dtype)
         entries |= stage_entries("stage", model.stages(images))
         entries["logits/18"] = model(images).numpy()
-        entries["logits/18_odd"] = model(odd_images).numpy()
         entries["logits/34"] = seeded_model(given.Network(depth=34), dtype)(images).numpy()
         for name, network in given.NETWORKS.items():
             image = given.numpy_images((1, *given.SMALL_SIZE, network.channels), given.IMAGE_SEED)
