@@ -78,12 +78,6 @@ def test_a_disk_without_room_is_one_line_and_the_old_file_stays(tmp_path, code):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_path_below_a_file_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"), staged(tmp_path / "file" / "new"):
-        pass
-
-
 def test_a_folder_is_replaced_whole(tmp_path):
     folder = tmp_path / "saved"
     for name in ("old", "new"):

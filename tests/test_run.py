@@ -167,13 +167,6 @@ def test_a_name_that_is_not_utf8_is_written_and_read_back(copy):
         _ = copy.source
 
 
-def test_what_is_no_run_is_not_opened(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for path in (tmp_path, tmp_path / "nothing", tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="a run is a folder that `train` left"):
-            load_run(path)
-
-
 @pytest.mark.parametrize(
     ("change", "found"),
     [
