@@ -20,7 +20,7 @@ from small import CLASSES, build_tiny, draw_images, train_quickly
 
 from keras_resnet18.machine import prepare_tensorflow
 
-pytest_plugins = ["digit_exports"]  # fixtures that several folders share
+pytest_plugins = ["digit_exports", "hub_server"]  # fixtures that several folders share
 
 # As the command line does, before TensorFlow is first imported: tests train too.
 prepare_tensorflow()

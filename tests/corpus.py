@@ -54,12 +54,7 @@ def png(
 ) -> bytes:
     """A PNG of any kind, those that Pillow reads and does not write too.
 
-    Args:
-        samples: Whole numbers, shape (height, width, channels).
-        colour: PNG's number for the kind of colour.
-        bits: Of a sample.
-        interlaced: Whether in seven passes.
-        chunks: Other chunks before the pixels, kind and content.
+    Its samples are whole numbers, shape (height, width, channels); `chunks` are kinds and contents.
     """
     height, width, _ = samples.shape
     passes = _ADAM7 if interlaced else ["0011"]
@@ -137,25 +132,19 @@ def refused_files() -> dict[str, bytes]:
     """The kinds that are none or too large, by the names of their files, which lie."""
     image = smooth_image()
     frame = (jpeg := encoded(image, "JPEG")).index(b"\xff\xc0") + 5
-    gif, webp = encoded(image, "GIF"), encoded(image, "WEBP", exif=exif(6))
+    webp = encoded(image, "WEBP", exif=exif(6))
     return {
         "tiff.jpg": encoded(image, "TIFF"),
-        "tiff lzw.png": encoded(image, "TIFF", compression="tiff_lzw"),
         "ppm.png": encoded(image, "PPM"),
-        "ico.png": encoded(image, "ICO"),
-        "tga.bmp": encoded(image, "TGA"),
         "jpeg 2000.jpg": encoded(image, "JPEG2000"),
         "text.jpg": b"I am no image",
         "page.png": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
         "pdf.jpg": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj <<>> endobj",
         "empty.jpg": b"",
-        "zeros.png": bytes(5000),
         "huge jpeg.jpg": declaring(jpeg, frame, struct.pack(">HH", 60_000, 60_000)),
         "huge png.png": declaring(encoded(image, "PNG"), 16, struct.pack(">II", 60_000, 60_000)),
         "tall png.png": declaring(encoded(image, "PNG"), 16, struct.pack(">II", 1, 2**31 - 1)),
         "huge bmp.bmp": declaring(encoded(image, "BMP"), 18, struct.pack("<ii", 60_000, 60_000)),
-        "huge gif.gif": declaring(gif, 6, struct.pack("<HH", 60_000, 60_000)),
         "huge webp.webp": declaring(webp, 24, b"\xff\x3f\0\xff\x3f\0"),  # 16,384 × 16,384
     }
 
@@ -187,24 +176,20 @@ def _jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg grey.jpg", jpeg(image.convert("L"))
     yield "jpeg progressive.jpg", jpeg(progressive=True)
     yield "jpeg progressive grey.jpeg", jpeg(image.convert("L"), progressive=True)
-    yield "jpeg optimized.JPG", jpeg(optimize=True)
     yield "jpeg restarts.jpg", jpeg(restart_marker_blocks=3)
-    yield "jpeg rgb.jpg", jpeg(keep_rgb=True)
     yield "jpeg cmyk.jpg", (cmyk := jpeg(image.convert("CMYK")))
     adobe = cmyk.index(b"Adobe") + 11  # the kind of the colours; 2 is YCCK
     yield "jpeg ycck.jpg", cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :]
     yield "jpeg profile.jpg", jpeg(icc_profile=bytes(70_000))
-    yield "jpeg comment.jpg", jpeg(comment=b"x" * 60_000)
     yield "jpeg tail.jpg", jpeg() + b"a camera's notes"
     yield "jpeg named png.png", jpeg()
     yield "jpeg 1x1.jpg", jpeg(smooth_image(1, 1))
     yield "jpeg 1x5000.jpg", jpeg(smooth_image(1, 5000))
-    yield "jpeg 5000x1.jpg", jpeg(smooth_image(5000, 1))
     preview = encoded(image, "MPO", save_all=True, append_images=[image.resize((9, 9))])
     yield "jpeg with preview.jpg", preview
     for number in range(1, 9):
         yield f"jpeg turned {number}.jpg", jpeg(exif=exif(number))
-        yield f"jpeg turned {number}, little endian.jpg", jpeg(exif=exif(number, "<"))
+    yield "jpeg turned 6, little endian.jpg", jpeg(exif=exif(6, "<"))
     yield "jpeg without a turn.jpg", jpeg(exif=exif(None))
     yield "jpeg with xmp.jpg", jpeg(xmp=b'<x tiff:Orientation="6"/>')
     turned = jpeg(exif=exif(6))
@@ -223,16 +208,12 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     yield "png grey transparent.png", encoded(image.convert("L"), "PNG", transparency=128)
     colour = image.getpixel((3, 4))
     yield "png rgb transparent.png", encoded(image, "PNG", transparency=colour)
-    white = image.convert("1")
-    yield "png 1 transparent.png", encoded(white, "PNG", transparency=255)
     for bits in (1, 2, 4, 8):
         palette = image.quantize(2**bits)
         yield f"png palette {bits}.png", encoded(palette, "PNG", bits=bits)
         for kind, opacity in (("transparent", 1), ("alpha", bytes([0, 128]))):
             data = encoded(palette, "PNG", bits=bits, transparency=opacity)
             yield f"png palette {bits} {kind}.png", data
-    one = Image.new("RGB", (8, 8), (200, 30, 30)).quantize(8)
-    yield "png one colour.png", encoded(one, "PNG")
     level, alpha = (x.astype(np.uint8) for x in np.meshgrid(np.arange(256), np.arange(256)))
     every = Image.fromarray(np.stack([level, 255 - level, level // 2, alpha], -1))
     yield "png every alpha.png", encoded(every, "PNG")
@@ -255,19 +236,14 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     yield "png rgba 16.png", png(fine_rgba, _RGBA, 16)
     yield "png interlaced.png", png(rgb, _RGB, 8, interlaced=True)
     yield "png interlaced alpha.png", png(rgba, _RGBA, 8, interlaced=True)
-    yield "png interlaced grey 16.png", png(fine[..., :1], _GREY, 16, interlaced=True)
     entries = (b"PLTE", bytes(range(48)))
     palette_4 = png(rgb[..., :1] >> 4, _PALETTE, 4, interlaced=True, chunks=[entries])
     yield "png interlaced palette.png", palette_4
-    gamma = (b"gAMA", struct.pack(">I", 100_000))
-    yield "png gamma.png", png(rgb, _RGB, 8, chunks=[gamma])
-    yield "png text.png", png(rgb, _RGB, 8, chunks=[(b"tEXt", b"Comment\0" + 9000 * b"x")])
     frames = [image.rotate(180)]
     yield "png animated.png", encoded(image, "PNG", save_all=True, append_images=frames)
     for number in range(1, 9):
         yield f"png turned {number}.png", encoded(image, "PNG", exif=exif(number))
     yield "png 1x1.png", encoded(smooth_image(1, 1), "PNG")
-    yield "png 1x5000.png", encoded(smooth_image(1, 5000), "PNG")
     yield "png named jpg.jpg", encoded(image, "PNG")
 
 
@@ -278,7 +254,6 @@ def _others() -> Iterator[tuple[str, bytes]]:
     alpha = image.copy()
     alpha.putalpha(image.convert("L"))
     yield "gif.gif", encoded(image, "GIF")
-    yield "gif grey.gif", encoded(image.convert("L"), "GIF", interlace=0)
     yield "gif transparent.gif", encoded(image.quantize(16), "GIF", transparency=3)
     yield "gif animated.gif", encoded(image, "GIF", save_all=True, append_images=frames)
     yield "webp lossy.webp", encoded(image, "WEBP")
@@ -290,7 +265,4 @@ def _others() -> Iterator[tuple[str, bytes]]:
     yield "avif.avif", encoded(image, "AVIF")
     yield "bmp.bmp", (bmp := encoded(image, "BMP"))
     yield "bmp palette.bmp", encoded(image.quantize(64), "BMP")
-    yield "bmp 1 bit.bmp", encoded(image.convert("1"), "BMP")
-    yield "bmp grey.bmp", encoded(image.convert("L"), "BMP")
-    yield "bmp alpha.bmp", encoded(alpha, "BMP")
     yield "bmp top down.bmp", declaring(bmp, 22, struct.pack("<i", -image.height))

@@ -7,12 +7,35 @@ import http.server
 import json
 import re
 import threading
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
+
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([^/]+)/([^/]+)(?:/(.*))?)?")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.*)")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub, and clients that ask it and have empty caches."""
+    hub = HubServer()
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # one that an earlier test opened knows another environment
+    yield hub
+    hub.close()
+    close_session()
 
 
 class HubServer:
@@ -21,12 +44,14 @@ class HubServer:
     Attributes:
         repositories: `{"datasets/owner/name": {commit: {path: content}}}`, or `"models/…"`.
         gated: Repositories that it shows to nobody.
+        down: Whether it answers with an error of its own.
         requests: Methods and paths of the requests so far.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self.gated: set[str] = set()
+        self.down = False
         self.requests: list[str] = []
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -58,6 +83,8 @@ class HubServer:
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
                 hub.requests.append(f"{self.command} {path}")
+                if hub.down:
+                    return self.answer(503)
                 api, file = _API.fullmatch(path), _FILE.fullmatch(path)
                 if api:
                     repository, revision = f"{api[1]}/{api[2]}", api[4] or "main"

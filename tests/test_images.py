@@ -1,4 +1,4 @@
-"""The decoder gives every image as a person sees it; tests/corpus.py has 80 kinds of files more."""
+"""The decoder gives every image as a person sees it; tests/corpus.py has more kinds of files."""
 
 from __future__ import annotations
 
@@ -157,10 +157,6 @@ def _half(data: bytes) -> bytes:
     return data[: len(data) // 2] + b"\xff\xd9"
 
 
-def _zeros(data: bytes) -> bytes:
-    return data[: len(data) // 2] + bytes(400) + data[len(data) // 2 + 400 :]
-
-
 def _left_over(data: bytes) -> bytes:
     return data[:-2] + bytes(400) + data[-2:]
 
@@ -173,19 +169,14 @@ def _without_restart(data: bytes) -> bytes:
     ("options", "damage", "reason"),
     [
         ({}, _half, "missing: it ends before its last pixel"),
-        ({"mode": "L"}, _half, "missing: it ends before its last pixel"),
-        ({}, _zeros, "it ends before its last pixel|left over"),
         ({}, _left_over, "left over after its last pixel"),
-        ({"quality": 95, "subsampling": 0}, _half, "missing"),
         ({"restart_marker_rows": 1}, _half, "missing"),
         ({"restart_marker_rows": 1}, _without_restart, "restart markers"),
         ({"progressive": True}, _half, "before its last scan"),
     ],
 )
 def test_a_jpeg_that_is_damaged_inside_is_told_from_a_whole_one(options, damage, reason):
-    photo = Image.fromarray(load_sample_image("china.jpg"))
-    photo = photo.convert("L") if options.get("mode") == "L" else photo
-    data = encoded(photo, "JPEG", **options)
+    data = encoded(Image.fromarray(load_sample_image("china.jpg")), "JPEG", **options)
     assert jpeg_damage(data) is None and jpeg_damage(data + b"a tail") is None
     damaged = damage(data)
     decode_image(damaged)  # as if it were whole

@@ -139,32 +139,21 @@ def test_the_rooms_form_no_circle():
     ("room", "source", "fault"),
     [
         ("data", "from keras_resnet18.model import resnet", "data must not import model"),
-        ("fit", "import keras_resnet18.exporters.tflite", "fit must not import exporters"),
         ("fit", "from keras_resnet18 import build_resnet18", "fit must not import __init__"),
         ("preprocess", "def f():\n  from keras_resnet18.data import files", "not import data"),
         ("model", "def f():\n  import tensorflow as tf", "model must not import tensorflow"),
         ("model", "from . import blocks", "relative import"),
-        ("run", "import keras", "run must not import keras at its top"),
         ("run", "try:\n  import keras\nexcept ImportError:\n  pass", "keras at its top"),
         ("cli", "from keras_resnet18.fit.train import train", "not import fit at its top"),
         ("utils", "", "utils has no line in ROOMS"),
+        ("run", "def f():\n  import keras", None),
+        ("__init__", "if TYPE_CHECKING:\n  from keras_resnet18.model import resnet", None),
+        ("model", "import keras\nfrom keras_resnet18.errors import InputError", None),
     ],
 )
-def test_the_check_finds_a_forbidden_import(room, source, fault):
-    assert any(fault in found for found in faults(room, source))
-
-
-@pytest.mark.parametrize(
-    ("room", "source"),
-    [
-        ("run", "def f():\n  import keras"),
-        ("__init__", "if TYPE_CHECKING:\n  from keras_resnet18.model import resnet"),
-        ("model", "import keras\nfrom keras_resnet18.errors import InputError"),
-        ("classify", "from keras_resnet18.data.sources import open_source"),
-    ],
-)
-def test_the_check_lets_an_allowed_import_pass(room, source):
-    assert faults(room, source) == []
+def test_the_check_finds_forbidden_imports_alone(room, source, fault):
+    found = faults(room, source)
+    assert any(fault in one for one in found) if fault else found == []
 
 
 # training/ calls the library like any user

@@ -103,16 +103,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     } | {f"{info}/{name}" for name in about}
 
 
-def test_the_wheel_says_its_version_and_licence(wheel):
-    info = f"keras_resnet18-{keras_resnet18.__version__}.dist-info"
-    with zipfile.ZipFile(wheel) as files:
-        metadata = files.read(f"{info}/METADATA").decode()
-        licence = files.read(f"{info}/licenses/LICENSE").decode()
-    assert f"\nVersion: {keras_resnet18.__version__}\n" in metadata
-    assert "\nLicense-Expression: Apache-2.0\n" in metadata
-    assert "Apache License" in licence
-
-
 def test_the_wheel_works_where_there_is_no_checkout(wheel, run_python, tmp_path):
     folder = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]

@@ -40,12 +40,9 @@ def digits_as_cifar10(digits, tmp_path, monkeypatch):
     # or TFDS asks the network whether this is Google's cloud
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     images, labels = colour_digits(digits, 300)
-
-    def examples(start, stop):
-        return [
-            (i, {"id": f"{i}", "image": images[i], "label": int(labels[i])})
-            for i in range(start, stop)
-        ]
+    examples = [
+        (i, {"id": f"{i}", "image": images[i], "label": int(labels[i])}) for i in range(300)
+    ]
 
     tfds.dataset_builders.store_as_tfds_dataset(
         name="cifar10",
@@ -57,7 +54,7 @@ def digits_as_cifar10(digits, tmp_path, monkeypatch):
                 "label": tfds.features.ClassLabel(names=NAMES),
             }
         ),
-        split_datasets={"train": examples(0, 260), "test": examples(260, 300)},
+        split_datasets={"train": examples[:260], "test": examples[260:]},
         data_dir=tmp_path / "tfds",
         disable_shuffling=True,
     )

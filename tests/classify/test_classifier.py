@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet18.classify.accuracy import measure
 from keras_resnet18.classify.classifier import image_files, open_classifier, open_images
-from keras_resnet18.data.sources import open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.spec import ClassifierSpec
@@ -64,9 +62,7 @@ def without_spec(path, folder):
     return copy
 
 
-def test_the_specification_of_a_file_without_one_is_read_from_beside_it(
-    float16_file, labels, tmp_path
-):
+def test_a_file_without_a_specification_takes_that_beside_it(float16_file, labels, tmp_path):
     file = without_spec(float16_file.path, tmp_path)
     with pytest.warns(UserWarning, match="does not say how images are prepared.*middle 87.5%"):
         found = open_classifier(file).spec
@@ -87,13 +83,6 @@ def test_a_specification_for_another_size_than_the_files_is_refused(float16_file
         open_classifier(file)
 
 
-def test_a_specification_in_a_file_that_is_none_is_refused(float16_file, tmp_path):
-    file = without_spec(float16_file.path, tmp_path)
-    append_files(file, {"classifier.json": '{"size": 3}'})
-    with pytest.raises(InputError, match=r"that `train` and `export` write.*digits\.tflite"):
-        open_classifier(file)
-
-
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -101,9 +90,7 @@ def test_a_specification_in_a_file_that_is_none_is_refused(float16_file, tmp_pat
         ({"image_shape": (16, 16, 1)}, "three channels.*which takes 1"),
     ],
 )
-def test_an_exported_file_that_cannot_classify_images_is_told(
-    exported, tmp_path, monkeypatch, file, message
-):
+def test_a_file_that_cannot_classify_images_is_told(exported, tmp_path, monkeypatch, file, message):
     known = {"image_shape": (16, 16, 3), "classes": 3, "spec": None} | file
     opened = types.SimpleNamespace(**known)
     monkeypatch.setattr("keras_resnet18.classify.classifier.open_exported", lambda path: opened)
@@ -128,14 +115,6 @@ def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_export_in_a_run_knows_the_images_of_the_run(run, exported, images):
-    classifier = open_classifier(exported / "model.tflite")
-    assert classifier.run.source == str(images)
-    split = open_source(images).splits["test"]
-    result = measure(classifier.predict, split, classifier.spec)
-    assert result.accuracy == run.metrics["test"]["accuracy"]
-
-
 def test_images_of_other_classes_are_refused():
     with pytest.raises(InputError, match=r"2 classes.*digits with '0'.* without 'ant', 'bee'"):
         open_images(ClassifierSpec(("ant", "bee"), None), None, "digits")
@@ -154,10 +133,3 @@ def test_images_are_listed_in_the_order_given_and_sorted_in_a_folder(tmp_path):
 def test_a_folder_without_images_is_refused_before_any_row(tmp_path):
     with pytest.raises(InputError, match="images in it"):
         image_files([tmp_path / "a.png", tmp_path])
-
-
-def test_predictions_do_not_depend_on_the_batch(run):
-    predict = open_classifier(run.path).predict
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
-    one_by_one = np.concatenate([predict(pixels[i : i + 1]) for i in range(5)])
-    np.testing.assert_allclose(predict(pixels), one_by_one, atol=1e-5)

@@ -16,12 +16,6 @@ from keras_resnet18.data.sources import from_arrays, open_source
 from keras_resnet18.errors import InputError
 
 
-def test_without_data_it_is_the_runs_own_test(run):
-    found = evaluate(run)
-    assert (found.n, found.trained_on) == (12, 0)
-    assert found.accuracy == run.metrics["test"]["accuracy"]
-
-
 @pytest.mark.parametrize(("split", "n", "trained_on"), [("train", 49, 49), ("all", 70, 49)])
 def test_training_images_are_counted(run, images, split, n, trained_on):
     for data in (None, str(images)):

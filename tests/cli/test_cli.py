@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from keras_resnet18 import __version__, load_run, open_classifier, predict
 from keras_resnet18.cli.export import print_exports
 from keras_resnet18.errors import ExportError, InputError
 from keras_resnet18.files import EXPORTS
+from keras_resnet18.fit.resume import Checkpoints
 
 TESTS = Path(__file__).parents[1]
 LONG = 300 * "a"  # more bytes than a file's name may have
@@ -79,45 +78,17 @@ def test_train_leaves_a_run_and_says_where(
     assert load_run(tmp_path / "my" / "run").recipe.epochs == 2
 
 
-def one_class(folder):
-    draw_images(folder, {"ant": 20})
-
-
-def a_class_like_a_refusal(folder):
-    draw_images(folder, {"ant": 20, "bee": 20})
-    (folder / "bee").rename(folder / "not sure")
-
-
 def text_as_jpg(folder):
     draw_images(folder, {"ant": 20, "bee": 20})
     (folder / "bee" / "text.jpg").write_text("I am no image")
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda folder: None, "which is not there"),
-        (Path.mkdir, "one folder for each class"),
-        (one_class, "two classes or more"),
-        (a_class_like_a_refusal, "labels must not be 'not sure'"),
-        (text_as_jpg, r"bee/text\.jpg"),
-        (Path.touch, "which is a file"),
-    ],
-)
-def test_images_that_cannot_be_used_leave_nothing(refused, tmp_path, make, message):
-    make(tmp_path / "data")
-    refused(message, "train", "data", "--recipe", "digits", "--out", "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--recipe", "digit"], r"did you mean digits\?"),
-        (["--set", "epoch=3"], r"did you mean epochs\?"),
         (["--set", "epochs"], "key=value"),
         (["--epochs", "0"], "epochs must be 1 or more"),
-        (["--precision", "float16"], "precision must be one of auto"),
         (["--data", "digits"], "--data goes with --resume"),
         (["--process", "1"], "go with --distributed"),
         (["--out", "thesis"], "not a run"),
@@ -125,9 +96,7 @@ def test_images_that_cannot_be_used_leave_nothing(refused, tmp_path, make, messa
         (["--out", "thesis/chapter1.txt/run"], "below the file"),
     ],
 )
-def test_train_refuses_what_it_cannot_do_and_leaves_all_as_it_was(
-    refused, images, tmp_path, options, message
-):
+def test_what_train_refuses_leaves_all_as_it_was(refused, images, tmp_path, options, message):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
@@ -135,11 +104,8 @@ def test_train_refuses_what_it_cannot_do_and_leaves_all_as_it_was(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_check_prints_counts_and_findings_and_exits_1_where_something_spoils(
-    command, refused, images, tmp_path
-):
+def test_check_prints_findings_and_exits_1_where_one_spoils(command, refused, images, tmp_path):
     answer = command("check", images)
-    assert re.search(r"^ant +\| 17 +\| 3 +\| 4", answer.out, re.MULTILINE)
     assert re.search(r"^3 classes +\| 49 +\| 9 +\| 12", answer.out, re.MULTILINE)
     assert answer.out.endswith("70 images decoded: nothing would spoil a training\n")
     text_as_jpg(tmp_path / "data")
@@ -167,9 +133,7 @@ def test_evaluate_measures_again_what_the_run_reports(command, run, exported, im
     assert "49 of the 70 images are training images" in out
 
 
-def test_evaluate_prints_each_class_and_writes_what_it_found(
-    command, refused, run, images, tmp_path
-):
+def test_evaluate_prints_each_class_and_writes_figures(command, refused, run, images, tmp_path):
     folder = tmp_path / "found"
     answer = command("evaluate", run.path, "--out", folder)
     assert answer.out.splitlines()[-1] == str(folder)
@@ -205,8 +169,7 @@ def test_predict_gives_a_row_for_each_file_in_the_order_given(command, run, imag
 
 def test_predict_writes_csv_with_a_row_for_a_broken_file(command, run, exported, images, tmp_path):
     good = images / "test" / "bee" / "0.png"
-    text = tmp_path / "text.jpg"
-    text.write_text("I am no image")
+    (text := tmp_path / "text.jpg").write_text("I am no image")
     for model in (run.path, exported / "model-int8.tflite"):
         files = (good, text, "missing.png", good)
         rows = rows_of(command("predict", model, *files, "--csv", "--top", 9, status=1))
@@ -252,12 +215,9 @@ assert not {"tensorflow", "keras"} & set(sys.modules)
     assert [row.split("  ")[1].split()[0] for row in rows[4:8]] == ["bee"] * 4
 
 
-def test_predict_takes_many_files_in_batches_and_keeps_each_with_its_own_answer(
-    run, exported, images, tmp_path
-):
+def test_predict_takes_batches_and_each_file_keeps_its_answer(run, exported, images, tmp_path):
     good = sorted((images / "test").glob("*/*.png"))
-    text = tmp_path / "text.jpg"
-    text.write_text("I am no image")
+    (text := tmp_path / "text.jpg").write_text("I am no image")
     files = [text, *good, text, *reversed(good), *[text] * 9]
     for model in (run, exported / "model.tflite"):
         rows = list(predict(model, files, top=1))
@@ -286,9 +246,7 @@ def test_export_prints_a_table_and_where_everything_lies(command, run, tmp_path)
     assert names == {"saved_model", "saved_model.json", "labels.txt", "classifier.json"}
 
 
-def test_what_is_written_is_shown_when_another_format_is_refused(
-    refused, run, export_reports, monkeypatch
-):
+def test_a_refused_format_does_not_hide_what_is_written(refused, run, export_reports, monkeypatch):
     def first_alone(*arguments, **options):
         raise ExportError("tflite failed: other answers", export_reports[:1])
 
@@ -316,13 +274,8 @@ def test_no_cell_of_a_table_is_cut(export_reports, width):
 def test_export_refuses_what_it_cannot_write(refused, run, tmp_path):
     (tmp_path / "file").touch()
     refused("not there", "export", "nothing")
-    for message, *options in (
-        ("format must be one of", "--format", "coreml"),
-        ("--about takes KEY=TEXT", "--about", "A. Lee"),
-        ("needs 200 training images or more", "--format", "tflite-int8", "--out", "ship"),
-        ("below the file", "--format", "saved_model", "--out", "file/export"),
-    ):
-        refused(message, "export", run.path, *options)
+    refused("--about takes KEY=TEXT", "export", run.path, "--about", "A. Lee")
+    refused("below the file", "export", run.path, "--out", "file/export")
     assert not run.export_folder.exists()
 
 
@@ -331,8 +284,7 @@ def test_export_refuses_what_it_cannot_write(refused, run, tmp_path):
 
 def test_info_tells_what_the_machine_has(command):
     answer = command("info")
-    for word in (__version__, "tensorflow", "device", "precision"):
-        assert word in answer.out
+    assert all(word in answer.out for word in (__version__, "tensorflow", "device", "precision"))
 
 
 def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
@@ -353,22 +305,18 @@ def test_info_tells_what_a_run_and_its_files_are(command, run, exported):
 
 
 def test_info_tells_all_that_a_tflite_file_says_in_80_columns(command, exported):
-    answer = command("info", exported / "model-int8.tflite")
+    out = command("info", exported / "model-int8.tflite").out
     for row in (
         r"input +image, uint8 1×16×16×3, scale 1, zero point 0",
-        r"output +probabilities, float32 1×3",
         r"operators +.*\bCONV_2D×1,",
-        r"labels +3: ant, bee, 蝉",
         r"score threshold +-",
         r"preprocessing +size \(16, 16\), crop_ratio ",
     ):
-        assert re.search(f"^{row}", answer.out, re.MULTILINE), row
-    assert widest(answer.out) <= 80
+        assert re.search(f"^{row}", out, re.MULTILINE), row
+    assert widest(out) <= 80
 
 
-def test_info_weights_lists_the_catalogue_and_a_folder_of_that_name_has_a_path(
-    command, refused, tmp_path
-):
+def test_info_weights_lists_the_catalogue_unless_it_is_a_path(command, refused, tmp_path):
     (tmp_path / "weights").mkdir()
     answer = command("info", "weights")
     assert answer.out.splitlines()[0].split()[:2] == ["name", "network"]
@@ -385,79 +333,46 @@ def test_an_unfinished_run_is_said_to_be_one(refused, run, tmp_path):
         refused("unfinished run", *words)
 
 
+URL = "https://example.org/cats/a.jpg"
+NOT_READ = f"URLs are not read: download it, .* Received: {URL}\n"
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
         ("empty", ["train", ""]),  # as a path it would be the current folder
         ("empty", ["train", "digits", "--out", ""]),
-        ("empty", ["predict", "", "a.png"]),
-        ("too long", ["info", LONG]),
         ("too long", ["predict", LONG, "a.png"]),
         ("too long", ["train", "digits", "--out", LONG]),
+        (NOT_READ, ["predict", "run", URL]),
+        (NOT_READ, ["evaluate", "run", f"--data={URL}"]),
+        (NOT_READ, ["train", "digits", "--weights", URL]),
+        (NOT_READ, ["verify", URL, "run"]),
+        ("nothing, which is not there", ["export", "nothing", "--about", f"license={URL}"]),
     ],
 )
-def test_a_path_that_cannot_be_is_one_line(refused, message, words):
+def test_what_cannot_be_a_path_is_one_line(refused, message, words):
     refused(message, *words)
 
 
-URL = "https://example.org/cats/a.jpg"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["predict", "run", URL],
-        ["predict", URL, "a.jpg"],
-        ["evaluate", "run", "--data", URL],
-        ["evaluate", "run", f"--data={URL}"],
-        ["train", URL],
-        ["train", "digits", "--weights", URL],
-        ["check", URL],
-        ["export", URL],
-        ["export", "run", "--data", URL],
-        ["verify", URL, "run"],
-        ["info", URL],
-    ],
-    ids=" ".join,
-)
-def test_a_url_is_refused_as_it_was_typed(refused, words):
-    refused(f"URLs are not read: download it, .* Received: {URL}\n", *words)
-
-
-def test_a_url_may_be_said_in_metadata(refused):
-    refused("nothing, which is not there", "export", "nothing", "--about", f"license={URL}")
-
-
-@pytest.fixture
-def latin1(run, exported, images, tmp_path):
-    """A folder whose name is not UTF-8, with a run, its exports and an image in it."""
+def test_names_that_are_not_utf8_work_or_are_refused_where_no_runtime_opens_them(
+    command, refused, run, exported, images, tmp_path
+):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
-    folder.mkdir()
-    (folder / "run").symlink_to(run.path)
+    shutil.copytree(images / "test" / "bee", folder / "bee")
     for name in ("saved_model", "model.tflite", "model.onnx"):
         (folder / name).symlink_to(exported / name)
-    shutil.copy(images / "test" / "bee" / "0.png", folder / os.fsdecode(b"\xff.png"))
-    return folder
-
-
-def test_names_that_are_not_utf8_work_or_are_refused_where_no_runtime_opens_them(
-    command, refused, run, exported, latin1, images, recipe_file
-):
+    command("predict", folder / "model.tflite", folder / "bee")
+    command("info", folder / "model.tflite")
+    before = sorted(folder.iterdir())
     for words in (
-        ["predict", latin1 / "model.tflite", latin1],
-        ["info", latin1 / "model.tflite"],
-        ["evaluate", latin1 / "run"],
-    ):
-        command(*words)
-    before = sorted(latin1.iterdir())
-    for words in (
-        ["predict", latin1 / "saved_model", latin1],
-        ["info", latin1 / "model.onnx"],
-        ["train", images, "--recipe", recipe_file, "--out", latin1 / "new"],
-        ["export", run.path, "--format", "saved_model", "--out", latin1 / "new"],
+        ["predict", folder / "saved_model", folder / "bee"],
+        ["info", folder / "model.onnx"],
+        ["train", images, "--recipe", "digits", "--out", folder / "new"],
+        ["export", run.path, "--format", "saved_model", "--out", folder / "new"],
     ):
         refused("path in UTF-8", *words)
-    assert sorted(latin1.iterdir()) == before
+    assert sorted(folder.iterdir()) == before
 
 
 def test_help_names_every_verb_and_imports_no_framework(run_python):
@@ -483,9 +398,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
 
 
 @pytest.mark.parametrize("error", [ValueError("of TensorFlow"), InputError("no answer")])
-def test_ctrl_c_is_one_line_also_where_tensorflow_makes_another_error_of_it(
-    command, monkeypatch, error
-):
+def test_ctrl_c_is_one_line_even_as_another_error_of_tensorflow(command, monkeypatch, error):
     def measured(*arguments, **options):
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -506,37 +419,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch, command):
         command("info")
 
 
-def test_ctrl_c_ends_a_training_with_the_command_that_goes_on(images, recipe_file, tmp_path):
-    program = """
-import sys
-from small import build_tiny
-from keras_resnet18 import machine
-from keras_resnet18.cli import app as cli
+def test_ctrl_c_ends_a_training_with_the_command_that_goes_on(
+    command, images, recipe_file, tmp_path, tiny_network, monkeypatch
+):
+    end = Checkpoints.on_train_batch_end
 
-def start_keras(start=machine.start_keras):
-    start()
-    from keras_resnet18.fit import network
-    network.BUILDERS["resnet18"] = build_tiny
+    def interrupt(self, batch, logs=None):
+        if (self._epoch, batch) == (1, 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        end(self, batch, logs)
 
-machine.start_keras = start_keras
-cli.main()
-"""
-    words = ["train", images, "--out", tmp_path / "run", "--recipe", recipe_file]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, words), "--epochs", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent]))},
-    )
-    printed = b""
-    for line in process.stdout:
-        printed += line
-        if line.startswith(b"epoch "):
-            process.send_signal(signal.SIGINT)
-            break
-    rest, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"keras-resnet18: interrupted\n")
-    assert f"go on with keras-resnet18 train --resume {tmp_path / 'run'};" in rest.decode()
-    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", printed + rest)  # no control characters
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", interrupt)
+    words = ("train", images, "--out", "my/run", "--recipe", recipe_file)
+    answer = command(*words, status=None)
+    assert (answer.status, answer.err) == (130, "keras-resnet18: interrupted\n")
+    assert "go on with keras-resnet18 train --resume my/run;" in answer.out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", answer.out)  # no control characters
     with pytest.raises(InputError, match="unfinished run"):
-        load_run(tmp_path / "run")
+        load_run(tmp_path / "my" / "run")

@@ -30,12 +30,9 @@ def test_a_model_is_no_run(verb, given):
     [
         (lambda run: kr.export(Functional()), "exported by export_tflite"),
         (lambda run: kr.predict(run, PIXELS), r"\(model\)\.predict takes pixels"),
-        (lambda run: kr.predict(run, [PIXELS]), r"\(model\)\.predict takes pixels"),
         (lambda run: kr.predict(run, 3), r"\(model\)\.predict takes pixels"),
         (lambda run: kr.predict(run, URL), f"URLs are not read.* Received: {URL}$"),
-        (lambda run: kr.evaluate(run, data=URL), f"URLs are not read.* Received: {URL}$"),
         (lambda run: kr.check(URL), f"URLs are not read.* Received: {URL}$"),
-        (lambda run: kr.verify(URL, run), f"URLs are not read.* Received: {URL}$"),
         (lambda run: kr.load_weights(run.model, URL), f"URLs are not read.* Received: {URL}$"),
         (lambda run: kr.load_recipe(3), "expected a Recipe"),
         (lambda run: kr.training_twin(3), "Received: int, built=False"),

@@ -69,10 +69,3 @@ def test_small_folders_are_never_refused_by_chance(images, classes):
         dealt = carve(keys, names, ("validation", "test"), seed)
         assert len(dealt["validation"]) and len(dealt["test"])
         assert {names[i] for i in dealt["train"]} == set(names)
-
-
-def test_images_of_one_key_stay_together():
-    keys = [f"patient {i // 5}" for i in range(500)]
-    dealt = carve(keys, ["ill", "well"] * 250, ("validation", "test"), 0)
-    groups = [{keys[i] for i in rows} for rows in dealt.values()]
-    assert sum(map(len, groups)) == 100 and len(set.union(*groups)) == 100

@@ -71,7 +71,6 @@ def test_images_of_a_group_share_a_split(table):
         (["path", "label", "Label"], [["0.png", "a", "b"]], "each once.*'label', 'label'"),
         (HEAD, [["0.png", "", "train", ""]], "needs a path and a label.*line 2"),
         (HEAD, [["0.png", "a", "held out", ""]], "needs a split.*line 2, 'held out'"),
-        (HEAD, [["0.png", "a", "", ""]], "needs a split.*line 2, ''"),
         (HEAD, [["0.png", "a", "train", ""], ["99.png", "a", "train", ""]], "there: '99.png'"),
         (HEAD, [["0.png", "a", "train", ""], ["0.png", "a", "train", ""]], "more than one row"),
         (HEAD, [["0.png", "a", "train", "x"], ["1.png", "b", "test", "x"]], "line 3, 'x'"),
@@ -90,7 +89,7 @@ def test_an_unusable_table_is_an_input_error_of_one_line(table, columns, rows, m
             open_whole(path, ("a", "b"))
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_table_in_another_encoding_says_what_to_do(tmp_path, encoding):
     (tmp_path / "table.csv").write_bytes("path,label\nä.png,a\n".encode(encoding))
     with pytest.raises(InputError, match=r"in another encoding.*0x.*CSV UTF-8.*iconv") as caught:
@@ -118,9 +117,7 @@ def test_a_backslash_in_a_name_stays(make_folder):
     assert "0\\x.png" in sum(names(open_source(folder / "table.csv")).values(), ())
 
 
-def test_paths_from_the_working_directory_are_to_be_relative_to_the_table(
-    table, tmp_path, monkeypatch
-):
+def test_paths_from_the_working_directory_are_said_to_be_so(table, tmp_path, monkeypatch):
     rows = [[f"{i}.png", "ab"[i % 2]] for i in range(60)]
     (tmp_path / "tables").mkdir()
     path = table(["path", "label"], rows, "tables/table.csv")
@@ -134,14 +131,10 @@ def test_paths_from_the_working_directory_are_to_be_relative_to_the_table(
     [
         ("set", ["train", "valid"], "split"),
         ("is_valid", ["False", "True"], "split"),
-        ("partition", ["0", "1"], "split"),
         ("fold", ["1", "2"], "split"),
-        ("where", ["train", "test"], "split"),  # by its values
         ("patient", ["p1", "p2"], "group"),
         ("Subject_ID", ["7", "8"], "group"),
-        ("PatientID", ["7", "8"], "group"),
         ("offset", ["7", "8"], None),
-        ("value", ["1", "2"], None),
     ],
 )
 def test_columns_that_are_not_used_are_named_and_likely_ones_offered(table, column, cells, kind):
@@ -165,7 +158,6 @@ def test_columns_that_are_not_used_are_named_and_likely_ones_offered(table, colu
     [
         (HEAD[:2], [["0.png", "cats"], ["0.png", "animal"]], "'0.png' for 'cats', 'animal'"),
         (HEAD[:2], [["0.png", '"cats,animal"'], ["1.png", "dogs"]], "such as 'cats,animal'"),
-        (HEAD[:2], [["0.png", "cats|animal"], ["1.png", "dogs"]], r"such as 'cats\|animal'"),
         (HEAD[:2], [["0.png", '"cats, animal"'], ["1.png", "cats"]], "such as 'cats, animal'"),
         (["path", "cat", "dog"], [["0.png", "0", "1"], ["1.png", "1", "1"]], "'cat', 'dog'"),
         (["image", "cat", "dog"], [["0.png", "-1", "1"]], "columns of 0 and 1, 'cat', 'dog'"),

@@ -86,13 +86,10 @@ def test_no_row_of_an_array_is_in_two_splits_and_none_is_lost():
         (IMAGES, LABELS / 1, {}, "whole numbers"),
         (IMAGES, LABELS - 1, {}, "count from 0.*-1"),
         (IMAGES, LABELS * 0, {}, "two classes or more"),
-        (IMAGES[:0], LABELS[:0], {}, "two classes or more"),
         (IMAGES, LABELS * 2, {}, "training image.*none of '1', '3'"),
         (IMAGES[:4], LABELS[:4], {}, "every split needs an image.*4 images"),
         (IMAGES, LABELS, {"test": (IMAGES[:, :3], LABELS)}, "one size"),
-        (IMAGES, LABELS, {"classes": ["a", "b"]}, "different names, one for each label"),
         (IMAGES, LABELS, {"classes": ["a", "b", "b"]}, "different names, one for each label"),
-        (IMAGES, LABELS, {"classes": ["a", "b", "two\nlines"]}, "one-line strings"),
         (IMAGES, LABELS, {"classes": ["a", "b", "\udcff"]}, "one-line strings"),
     ],
 )
@@ -101,13 +98,9 @@ def test_unusable_arrays_are_an_input_error(images, labels, options, message):
         from_arrays(images, labels, **options)
 
 
-@pytest.mark.parametrize(
-    "images",
-    [tf.data.Dataset.range(3), (IMAGES, LABELS), [IMAGES], {"train": []}, IMAGES, None, 3],
-    ids=lambda images: type(images).__name__,
-)
+@pytest.mark.parametrize("images", [tf.data.Dataset.range(3), (IMAGES, LABELS), 3], ids=type)
 def test_what_is_neither_path_nor_name_is_told_of_from_arrays(images):
-    for use in (open_source, train) if images is not None else (open_source,):
+    for use in (open_source, train):
         with pytest.raises(InputError, match=r"from_arrays\(images, labels\). Received: ") as error:
             use(images)
         assert "\n" not in str(error.value)
@@ -177,12 +170,9 @@ def test_labels_that_begin_at_1_are_said_to(tmp_path):
     for path in tmp_path.glob("*labels*"):
         write_idx(path, LABELS[: 30 if "t10k" in path.name else 200] + 1)
     highest = LABELS[:200].max() + 1
-    with pytest.raises(
-        InputError, match=f"from 0. Received: .* labels from 1 to {highest}. Subtract 1"
-    ):
+    message = f"from 0. Received: .* labels from 1 to {highest}. Subtract 1"
+    with pytest.raises(InputError, match=message):
         open_source(tmp_path)
-    with pytest.raises(InputError, match="labels from 1 to 3"):  # as in MATLAB
-        from_arrays(IMAGES[:6], [1, 2, 3, 1, 2, 3], classes=["a", "b", "c"])
     with pytest.raises(InputError, match="none of 'a'"):  # has a name, and no images
         from_arrays(IMAGES[:6], [1, 2, 2, 1, 2, 1], classes=["a", "b", "c"])
 
@@ -271,10 +261,9 @@ def test_a_class_that_validation_lacks_shifts_no_index(make_folder):
 
 
 def test_what_is_not_used_is_counted_and_said(make_folder):
-    folder = make_folder(
-        *numbered("train/a", 40), *numbered("train/b", 40), *numbered("test", 5), ".git/x.png",
-        "__MACOSX/a/x.png", "train/a/.ipynb_checkpoints/x.png", "train/a/.hidden.png",
-    )  # fmt: skip
+    classes = [*numbered("train/a", 40), *numbered("train/b", 40), *numbered("test", 5)]
+    hidden = [".git/x.png", "train/a/.ipynb_checkpoints/x.png", "train/a/.hidden.png"]
+    folder = make_folder(*classes, *hidden, "__MACOSX/a/x.png")
     (folder / "train/a/Thumbs.db").write_bytes(b"x")
     (folder / "train/b/notes.txt").write_text("x")
     (folder / "README").write_text("x")
@@ -296,10 +285,9 @@ def test_what_is_not_used_is_counted_and_said(make_folder):
 def test_names_in_any_script_work_however_they_are_composed(make_folder):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     others = ["می\u200cخواهم", "全角\u3000空白", "🐈\u200d⬛", "a\u00a0b"]
-    folder = make_folder(
-        *(name for c in (composed, *others) for name in numbered(f"train/{c}", 3)),
-        f"val/{decomposed}/ö.png", f"val/{others[0]}/Ω.png", f"test/{decomposed}/ö.png",
-    )  # fmt: skip
+    training = (name for c in (composed, *others) for name in numbered(f"train/{c}", 3))
+    held_out = f"val/{decomposed}/ö.png", f"val/{others[0]}/Ω.png", f"test/{decomposed}/ö.png"
+    folder = make_folder(*training, *held_out)
     source = open_source(folder)
     assert source.classes == tuple(sorted([composed, *others]))
     images, labels = fetched(source.splits["validation"])
@@ -315,6 +303,7 @@ def test_names_in_any_script_work_however_they_are_composed(make_folder):
         (["a/1.png", "a/2.png"], "two classes or more. Received: .* with 'a'"),
         (["a/1.png", "b/1.png", "b/2.png"], "every split needs an image.* 3 images"),
         (["a\nb/1.png", "c/1.png"], r"one-line strings.*'a\\nb'"),
+        (numbered("a", 9) + numbered("not sure", 9), "labels must not be 'not sure'"),
         (["val/a/1.png", "val/b/1.png"], "there must be train/"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "at most one folder for each split"),
         (["train/a/1.png", "val/a/1.png", "cats/1.png"], "and no class.*'cats'"),

@@ -20,7 +20,6 @@ from keras_resnet18.recipe import SPLITS
 SPLITS_OF = {
     "all": {"train": (0, 100), "validation": (100, 110), "test": (110, 125)},
     "train": {"train": (0, 100)},
-    "train_val": {"train": (0, 100), "val": (100, 110)},
     "train_test": {"train": (0, 100), "test": (110, 125)},
     "test": {"test": (110, 125)},
     "no_label": {"train": (0, 100)},
@@ -88,7 +87,6 @@ def greys(split, order=None, start=0):
     [
         ("all", [100, 10, 15], "train: train (100 images)"),
         ("train", [80, 10, 10], "train: train[:80%] (80 images)"),
-        ("train_val", [90, 10, 10], "train: train[:90%] (90 images)"),
         ("train_test", [90, 10, 15], "train: train[:90%] (90 images)"),
     ],
 )
@@ -136,7 +134,6 @@ def test_every_epoch_is_another_permutation_and_can_begin_anywhere(monkeypatch, 
     ("spec", "message"),
     [
         ("no_such_set", "needs a name.*'no_such_set'.*not found.*spelling"),
-        ("tiny_greys/nope", "needs a name.*nope"),
         ("tiny_greys/all:9.9.9", "needs a name.*9.9.9"),
         ("tiny_greys/no_label", "feature 'label'.*Received: 'tfds:.*no_label' with 'image'"),
         ("tiny_greys/test", "split 'train'.*with 'test'"),

@@ -57,7 +57,7 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
     head = classifier.get_layer("predictions")
     scores = values("features", "features") @ head.kernel.numpy() + head.bias.numpy()
     np.testing.assert_array_equal(scores.argmax(1), values("serving_default").argmax(1))
-    assert values("features", "features").shape == (5, 512)
+    assert values("features", "features").shape == (5, 192)
 
     pixels = preprocess.resize_and_crop(decode_image(photo)).numpy()[np.newaxis]
     spec = ClassifierSpec(tuple(labels), preprocess)
@@ -67,9 +67,7 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
         np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)
 
 
-def test_onnx_runtime_gives_the_models_answers_and_their_names(
-    onnx_file, small_classifier, coloured_digits, labels
-):
+def test_onnx_runtime_gives_answers_and_names(onnx_file, small_classifier, coloured_digits, labels):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     session = onnxruntime.InferenceSession(onnx_file.path, providers=["CPUExecutionProvider"])
     for images in (coloured_digits[0][:1], coloured_digits[0][:5]):

@@ -53,13 +53,6 @@ class TestCompare:
         assert "gives all 40 images the same class" in found.warning
         assert PERFECT.warning is None
 
-    def test_gives_every_part_an_interval(self):
-        figures = dataclasses.replace(PERFECT, agreement=0.9, accuracy=0.5).to_dict()
-        # Wilson's interval of 90 and 50 in 100, from his formula
-        assert figures["agreement_interval"] == pytest.approx([0.8256, 0.9448], abs=1e-4)
-        assert figures["accuracy_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
-        assert figures["model_accuracy_interval"] is None
-
     def test_takes_nan_for_the_largest_difference(self, tiny, tiny_images):
         answers = tiny.predict(tiny_images, verbose=0)
         answers[7, 1] = np.nan
@@ -126,24 +119,19 @@ class TestEvidence:
 
 
 class TestLimits:
-    def test_let_pass_what_is_equal(self):
+    def test_let_pass_exactly_what_was_asked_for(self):
         assert PERFECT.fault(max_difference=0.0, min_agreement=1.0) is None
-
-    def test_let_pass_exactly_the_agreement_that_was_asked_for(self):
         assert dataclasses.replace(PERFECT, agreement=0.98).fault(1e-3, 0.98) is None
 
     @pytest.mark.parametrize(
         ("fault", "message"),
         [
             ({"agreement": 0.94}, r"94\.00% on 100 images, below min_agreement=98\.00%"),
-            ({"agreement": 0.96, "n": 1000}, r"96\.00% on 1,000 images, below min_agreement"),
             ({"lost": 5} | RIGHT, "less accurate than the model beyond chance: 90.00% and 92.00%"),
-            ({"lost": 9, "won": 2} | RIGHT, "less accurate than the model beyond chance"),
             ({"coverage": 0.811, "model_coverage": 0.974}, "answers 81.10%.*the model 97.40%"),
             ({"max_difference": 0.0011}, r"by up to 0\.0011 on 100 images, more than 0\.001"),
             ({"max_difference": np.inf}, "by up to inf"),
             ({"mass_error": 0.02}, "do not sum to 1 on 100 images"),
-            ({"mass_error": np.inf}, "do not sum to 1"),
         ],
     )
     def test_are_crossed_by_one_fault_and_say_which(self, fault, message):

@@ -1,4 +1,4 @@
-"""EXIF is found by TensorFlow's operators wherever a JPEG has it; test_corpus.py has the pixels."""
+"""Broken EXIF costs a served image nothing; test_corpus.py has EXIF that is whole."""
 
 from __future__ import annotations
 
@@ -19,30 +19,16 @@ def decode(data):
     return image_bytes.decode(tf.constant(data)).numpy()
 
 
-def largest_difference(got, expected):
-    assert got.dtype == np.uint8 and got.shape == expected.shape
-    return np.abs(got.astype(int) - expected).max()
-
-
-def jpeg_with(exif: bytes, before: bytes = b"") -> bytes:
-    """A JPEG with these bytes as its EXIF, and other segments before them."""
+def jpeg_with(exif: bytes) -> bytes:
+    """A JPEG with these bytes as its EXIF."""
     data = encoded(smooth_image(), "JPEG")
-    return data[:2] + before + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
 
 
-def tiff(order: str = "<", *, magic: int = 42, directory: int = 8, entries: int = 1) -> bytes:
+def tiff(*, magic: int = 42, directory: int = 8, entries: int = 1) -> bytes:
     """The smallest EXIF, whose one entry says orientation 6."""
-    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", magic, directory)
-    return head + struct.pack(f"{order}HHHIHHI", entries, ORIENTATION, 3, 1, 6, 0, 0)
-
-
-@pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
-@pytest.mark.parametrize("before", [0, 1, 3, 100], ids="{} segments before".format)
-def test_exif_is_found_in_either_byte_order_and_behind_other_segments(order, before):
-    other = b"\xff\xe0" + struct.pack(">H", 20_000) + bytes(19_998)
-    data = jpeg_with(b"Exif\0\0" + tiff(order), before=before * other)
-    assert largest_difference(decode(data), decode_image(data)) == 0
-    assert decode(data).shape == (41, 30, 3)
+    head = b"II" + struct.pack("<HI", magic, directory)
+    return head + struct.pack("<HHHIHHI", entries, ORIENTATION, 3, 1, 6, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +36,8 @@ def test_exif_is_found_in_either_byte_order_and_behind_other_segments(order, bef
     [
         b"",
         b"Exif\0\0",
-        b"Exif\0\0II",
         b"Exif\0\0XX" + tiff()[2:],
         b"Exif\0\0" + tiff(magic=43),
-        b"Exif\0\0" + tiff(directory=9),
         b"Exif\0\0" + tiff(directory=2**32 - 1),
         b"Exif\0\0" + tiff(entries=0),
         b"Exif\0\0" + tiff()[:-8],
@@ -63,7 +47,7 @@ def test_exif_is_found_in_either_byte_order_and_behind_other_segments(order, bef
 )
 def test_broken_exif_leaves_the_image_as_it_is(exif):
     data = jpeg_with(exif)
-    assert largest_difference(decode(data), decode_image(data)) == 0
+    np.testing.assert_array_equal(decode(data), decode_image(data))
     assert decode(data).shape == (30, 41, 3)
 
 

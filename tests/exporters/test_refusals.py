@@ -75,19 +75,16 @@ EXPORTERS = pytest.mark.parametrize("export", [export_saved_model, export_tflite
     [
         (lambda: with_head(layers.Dense(1, "sigmoid")), "build the model with classes=2"),
         (lambda: with_weight(np.nan), r"finite numbers.*Received: NaN or infinity in dense"),
-        (lambda: with_weight(np.inf), r"finite numbers.*Received: NaN or infinity in dense"),
         (
             lambda: build_resnet18(include_top=False, input_shape=(32, 32, 3), stem="small"),
             r"include_top=True. Received: .* output shape \(None, 4, 4, 512\)$",
         ),
         (lambda: keras.Sequential([layers.Dense(3)]), r"knows its .*Received: Sequential$"),
-        (lambda: "model.keras", r"functional or Sequential keras\.Model.*Received: str$"),
         (
             lambda: keras.Sequential([keras.Input((8,)), layers.Dense(3)]),
             r"one input, \(batch, height.*Received: input shape \(None, 8\)",
         ),
     ],
-    ids=["one-output", "nan", "inf", "features", "not-built", "a-path", "no-image"],
 )
 def test_a_model_that_is_not_a_trained_classifier_of_images(refuses, export, make, message):
     refuses(export, message, make())
@@ -107,10 +104,7 @@ LABELS = list("abc")
     ("arguments", "message"),
     [
         ({"labels": list("abcd")}, r"labels must be 3 names.*Received: 4, in the arguments$"),
-        ({"labels": "abc"}, r"labels must be a list of class names. Received: str$"),
-        ({"labels": ["a", "", "c"]}, r"non-empty.*Received: ''$"),
         ({"labels": ["a", "b\n", "c"]}, r"one-line.*Received: 'b\\n'$"),
-        ({"labels": [1, 2, 3]}, r"strings.*Received: 1$"),
         ({"labels": ["a", "b", "\udcff"]}, r"labels must be .* of Unicode"),
         ({"spec": ClassifierSpec(LABELS, None), "labels": LABELS}, "give one of both"),
         ({"spec": LABELS}, "spec must be a ClassifierSpec. Received: list$"),
@@ -118,10 +112,8 @@ LABELS = list("abc")
             {"spec": ClassifierSpec(LABELS, Preprocess(size=(8, 9)))},
             r"that the model takes, 8×8×3\. Received: 8×9×3, in the arguments$",
         ),
-        ({"check": IMAGES[:0]}, r"check needs at least one image. Received: none$"),
         ({"check": IMAGES[:, :7]}, r"check needs images of .* Received: \(7, 8, 3\)$"),
         ({"check": IMAGES / 255}, r"check needs pixels of 0 to 255.*from 0\.784 to 0\.784$"),
-        ({"check": IMAGES - 128.0 * 2}, r"not normalized ones.*from -56 to -56$"),
         ({"check": "photos/"}, r"check must be a tf\.data\.Dataset or arrays.*Received: str$"),
     ],
     ids=str,
@@ -137,8 +129,6 @@ def test_arguments_that_cannot_be_used(refuses, export, tiny, arguments, message
         ({"quantize": "int8"}, r"needs calibration images.*Received: calibration=None$"),
         ({"quantize": "dynamic"}, r"images to be compared on: give check.*Received: neither$"),
         ({"min_agreement": 98}, r"from 0 to 1.*Received: min_agreement=98$"),
-        ({"min_agreement": float("nan")}, r"from 0 to 1.*Received: min_agreement=nan$"),
-        ({"quantize": "int8", "calibration": IMAGES[:0]}, r"calibration needs at least one"),
         (
             {"quantize": "int8", "calibration": IMAGES[:, :7]},
             r"\(8, 8, 3\).*Received: \(7, 8, 3\)$",
@@ -148,9 +138,7 @@ def test_arguments_that_cannot_be_used(refuses, export, tiny, arguments, message
             r"needs 200 calibration images or more\. Received: 196: give more, or take quant",
         ),
         ({"about": {"licence": "MIT"}}, r"about takes name, .*license\. Received: 'licence'$"),
-        ({"about": {"author": " "}}, r"about needs text for its author\. Received: ' '$"),
         ({"about": {"version": 2}}, r"about needs text for its version\. Received: 2$"),
-        ({"about": {"name": "\udcff"}}, r"about needs text for its name"),
     ],
     ids=str,
 )
@@ -193,7 +181,7 @@ def network():
 
 
 class TestNetworkWithoutItsNormalization:
-    @pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
+    @EXPORTERS
     def test_is_refused_with_the_two_ways_out(self, network, export, tmp_path):
         for options in ({}, {"labels": ["a", "b", "c"]}):
             with pytest.raises(InputError, match=r"include_preprocessing=True.*or pass spec="):
@@ -212,7 +200,7 @@ class TestNetworkWithoutItsNormalization:
         assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1
 
 
-@pytest.mark.parametrize("export", [export_saved_model, export_tflite, export_onnx])
+@EXPORTERS
 @pytest.mark.parametrize("by", ["TensorFlow", "the converter"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path, monkeypatch, export, by):
     message = "/a/b.tempstate; No space left on device"

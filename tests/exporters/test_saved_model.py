@@ -27,7 +27,7 @@ def test_names_types_and_shapes_are_the_documented_ones(served):
         "serving_default": (images, probabilities),
         "serve_pixels": ({"image": ("uint8", None, 32, 32, 3)}, probabilities),
         "serve_bytes": ({"image_bytes": ("string", None)}, best),
-        "features": (images, {"features": ("float32", None, 512)}),
+        "features": (images, {"features": ("float32", None, 192)}),
         "labels": ({}, {"labels": ("string", 10)}),
     }
     assert {
@@ -38,7 +38,7 @@ def test_names_types_and_shapes_are_the_documented_ones(served):
 
 def test_holds_every_weight_once(served, classifier):
     weights = 4 * classifier.count_params()
-    assert weights < served.size_bytes < 1.02 * weights
+    assert weights < served.size_bytes < 1.1 * weights
     assert served.size_bytes == sum(
         file.stat().st_size for file in served.path.rglob("*") if file.is_file()
     )
@@ -49,7 +49,7 @@ def test_reports_that_it_gives_the_models_answers(served):
     assert (found.n, found.agreement, found.accuracy) == (16, 1.0, None)
     assert found.max_difference < 1e-5
     assert served.latency_ms > 0 and served.format == "saved_model"
-    assert str(served).startswith(f"{served.path}: saved_model, 45.")
+    assert str(served).startswith(f"{served.path}: saved_model, 8.")
 
 
 def test_of_a_model_for_any_size_takes_any_size(tmp_path):
@@ -65,9 +65,7 @@ def test_of_a_model_for_any_size_takes_any_size(tmp_path):
         np.testing.assert_allclose(got, model.predict(images, verbose=0), atol=1e-6)
 
 
-def test_pixels_of_the_models_size_stay_as_they_are_unless_a_crop_is_asked_for(
-    tiny, tiny_images, tmp_path
-):
+def test_pixels_of_the_models_size_stay_unless_a_crop_is_asked_for(tiny, tiny_images, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     export_saved_model(tiny, tmp_path / "a")
     got = SavedModelFolder(tmp_path / "a").endpoint("serving_default", image=pixels)
@@ -132,7 +130,7 @@ def test_exported_again_replaces_the_old_one_whole(tiny, tmp_path):
     assert {file.name for file in path.parent.iterdir()} == {"tiny", "tiny.json"}
 
 
-def test_that_differs_from_the_model_is_refused_and_the_old_one_stays(tiny, tmp_path, monkeypatch):
+def test_that_differs_is_refused_and_the_old_stays(tiny, tmp_path, monkeypatch):
     path = tmp_path / "tiny"
     export_saved_model(tiny, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

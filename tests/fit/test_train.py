@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import shutil
 
 import keras
@@ -28,7 +27,6 @@ from keras_resnet18 import (
     save_weights,
     train,
 )
-from keras_resnet18.classify.accuracy import measure
 from keras_resnet18.errors import InputError
 from keras_resnet18.fit import network, task, train as trainer
 from keras_resnet18.fit.task import default_out
@@ -80,15 +78,6 @@ def test_it_learns_and_keeps_the_best_epoch_by_validation(run):
         assert run.metrics["validation"][figure] == pytest.approx(
             float(best[f"validation_{figure}"]), rel=1e-4
         )
-
-
-def test_the_model_file_has_the_accuracy_that_the_run_reports(run, images):
-    source = open_source(images)
-    for kind in ("validation", "test"):
-        result = measure(run.model.predict_on_batch, source.splits[kind], run.spec)
-        assert result.to_dict() == run.metrics[kind] | {
-            "loss": pytest.approx(run.metrics[kind]["loss"], rel=1e-4)
-        }
 
 
 def test_it_says_what_it_does(trained, quick_recipe):
@@ -161,12 +150,8 @@ def test_the_threshold_goes_with_the_run_wherever_it_is_shown_and_exported(calib
 
 
 @pytest.mark.parametrize(
-    ("large", "message"),
-    [
-        (False, r"train/bee/0\.png' \(.*\), and 2 more$"),
-        (True, r"val/bee/0\.png' \(.*\), and 1 more$"),
-    ],
-    ids=["all images", "validation and test of a large set"],
+    ("large", "message"),  # of a large set, validation and test images are decoded before
+    [(False, r"train/bee/0\.png' .*and 2 more$"), (True, r"val/bee/0\.png' .*and 1 more$")],
 )
 def test_a_broken_image_is_named_before_anything_is_trained(
     broken_images, quick_recipe, tmp_path, monkeypatch, large, message
@@ -178,9 +163,7 @@ def test_a_broken_image_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_that_breaks_stops_the_training_with_its_name(
-    broken_images, images, quick_recipe, tmp_path, monkeypatch
-):
+def test_an_image_that_breaks_is_named(broken_images, images, quick_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.checking.images._QUICK", 0)
     for split in ("val", "test"):
         shutil.copy(images / split / "bee" / "0.png", broken_images / split / "bee")
@@ -199,11 +182,9 @@ def test_an_image_that_breaks_stops_the_training_with_its_name(
     ("source", "recipe", "others", "message"),
     [
         ("digit", "digits", {}, "Received: 'digit'"),
-        ("digits", "digit", {}, "did you mean digits"),
         ("digits", "nowhere.toml", {}, "Received: 'nowhere.toml', which is not there"),
         ("", "digits", {}, "this folder is '.'"),
         ("digits", None, {"weights": "no.pth"}, r"Received: 'no.pth', which is not there"),
-        ("digits", "digits", {"settings": "epochs=0"}, "epochs must be 1 or more"),
         ("loop", "digits", {}, "Received: "),
     ],
 )
@@ -233,12 +214,6 @@ def test_images_of_many_sizes_need_an_image_size(images, quick_recipe, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_is_taken_is_found_before_the_images_are_opened(run):
-    with pytest.raises(InputError, match="holds a run"):
-        train("no such source", "digits", run.path, console=QUIET)
-    assert json.loads(run.metrics_file.read_text())
-
-
 def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert default_out("digits").as_posix() == "saved_models/digits"
@@ -248,9 +223,7 @@ def test_a_run_is_named_after_its_images(tmp_path, monkeypatch):
     assert default_out(".").as_posix() == f"saved_models/{tmp_path.name}"
 
 
-def test_a_padded_rectangle_shows_the_ends_of_wide_images_which_a_crop_hides(
-    quick_recipe, tmp_path
-):
+def test_padding_shows_the_ends_of_wide_images_which_a_crop_hides(quick_recipe, tmp_path):
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 8), ("test", 8)):
         for number, name in enumerate(("left", "right")):
@@ -352,12 +325,9 @@ def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_pa
     assert new.recipe.network == run.recipe.network
     (line,) = (line for line in said.splitlines() if line.startswith(str(run.path)))
     assert "with the head of 2 classes" in line and ("; new: '蝉'" in line) != same
-    for layer in model.layers:
-        for mine, theirs in zip(
-            layer.get_weights(),
-            run.model.get_layer(layer.name).get_weights() if layer.weights else [],
-            strict=True,
-        ):
+    for layer in filter(lambda layer: layer.weights, model.layers):
+        others = run.model.get_layer(layer.name).get_weights()
+        for mine, theirs in zip(layer.get_weights(), others, strict=True):
             kept = mine[..., : theirs.shape[-1]] if layer.name == "predictions" else mine
             np.testing.assert_array_equal(kept, theirs)
 
@@ -365,14 +335,13 @@ def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_pa
 def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path, monkeypatch):
     monkeypatch.setitem(network.BUILDERS, "resnet34", build_resnet18)
     options = {"weights": str(tuned[0].path), "settings": ["network.name=resnet34"]}
-    with pytest.raises(
-        InputError, match=r"leave network\.\* as it is in the run\. Received: other l"
-    ):
+    message = r"leave network\.\* as it is in the run\. Received: other l"
+    with pytest.raises(InputError, match=message):
         train(two_classes, out=tmp_path / "run", console=QUIET, **options)
     assert not (tmp_path / "run").exists()
 
 
-def test_named_weights_bring_their_preprocessing_and_normalisation(
+def test_named_weights_bring_their_preprocessing(
     two_classes, recipe, resnet18, tmp_path, monkeypatch
 ):
     published = Preprocess(
@@ -424,9 +393,7 @@ def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, ke
         ("resnet18d.ra2_in1k", "these weights are for a resnet18d"),
     ],
 )
-def test_weights_that_are_none_leave_nothing(
-    two_classes, recipe, tmp_path, monkeypatch, weights, message
-):
+def test_wrong_weights_leave_nothing(two_classes, recipe, tmp_path, monkeypatch, weights, message):
     monkeypatch.setitem(network.BUILDERS, "resnet18", build_resnet18)
     with pytest.raises(InputError, match=message):
         train(two_classes, recipe.with_weights(weights), tmp_path / "run", console=QUIET)
@@ -439,22 +406,11 @@ def test_only_a_recipe_for_it_takes_weights():
         load_recipe("photos").with_weights("imagenet")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["epoch=3"], "epoch"),
-        (["optimizer.rate=1"], "rate"),
-        (["epochs=2", "epochs=1"], "epochs must be given once. Received: 2 and 1"),
-        (["epochs"], "a setting is key=value"),
-    ],
-)
 @pytest.mark.parametrize("recipe", [None, "photos"])
-def test_settings_are_refused_before_an_image_is_opened(
-    tmp_path, monkeypatch, recipe, settings, message
-):
-    opened = []
-    monkeypatch.setattr("keras_resnet18.fit.train.look", lambda *a, **k: opened.append(a))
+def test_settings_are_refused_before_an_image_is_opened(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(trainer, "look", lambda *a, **k: pytest.fail("opened"))
     (tmp_path / "images").mkdir()
-    with pytest.raises(InputError, match=message):
+    settings = ["epochs=2", "epochs=1"]
+    with pytest.raises(InputError, match="epochs must be given once"):
         train(tmp_path / "images", recipe, tmp_path / "run", settings=settings, console=QUIET)
-    assert not opened and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()

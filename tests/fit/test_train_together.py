@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -105,7 +105,7 @@ JAX = {
 def folder(quick_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recipes: 49 images in batches of 8, mixed, and 9 to validate."""
     folder = tmp_path_factory.mktemp("together")
-    scratch = dataclasses.replace(quick_recipe, augment=Augment(shift=1, mixup=0.2))
+    scratch = dataclasses.replace(quick_recipe, epochs=2, augment=Augment(shift=1, mixup=0.2))
     weights = folder / "w.safetensors"
     save_weights(build_tiny(input_shape=(16, 16, 3), classes=3, stem="", dropout=0), weights)
     # all weights are trained as in the other
@@ -156,8 +156,7 @@ def pair(folder: Path, *arguments: Any, kill: str = "-1") -> list[Started]:
     ]
 
 
-@dataclasses.dataclass
-class Killed:
+class Killed(NamedTuple):
     """A training of two processes, the second of which was killed in the second epoch."""
 
     run: Run
@@ -170,9 +169,8 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(images: Path, folder: Path) -> Killed:
-    first, second = pair(
-        folder, images, "--recipe", folder / "scratch.toml", "--out", "run", kill="8"
-    )
+    words = (images, "--recipe", folder / "scratch.toml", "--out", "run")
+    first, second = pair(folder, *words, kill="8")
     assert second.end()[0] == -signal.SIGKILL
     began = time.monotonic()
     status, printed, errors = first.end()
@@ -309,7 +307,6 @@ def test_distributed_needs_jax():
     [
         (("localhost:1", 2, 2), "process from 0 to below processes.*process=2"),
         (("localhost", 2, 0), "must be HOST:PORT.*coordinator=.localhost."),
-        (("localhost:1", 0, 0), "process from 0 to below processes"),
         (("localhost:1", None, None), "go together"),
     ],
 )
@@ -325,7 +322,6 @@ def test_a_wrong_address_or_number_is_refused_at_once(given, message):
         (4, 1, 0.2, 52, None),
         (4, 4, 0.2, 52, "multiple of 8.*mix images in pairs.*batch_size to 48 or 56"),
         (8, 1, 0.0, 5, "batch_size to 8"),
-        (1, 1, 0.2, 7, None),
     ],
 )
 def test_a_batch_that_devices_do_not_divide_is_refused_with_the_nearest(

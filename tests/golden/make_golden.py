@@ -4,15 +4,13 @@ Run it from the root of the repository (torch is needed for this only, not for t
 
     python tests/golden/make_golden.py
 
-Every input comes from numpy_weights.py, whose constants are the settings of the run. All arithmetic
-is float32. The program computes everything a second time in float64 and prints the largest gap of
-each entry: the rounding noise that a test's tolerance must allow for.
+Every input comes from numpy_weights.py. The program computes all in float32, and again in float64
+to print the largest gap of each entry: the rounding that a test's tolerance must allow for.
 
 Keys of golden.npz. Images and activations are NHWC, weights are in torch layout:
 
     made_with             (3,) versions of torch and NumPy, and the date
     logits/18, logits/34  (2, 10) evaluation mode, IMAGE_SHAPE
-    logits/18_odd         (2, 10) evaluation mode, ODD_IMAGE_SHAPE
     logits/<network>_small  (1, 10) evaluation mode, an image of SMALL_SIZE; <network> is a key of
                           NETWORKS
     stage/names           (5,) "stem" (after the max pool), "layer1" ... "layer4"
@@ -21,10 +19,8 @@ Keys of golden.npz. Images and activations are NHWC, weights are in torch layout
     stage/<network>/...   the same two for the network and the image of <network>_small
     pool/<case>/out       (2, oh, ow, 3) adaptive average pooling, <case> as in pool_name
     pool/<case>/grad      (2, h, w, 3) gradient of sum(out * cotangent) by the input
-    train/losses          (3,) mean cross-entropy in training mode at depth 18 on the one batch
-                          of TRAIN_SHAPE: before step 1, after step 1, after step 2. SGD with
-                          LEARNING_RATE and MOMENTUM, not Nesterov, no weight decay. Only the
-                          third one depends on the momentum.
+    train/losses          (3,) mean cross-entropy at depth 18 on a batch of TRAIN_SHAPE, before
+                          each step of SGD with LEARNING_RATE and MOMENTUM
     train/names           (102,) every tensor, in the order of resnet_shapes
     train/update          (102, 6) tensor_probe(name, value after step 1 - value before)
 """
@@ -43,10 +39,7 @@ from torch.nn import functional as F  # noqa: N812  # as all of torch writes it
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalization whose running variance is that of the batch over n, as in Keras.
-
-    torch normalizes by the variance over n, but feeds the running variance with the one over n - 1.
-    """
+    """Batch normalization whose running variance is over n, as in Keras; torch's is over n - 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=0.1)
@@ -66,10 +59,9 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: (n, i, h, w) to (n, o, h / stride, w / stride).
+    """Two 3x3 convolutions beside a shortcut, of stride 2 where the number of channels changes.
 
-    The stride is 2 where the number of channels changes. There `deep` averages 2x2 values before
-    it projects them.
+    There `deep` averages 2x2 values before it projects them.
     """
 
     def __init__(self, inputs: int, outputs: int, deep: bool) -> None:
@@ -98,19 +90,12 @@ class ResNet(nn.Module):
 
     def __init__(self, network: given.Network) -> None:
         super().__init__()
-        self.conv1: nn.Module = nn.Conv2d(
-            network.channels, given.WIDTHS[0], 7, stride=2, padding=3, bias=False
-        )
+        channels, width = network.channels, given.WIDTHS[0]
+        self.conv1: nn.Module = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         if network.deep:
-            self.conv1 = nn.Sequential(
-                conv3x3(network.channels, 32, stride=2),
-                BatchNorm(32),
-                nn.ReLU(),
-                conv3x3(32, 32),
-                BatchNorm(32),
-                nn.ReLU(),
-                conv3x3(32, given.WIDTHS[0]),
-            )
+            first = [conv3x3(channels, 32, stride=2), BatchNorm(32), nn.ReLU()]
+            second = [conv3x3(32, 32), BatchNorm(32), nn.ReLU()]
+            self.conv1 = nn.Sequential(*first, *second, conv3x3(32, width))
         self.bn1 = BatchNorm(given.WIDTHS[0])
         inputs = given.WIDTHS[0]
         for name, width, count in zip(
@@ -161,25 +146,20 @@ def seeded_model(network: given.Network, dtype: torch.dtype) -> ResNet:
 
 
 def to_nchw(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """NHWC numpy to a contiguous NCHW tensor."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(dtype)
 
 
 def to_nhwc(x: torch.Tensor) -> np.ndarray:
-    """NCHW tensor to NHWC numpy."""
     return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def evaluation_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The ``logits/`` and ``stage/`` entries."""
     images = to_nchw(given.numpy_images(given.IMAGE_SHAPE, given.IMAGE_SEED), dtype)
-    odd_images = to_nchw(given.numpy_images(given.ODD_IMAGE_SHAPE, given.IMAGE_SEED), dtype)
     entries = {"stage/names": np.array(given.STAGES)}
     with torch.no_grad():
         model = seeded_model(given.Network(), dtype)
         entries |= stage_entries("stage", model.stages(images))
         entries["logits/18"] = model(images).numpy()
-        entries["logits/18_odd"] = model(odd_images).numpy()
         entries["logits/34"] = seeded_model(given.Network(depth=34), dtype)(images).numpy()
         for name, network in given.NETWORKS.items():
             image = given.numpy_images((1, *given.SMALL_SIZE, network.channels), given.IMAGE_SEED)
@@ -202,7 +182,6 @@ def stage_entries(key: str, outputs: dict[str, torch.Tensor]) -> dict[str, np.nd
 
 
 def pool_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The ``pool/`` entries."""
     entries = {}
     for size, output in given.POOL_CASES:
         values, cotangent = given.pool_arrays(size, output, given.POOL_SEED)
@@ -215,7 +194,6 @@ def pool_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
 
 
 def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """The ``train/`` entries."""
     model = seeded_model(given.Network(), dtype).train()
     images = to_nchw(given.numpy_images(given.TRAIN_SHAPE, given.IMAGE_SEED), dtype)
     labels = torch.from_numpy(
@@ -241,7 +219,6 @@ def train_entries(dtype: torch.dtype) -> dict[str, np.ndarray]:
 
 
 def entries_in(dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """All entries, computed in ``dtype``."""
     return evaluation_entries(dtype) | pool_entries(dtype) | train_entries(dtype)
 
 

@@ -1,11 +1,8 @@
 """Seeded weights, images and probes that the torch program and the Keras tests share.
 
-Only numpy is used here, so a test can rebuild every input of the golden run without torch and
-without a data file. Weights carry torch's key names and torch's layout: a convolution kernel is
-(out, in, height, width), a dense kernel is (out, in). Images and activations are NHWC.
-
-All draws come from ``numpy.random.RandomState``: its streams are frozen by numpy's compatibility
-policy, while those of the newer ``Generator`` may change from one release to the next.
+Weights carry torch's names and layout: a convolution kernel is (out, in, height, width), a dense
+kernel (out, in). Images and activations are NHWC. All draws come from ``RandomState``: NumPy has
+frozen its streams, while those of the newer ``Generator`` may change.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ IMAGE_SEED = 1524
 LABEL_SEED = 385
 POOL_SEED = 77
 IMAGE_SHAPE = (2, 224, 224, 3)
-ODD_IMAGE_SHAPE = (2, 197, 230, 3)
 TRAIN_SHAPE = (8, 64, 64, 3)
 LEARNING_RATE = 0.1
 MOMENTUM = 0.9
@@ -45,17 +41,11 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class Network(NamedTuple):
-    """A network of the golden run.
-
-    Attributes:
-        depth: 18 or 34.
-        channels: of the image.
-        deep: whether it is a ResNet-D.
-    """
+    """A network of the golden run."""
 
     depth: int = 18
     channels: int = 3
-    deep: bool = False
+    deep: bool = False  # a ResNet-D
 
 
 # Those that are compared stage by stage on one small image. Its sides leave a last row or column
@@ -83,18 +73,10 @@ def _rng(key: str, seed: int) -> np.random.RandomState:
 def resnet_shapes(
     depth: int, classes: int, in_channels: int = 3, *, deep: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a basic-block ResNet's tensors under torch's names, in the order of the layers.
+    """Shapes of a ResNet's tensors under torch's names, in the order of the layers.
 
-    Args:
-        depth: 18 or 34.
-        classes: size of the last layer.
-        in_channels: channels of the image.
-        deep: whether it is a ResNet-D, with timm's names: three convolutions in the stem, and a
-            pool, which has no tensors, before each projection.
-
-    Returns:
-        Name to shape: kernels (out, in, k, k), BN vectors (channels,), ``fc.weight``
-        (classes, 512). ``num_batches_tracked`` is left out: it has no part in the arithmetic.
+    A ResNet-D (`deep`) has timm's names: three convolutions in the stem, and a pool, which has no
+    tensors, before each projection. `num_batches_tracked` is left out.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -147,16 +129,10 @@ def _weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def numpy_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Fill every tensor named in ``shapes``, each from its own stream.
+    """A float32 array for every name and shape, each from its own stream.
 
-    Args:
-        shapes: torch name to shape in torch layout, as ``resnet_shapes`` gives.
-        seed: below 2**32. The same name, shape and seed always give the same values,
-            whatever else the mapping holds and in whatever order.
-
-    Returns:
-        Name to float32 array. Kernels are He-normal by fan-out. The BN vectors are all away from
-        their usual 1 and 0, so that a swapped or skipped one shows.
+    Kernels are He-normal by fan-out. BatchNorm's vectors are all away from their usual 1 and 0, so
+    that a swapped or skipped one shows.
     """
     return {key: _weight(key, shape, seed).astype(np.float32) for key, shape in shapes.items()}
 
@@ -187,31 +163,22 @@ def pool_arrays(
 
 
 def sample_indices(key: str, size: int, count: int) -> np.ndarray:
-    """Fixed flat indices into an array of ``size`` elements: ``count`` integers in [0, size).
+    """Flat indices into an array of ``size`` elements, drawn with repeats.
 
-    They are drawn, with repeats allowed, by ``RandomState([0, crc32(key)]).randint``. Regular
-    steps would not do: in NHWC they often fall on the same few channels.
+    Regular steps would not do: in NHWC they often fall on the same few channels.
     """
     return _rng(key, 0).randint(0, size, count)
 
 
 def activation_probe(key: str, values: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation and 16 values of an NHWC activation: float64 of shape (18,).
-
-    The standard deviation divides by the number of elements. The values are those at
-    ``sample_indices(key, values.size, 16)`` of the flattened NHWC array.
-    """
+    """Mean, standard deviation and 16 values of an NHWC activation: float64 of shape (18,)."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     samples = flat[sample_indices(key, flat.size, ACTIVATION_SAMPLES)]
     return np.concatenate([[flat.mean(), flat.std()], samples])
 
 
 def tensor_probe(key: str, values: np.ndarray) -> np.ndarray:
-    """Sum, L2 norm and 4 values of a weight tensor in torch layout: float64 of shape (6,).
-
-    The values are those at ``sample_indices(key, values.size, 4)`` of the flattened tensor, so a
-    Keras kernel has to be transposed to torch's layout first.
-    """
+    """Sum, L2 norm and 4 values of a weight tensor in torch layout: float64 of shape (6,)."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     samples = flat[sample_indices(key, flat.size, TENSOR_SAMPLES)]
     return np.concatenate([[flat.sum(), np.linalg.norm(flat)], samples])

@@ -40,9 +40,7 @@ def both_sides_here(tiny_network, monkeypatch):
     monkeypatch.setattr(against_keras, "run_side", run_side)
 
 
-def test_both_sides_leave_rows_and_are_not_trained_twice(
-    both_sides_here, tmp_path, capsys, monkeypatch
-):
+def test_both_sides_leave_rows_and_are_trained_once(both_sides_here, tmp_path, capsys, monkeypatch):
     out, figure = tmp_path / "out", tmp_path / "docs" / "figure.png"
     command = ["digits", "--images=256", "--epochs=2", f"--out={out}", f"--figure={figure}"]
     against_keras.main(command)

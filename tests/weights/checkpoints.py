@@ -16,10 +16,7 @@ def transformers_name(name: str) -> str:
     rules = (
         (r"^(conv|bn)1\.", r"resnet.embedder.embedder.\1."),
         (r"^fc\.", "classifier.1."),
-        (r"^layer1\.", "resnet.encoder.stages.0.layers."),
-        (r"^layer2\.", "resnet.encoder.stages.1.layers."),
-        (r"^layer3\.", "resnet.encoder.stages.2.layers."),
-        (r"^layer4\.", "resnet.encoder.stages.3.layers."),
+        (r"^layer(\d)\.", lambda x: f"resnet.encoder.stages.{int(x[1]) - 1}.layers."),
         (r"\.downsample\.0\.", ".shortcut.convolution."),
         (r"\.downsample\.1\.", ".shortcut.normalization."),
         (r"\.(conv|bn)1\.", r".layer.0.\1."),

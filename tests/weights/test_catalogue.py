@@ -14,10 +14,8 @@ import safetensors.numpy
 from golden.keras_weights import torch_weights
 from golden.numpy_weights import numpy_weights, resnet_shapes
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
 from PIL import Image
 from weights.checkpoints import with_counters
-from weights.hub import Hub
 
 from keras_resnet18 import build_plain18, build_resnet18, build_resnet34, save_weights
 from keras_resnet18.errors import InputError
@@ -36,6 +34,7 @@ from keras_resnet18.weights.checkpoints import is_name
 PAGE = Path(__file__).parents[2] / "docs" / "keras.md"
 CONTENT = bytes(range(256)) * 1000
 REVISION = "0123456789" * 4
+REPOSITORY = "models/timm/resnet18.made_up"
 
 
 def entry_for(content):
@@ -52,22 +51,15 @@ def entry_for(content):
 ENTRY = entry_for(CONTENT)
 
 
+def serve(hub, content):
+    """Lets a Hub have this content as the file of ENTRY."""
+    hub.repositories[REPOSITORY] = {REVISION: {FILENAME: content}}
+
+
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub that has CONTENT, and a client that asks it and has an empty cache."""
-    hub = Hub(CONTENT)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    close_session()  # one that an earlier test opened knows another environment
-    yield hub
-    hub.close()
-    close_session()
+def serving(hub):
+    serve(hub, CONTENT)
+    return hub
 
 
 def refusal():
@@ -121,11 +113,11 @@ def test_the_table_has_a_line_for_each_and_fits_a_terminal():
 # From the Hub
 
 
-def test_a_file_is_downloaded_once_and_then_needs_no_network(hub):
+def test_a_file_is_downloaded_once_and_then_needs_no_network(serving):
     path = fetch(ENTRY)
     assert path.read_bytes() == CONTENT
-    assert hub.requests[-1] == f"GET /timm/resnet18.made_up/resolve/{REVISION}/{FILENAME}"
-    hub.close()
+    assert serving.requests[-1] == f"GET /timm/resnet18.made_up/resolve/{REVISION}/{FILENAME}"
+    serving.close()
     assert fetch(ENTRY) == path
 
 
@@ -133,12 +125,12 @@ def test_a_file_is_downloaded_once_and_then_needs_no_network(hub):
 def test_a_file_of_other_bytes_is_refused_and_removed(hub, tmp_path, monkeypatch, no_links):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", no_links)
     for wrong in (b"other" * 100, CONTENT[:-1]):
-        hub.content = wrong
+        serve(hub, wrong)
         message = refusal()
         assert ENTRY.sha256 in message and hashlib.sha256(wrong).hexdigest() in message
         assert "Try again" in message
         assert not any(path.is_file() for path in tmp_path.rglob(FILENAME))
-    hub.content = CONTENT
+    serve(hub, CONTENT)
     path = fetch(ENTRY)
     path.write_bytes(CONTENT[:-1])  # the cache goes bad
     assert "Try again" in refusal()
@@ -146,17 +138,16 @@ def test_a_file_of_other_bytes_is_refused_and_removed(hub, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("status", "change"),
     [
-        (404, "EntryNotFound"),
-        (404, "RevisionNotFound"),
-        (401, "RepoNotFound"),
-        (403, "GatedRepo"),
-        (503, ""),
+        (404, lambda hub: serve(hub, None)),
+        (404, lambda hub: hub.repositories.clear()),
+        (403, lambda hub: hub.gated.add(REPOSITORY)),
+        (503, lambda hub: setattr(hub, "down", True)),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_line(hub, status, code):
-    hub.status = status, code
+def test_what_the_hub_does_not_give_is_one_line(serving, status, change):
+    change(serving)
     message = refusal()
     assert str(status) in message and "timm/resnet18.made_up" in message
 
@@ -187,7 +178,7 @@ def imagenet_file(imagenet_arrays):
 @pytest.fixture
 def imagenet(hub, imagenet_file, monkeypatch):
     """A hub whose "imagenet" is a checkpoint that a test made, normalised with .5 and .5."""
-    hub.content = imagenet_file
+    serve(hub, imagenet_file)
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry_for(imagenet_file),))
     monkeypatch.setitem(catalogue.ALIASES, "imagenet", "resnet18.made_up")
     return hub

@@ -45,10 +45,8 @@ def test_tensors_come_back_as_they_were_written(tmp_path):
 BAD = {
     "longer than the file": (struct.pack("<Q", 1 << 62) + b"{}", "must be whole.*get it again"),
     "a pickle": (b"\x80\x02}q\x00X\x05\x00\x00\x00conv1q\x01.", "must be whole"),
-    "nothing": (b"", "must be whole"),
     "a web page": (b"\n <!DOCTYPE html><html>404</html>", "must be whole.*get it again"),
     "int8": (with_dtype("I8"), "floating-point.*with w of I8"),
-    "float8": (with_dtype("F8_E4M3"), "floating-point.*with w of F8_E4M3"),
 }
 
 
@@ -74,18 +72,14 @@ def test_a_truncated_file_is_refused(whole, fraction):
     [
         ("none.safetensors", r"must be a file\. Received: .*which does not exist"),
         ("", "a folder: name the file in it"),
-        (
-            "model.weights.h5",
-            r"\.safetensors .*\.pth.*model\.load_weights.*Received: .*weights\.h5",
-        ),
+        ("model.weights.h5", r"\.safetensors .*\.pth.*model\.load_weights.*Received: .*s\.h5"),
         ("model", r"\.safetensors .*\.pth.*Received: .*model"),
-        ("a.pth", r"pip install 'keras-resnet18\[torch\]'.*Received: .*/a\.pth"),
         ("a.bin", r"pip install 'keras-resnet18\[torch\]'.*Received: .*/a\.bin"),
     ],
 )
 def test_a_path_that_cannot_be_read_is_refused(tmp_path, monkeypatch, name, message):
     monkeypatch.setitem(sys.modules, "torch", None)
-    for kind in ("model.weights.h5", "model", "a.pth", "a.bin"):
+    for kind in ("model.weights.h5", "model", "a.bin"):
         (tmp_path / kind).touch()
     with pytest.raises(InputError, match=message):
         files.read(tmp_path / name)

@@ -124,9 +124,7 @@ def test_the_folder_that_transformers_saves_gives_its_logits(hf_resnet18, resnet
     assert_close_to_the_largest(keras_logits(resnet18), torch_logits(hf_resnet18))
 
 
-def test_a_file_saved_here_loads_in_transformers_strictly(
-    hf_resnet18, resnet18, arrays, checkpoint, tmp_path
-):
+def test_transformers_loads_our_file_strictly(hf_resnet18, resnet18, arrays, checkpoint, tmp_path):
     load_weights(resnet18, checkpoint(in_layout(arrays, "transformers")))
     hf_resnet18.config.save_pretrained(tmp_path)
     save_weights(resnet18, tmp_path / "model.safetensors", "transformers")

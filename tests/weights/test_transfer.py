@@ -30,9 +30,9 @@ def logits_net(builder=build_resnet18):
     return build(builder, classes=inputs.CLASSES, classifier_activation=None)
 
 
-def arrays_of(depth=18, *, deep=False, **other_shapes):
-    """The golden tensors of a network, under torchvision's names, some of other shapes."""
-    shapes = inputs.resnet_shapes(depth, inputs.CLASSES, deep=deep) | other_shapes
+def arrays_of(depth=18, *, deep=False):
+    """The golden tensors of a network, under torchvision's names."""
+    shapes = inputs.resnet_shapes(depth, inputs.CLASSES, deep=deep)
     return inputs.numpy_weights(shapes, inputs.WEIGHT_SEED)
 
 
@@ -66,9 +66,7 @@ def resnet18d():
     ("builder", "depth", "layout"),
     [(build_resnet18, 18, "torchvision"), (build_resnet34, 34, "transformers")],
 )
-def test_a_checkpoint_gives_the_logits_that_it_gives_in_torch(
-    builder, depth, layout, checkpoint, golden
-):
+def test_a_checkpoint_gives_torchs_logits(builder, depth, layout, checkpoint, golden):
     arrays, model = arrays_of(depth), logits_net(builder)
     path = checkpoint(with_counters(in_layout(arrays, layout)))
     assert load_weights(model, path) == Transfer(layout, len(arrays))
@@ -79,9 +77,7 @@ def test_a_checkpoint_gives_the_logits_that_it_gives_in_torch(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_saved_has_the_layouts_tensors_bit_for_bit(
-    layout, resnet18, arrays, checkpoint, tmp_path
-):
+def test_a_saved_file_has_the_layouts_tensors(layout, resnet18, arrays, checkpoint, tmp_path):
     load_weights(resnet18, checkpoint(arrays))
     report = save_weights(resnet18, tmp_path / "new" / "saved.safetensors", layout)
     assert report == Transfer(layout, 122)
@@ -107,29 +103,17 @@ def test_a_d_checkpoint_comes_back_bit_for_bit(resnet18d, checkpoint, tmp_path):
     assert all(np.array_equal(saved[name], array) for name, array in arrays.items())
 
 
-# As torchvision's ResNet-50 begins, with three convolutions in a block
-BOTTLENECK = {
-    "layer1.0.conv1.weight": (64, 64, 1, 1),
-    "layer1.0.conv3.weight": (256, 64, 1, 1),
-}
-OTHER_NETWORKS = {
-    "deeper": ({"depth": 34}, r"depth.*80 unexpected \(layer1\.2\.bn1\."),
-    "bottleneck": (
-        BOTTLENECK,
-        r"1 unexpected \(layer1\.0\.conv3\.weight\).*"
-        r"layer1\.0\.conv1\.weight \(64, 64, 1, 1\) for \(64, 64, 3, 3\)",
-    ),
-    "d": (
-        {"deep": True},
-        r"depth, stem and variant.*missing \(conv1\.weight, layer2\.0\.downsample\."
-        r".*unexpected \(conv1\.0\.weight, conv1\.1\.",
-    ),
-}
-
-
-@pytest.mark.parametrize("other", OTHER_NETWORKS)
-def test_a_checkpoint_of_another_network_is_refused_by_the_first_names(resnet18, checkpoint, other):
-    network, message = OTHER_NETWORKS[other]
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"depth": 34}, r"depth.*80 unexpected \(layer1\.2\.bn1\."),
+        (
+            {"deep": True},
+            r"missing \(conv1\.weight, layer2.*unexpected \(conv1\.0\.weight",
+        ),
+    ],
+)
+def test_another_networks_checkpoint_is_refused(resnet18, checkpoint, network, message):
     assert_refused(resnet18, checkpoint(arrays_of(**network)), message)
 
 
@@ -162,13 +146,6 @@ def test_a_part_of_a_network_takes_what_belongs_to_it(deep, checkpoint):
     assert np.array_equal(torch_weights(whole, [name])[name], arrays[name])
 
 
-def test_a_builder_takes_a_folder(arrays, checkpoint, tmp_path):
-    checkpoint(arrays)
-    model = build(classes=10, weights=tmp_path)
-    for name, array in torch_weights(model, arrays).items():
-        assert np.array_equal(array, arrays[name]), name
-
-
 # Where the network's size does not matter: heads
 
 
@@ -189,7 +166,7 @@ def test_all_faults_are_one_error(small_model, small_arrays, checkpoint):
     )
 
 
-def test_another_number_of_classes_is_refused_unless_the_head_is_skipped(
+def test_other_classes_are_refused_unless_the_head_is_skipped(
     small_model, small_arrays, checkpoint
 ):
     model, path = small_model(classes=5), checkpoint(small_arrays(classes=1000))
@@ -205,17 +182,13 @@ def test_another_number_of_classes_is_refused_unless_the_head_is_skipped(
     assert not same(values(model)[:1], before[:1])
 
 
-def test_a_checkpoint_without_a_classifier_needs_the_head_skipped(
-    small_model, small_arrays, checkpoint
-):
+def test_a_checkpoint_without_a_head_needs_it_skipped(small_model, small_arrays, checkpoint):
     model, path = small_model(), checkpoint(without_head(small_arrays()))
     assert_refused(model, path, r"head='skip'.*2 missing \(fc\.weight, fc\.bias\)")
     assert load_weights(model, path, head="skip").kept == ("predictions",)
 
 
-def test_a_head_that_fits_is_not_skipped_even_behind_a_dropout(
-    small_model, small_arrays, checkpoint
-):
+def test_a_fitting_head_is_not_skipped_even_behind_a_dropout(small_model, small_arrays, checkpoint):
     renamed = {name.replace("fc.", "fc.1."): array for name, array in small_arrays().items()}
     for arrays in (small_arrays(), renamed):
         report = load_weights(small_model(), checkpoint(arrays), head="skip")
@@ -225,7 +198,7 @@ def test_a_head_that_fits_is_not_skipped_even_behind_a_dropout(
 # What checkpoints hold
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("channels", [1, 4])
 def test_the_stem_adapts_to_other_channels(small_model, small_arrays, checkpoint, channels):
     arrays = small_arrays()
     model = small_model(channels=channels)
@@ -237,11 +210,9 @@ def test_the_stem_adapts_to_other_channels(small_model, small_arrays, checkpoint
         np.testing.assert_allclose(kernel[:, channel], expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
 @pytest.mark.parametrize("layout", ["torchvision", "transformers"])
-def test_a_prefix_is_understood_and_what_lies_beside_is_left_out(
-    small_model, small_arrays, checkpoint, prefix, layout
-):
+def test_a_prefix_is_understood(small_model, small_arrays, checkpoint, prefix, layout):
     arrays = in_layout(small_arrays(), layout)
     network = {prefix + name: array for name, array in arrays.items()}
     assert load_weights(small_model(), checkpoint(network)) == Transfer(layout, 17)
@@ -295,33 +266,30 @@ def test_a_half_precision_network_is_saved_in_float32_bit_for_bit(
     assert same(values(model), before)
 
 
-VIT = ("cls_token", "pos_embed", "blocks.0.norm1.weight", "patch_embed.proj.weight")
-BAD = {
-    "NaN": ({"layer1.0.conv1.weight": np.nan}, "NaN in layer1.0.conv1.weight"),
-    "infinity": ({"fc.bias": -np.inf}, "infinity in fc.bias"),
-    "variance": ({"bn1.running_var": -1e-3}, "a negative variance in bn1.running_var"),
-    "channels": (4, r"conv1\.weight \(64, 4, 7, 7\) for \(64, 3, 7, 7\)"),
-    "family": (
-        VIT,
-        r"layer1\.0\.conv1\.weight\. Received: .* with 4 tensors \(blocks\.0\.norm1\.weight, "
-        r"cls_token, patch_embed\.proj\.weight, …\)",
-    ),
-    "empty": ((), r"with 0 tensors \(\)"),
-}
-
-
-@pytest.mark.parametrize(("what", "message"), BAD.values(), ids=BAD)
-def test_a_checkpoint_that_fits_no_network_is_refused(
-    small_model, small_arrays, checkpoint, what, message
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer1.0.conv1.weight", np.nan, "NaN in layer1.0.conv1.weight"),
+        ("fc.bias", -np.inf, "infinity in fc.bias"),
+        ("bn1.running_var", -1e-3, "a negative variance in bn1.running_var"),
+    ],
+)
+def test_a_value_of_no_training_is_refused(
+    small_model, small_arrays, checkpoint, name, value, message
 ):
-    if isinstance(what, dict):  # a value that no training leaves
-        ((name, value),) = what.items()
-        arrays = small_arrays()
-        arrays[name].flat[0] = value
-    else:
-        channels = isinstance(what, int)
-        arrays = small_arrays(channels=what) if channels else dict.fromkeys(what, np.zeros(2, "f"))
+    arrays = small_arrays()
+    arrays[name].flat[0] = value
     assert_refused(small_model(), checkpoint(arrays), message)
+
+
+def test_a_checkpoint_of_another_family_is_refused(small_model, small_arrays, checkpoint):
+    vit = ("cls_token", "pos_embed", "blocks.0.norm1.weight")
+    for arrays, message in (
+        (small_arrays(channels=4), r"conv1\.weight \(64, 4, 7, 7\) for \(64, 3, 7, 7\)"),
+        (dict.fromkeys(vit, np.zeros(2, "f")), "with 3 tensors .*cls_token, pos_embed"),
+        ({}, r"with 0 tensors \(\)"),
+    ):
+        assert_refused(small_model(), checkpoint(arrays), message)
 
 
 # Which models
