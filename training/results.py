@@ -38,6 +38,7 @@ from keras_resnet18.errors import InputError
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import epoch
 import in_turn
+import inference
 import input_pipeline
 import train_step
 
@@ -72,6 +73,7 @@ TABLES = {
     "calibration": Table("calibration.jsonl", calibration.text, split="model"),
     "epoch": Table("epoch.jsonl", functools.partial(in_turn.text, rivals=epoch.RIVALS)),
     "few-images": Table("few-images.jsonl", few_images.text),
+    "inference": Table("inference.jsonl", inference.text),
     "input-pipeline": Table(
         "input-pipeline.jsonl", functools.partial(in_turn.text, rivals=input_pipeline.RIVALS)
     ),
