@@ -35,6 +35,7 @@ from rows import (
 )
 
 WARM_UP_STEPS = 3
+_MACHINE = ("cpu", "threads", "packages", "settings")  # what rows share that are compared
 
 
 class Step(Protocol):
@@ -206,7 +207,7 @@ def compare(
     end = time.monotonic() + 60 * arguments.minutes
     here = machine()
     about = {**about, "size": arguments.size, "batch": arguments.batch}
-    same = about | {name: here[name] for name in ("cpu", "threads", "packages", "settings")}
+    same = about | {name: here[name] for name in _MACHINE}
     found: dict[tuple[str, int], Row] = {
         (row["case"], row["round"]): row
         for row in read_rows(arguments.rows)
@@ -250,25 +251,34 @@ def compare(
     return [row for _, row in sorted(found.items(), key=lambda item: item[0][1])]
 
 
+def of_one_machine(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that were measured on one machine with one software, and may be compared."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        same = json.dumps([row[name] for name in _MACHINE], sort_keys=True)
+        groups.setdefault(same, []).append(row)
+    return list(groups.values())
+
+
 def text(rows: Sequence[Row], rivals: Mapping[str, Callable[[str], str]]) -> str:
-    """A table of each precision and size, and the machines.
+    """A table of each precision and size on each machine.
 
     Args:
         rows: What `compare` returns, of one or more measurements.
         rivals: Columns of ratios: a title, and the name of the rival of each case.
     """
     parts = []
-    kinds = dict.fromkeys((row.get("dtype"), row["size"], row["batch"]) for row in rows)
-    for dtype, size, batch in kinds:
-        of_kind = [
-            row
-            for row in rows
-            if (row.get("dtype"), row["size"], row["batch"]) == (dtype, size, batch)
-        ]
-        heading = f"{dtype}, {size} px" if dtype else f"{size} px"
-        parts += [f"{heading}, batch {batch}:", _table(of_kind, rivals)]
-    torch = dict.fromkeys(f"torch {row['torch']}" for row in rows if "torch" in row)
-    return "\n\n".join([*parts, "\n".join([machine_in_words(rows), *torch])])
+    for group in of_one_machine(rows):
+        kinds: dict[str, list[Row]] = {}
+        for row in group:
+            about = [row.get("dtype"), f"{row['size']} px", f"batch {row['batch']}"]
+            about += [row.get("photos"), row.get("isa")]
+            kinds.setdefault(", ".join(filter(None, about)), []).append(row)
+        for about, of_kind in kinds.items():
+            parts += [f"{about}:", _table(of_kind, rivals)]
+        torch = dict.fromkeys(f"torch {row['torch']}" for row in group if "torch" in row)
+        parts.append("\n".join([machine_in_words(group), *torch]))
+    return "\n\n".join(parts)
 
 
 def _table(rows: Sequence[Row], rivals: Mapping[str, Callable[[str], str]]) -> str:

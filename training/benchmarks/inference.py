@@ -44,6 +44,7 @@ from in_turn import (
     at_least_one,
     compare,
     machine_in_words,
+    of_one_machine,
     process_peak_mib,
     refused_in_a_line,
     table,
@@ -404,7 +405,14 @@ def measure(files: Path, arguments: argparse.Namespace) -> list[Row]:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Milliseconds an image, times of our float32 file's, memory, and the machines."""
+    """A table of each machine and of each run."""
+    runs = dict.fromkeys(row["run"] for row in rows)
+    groups = [x for run in runs for x in of_one_machine([row for row in rows if row["run"] == run])]
+    return "\n\n".join(_text(group) for group in groups)
+
+
+def _text(rows: Sequence[Row]) -> str:
+    """Milliseconds an image, times of our float32 file's, memory, and the machine."""
     counts = sorted({row["on_threads"] for row in rows})
     ms: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:

@@ -298,7 +298,8 @@ def photos_of(arguments: argparse.Namespace) -> Iterator[str]:
 
 def about_photos(arguments: argparse.Namespace) -> Row:
     """What rows say of the photos."""
-    return {"photos": Path(arguments.folder).resolve().name, "mosaics": arguments.mosaics}
+    name = Path(arguments.folder).resolve().name
+    return {"photos": f"{arguments.mosaics} mosaics of {name}" if arguments.mosaics else name}
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ def main() -> None:
     if arguments.case:
         answer(make_step, *arguments.case, arguments.size, arguments.batch)
         return
-    isa = {name: os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")}
-    limits = {name: value for name, value in isa.items() if value}
+    limits = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    isa = " ".join(f"{name}={os.environ[name]}" for name in limits if name in os.environ)
     rows: list[Row] = []
     for dtype in arguments.dtypes or dtypes():
         rows += compare(
@@ -133,7 +133,7 @@ def main() -> None:
             # torch's Python need not have this package
             {"PYTHONPATH": str(Path(__file__).parents[2])},
             arguments,
-            {"benchmark": "train_step", "dtype": dtype, **limits},
+            {"benchmark": "train_step", "dtype": dtype, "isa": isa},
         )
     print(f"\n{text(rows, RIVALS)}")
 
