@@ -57,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
         import keras_resnet18 as kr
 
         for run in [kr.load_run(path) for path in arguments.runs]:
-            report(run, list(measure(run, arguments)))
+            print(f"\n{text(list(measure(run, arguments)))}\n", flush=True)
 
 
 def measure(run: Any, arguments: argparse.Namespace) -> Iterator[Row]:
@@ -243,17 +243,18 @@ RANGES: dict[str, Choice] = {
 }
 
 
-def report(run: Any, rows: Sequence[Row]) -> None:
-    """Prints a run's table."""
+def text(rows: Sequence[Row]) -> str:
+    """A table of a run, and the machines."""
     lines = []
     for name in RANGES:
         found = [row for row in rows if row["range"] == name]
         cells = [mean_and_spread([row[x] for row in found]) for x in ("agreement", "accuracy")]
         lines.append([name, *cells])
-    about = f"{len({row['set'] for row in rows})} sets of {rows[0]['images']} images"
-    print(f"\n{run.path}, {about}, n = {rows[0]['n']:,}, model {rows[0]['model_accuracy']:.2%}")
-    print(table(["ranges", "agreement", "accuracy"], lines))
-    print(f"{machine_in_words(rows)}\n", flush=True)
+    first, sets = rows[0], len({row["set"] for row in rows})
+    about = f"{first['run']}, {sets} sets of {first['images']} images, n = {first['n']:,}"
+    model = f"{about}, model {100 * first['model_accuracy']:.2f} %"
+    found = table(["ranges", "agreement", "accuracy"], lines)
+    return f"{model}\n\n{found}\n\n{machine_in_words(rows)}"
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ def measured(arguments: argparse.Namespace, seed: int, way: str) -> Row:
         "others_n": truth.n,
         "holds": bool(low <= truth.accuracy <= high),
         "seconds": round(time.monotonic() - began),
+        "history": run.history,
         **machine(),
     }
 
@@ -143,10 +144,11 @@ def text(rows: Sequence[Row]) -> str:
         of_way = [row for row in rows if row["way"] == way]
         if of_way:
             widths = [row["interval"][1] - row["interval"][0] for row in of_way]
+            sizes = sorted({row["n"] for row in of_way})
             cells.append(
                 (
                     way,
-                    f"{min(row['n'] for row in of_way)} to {max(row['n'] for row in of_way)}",
+                    f"{sizes[0]} to {sizes[-1]}" if sizes[1:] else str(sizes[0]),
                     mean_and_spread([row["accuracy"] for row in of_way]),
                     mean_and_spread(widths),
                     mean_and_spread([row["others_accuracy"] for row in of_way]),

@@ -81,15 +81,39 @@ def labels(arguments: argparse.Namespace) -> None:
         found = kr.check(manifest, features=run).labels
         assert found is not None
         test = run.metrics["test"]["accuracy"]
-        return {**figures(found, true), "test_accuracy": test, "epochs": run.metrics["epochs"]}
+        return {
+            **figures(found, true),
+            "test_accuracy": test,
+            "epochs": run.metrics["epochs"],
+            "history": run.history,
+        }
 
-    row = measured(arguments, digest(run), measure)
-    low, high = row["interval"]
-    titles = ["images", "wrong", "wrong among as many least probable", "recall", "precision"]
-    cells = [f"{row['n']:,}", f"{row['wrong']:,}", f"{row['found']:.1%} ({low:.1%} to {high:.1%})"]
-    cells += [f"{row[name]:.1%}" for name in ("recall", "precision")]
-    print(table([*titles, "labels confirmed"], [[*cells, f"{row['confirmed']:.1%}"]]))
-    print(machine_in_words([row]))
+    print(text([measured(arguments, digest(run), measure)]))
+
+
+def text(rows: Sequence[Row]) -> str:
+    """A table of runs on wrong labels, and the machines."""
+    titles = ["images", "n", "wrong", "wrong among as many least probable", "recall", "precision"]
+    lines = []
+    for row in rows:
+        low, high = row["interval"]
+        cells = [f"{Path(row['source']).name}, `{row['recipe']}`, {row['epochs']} epochs"]
+        cells += [f"{row['n']:,}", f"{row['wrong']:,}"]
+        cells.append(f"{row['found']:.1%} ({low:.1%} to {high:.1%})")
+        cells += [f"{row[name]:.1%}" for name in ("recall", "precision", "confirmed")]
+        lines.append(cells)
+    return f"{table([*titles, 'labels confirmed'], lines)}\n\n{machine_in_words(rows)}"
+
+
+def text_of_copies(rows: Sequence[Row]) -> str:
+    """A table of near copies, and the machines."""
+    titles = ["photos", "n", *(f"found, {kind}" for kind in COPIES), "pairs that look the same"]
+    lines = []
+    for row in rows:
+        found = [f"{row[kind]:,} ({row[kind] / row['n']:.1%})" for kind in COPIES]
+        name = Path(row["source"]).name
+        lines.append([name, f"{row['n']:,}", *found, f"{len(row['pairs']):,}"])
+    return f"{table(titles, lines)}\n\n{machine_in_words(rows)}"
 
 
 def figures(found: Any, true: dict[str, str]) -> Row:
@@ -175,11 +199,10 @@ def copies(arguments: argparse.Namespace) -> None:
         return row
 
     row = measured(arguments, "", measure)
-    print(table(["photos", *COPIES], [[f"{row[x]:,}" for x in ("n", *COPIES)]]))
-    print(f"{len(row['pairs'])} pairs of photos look the same:")
+    print(text_of_copies([row]))
+    print(f"\n{len(row['pairs'])} pairs of photos look the same:")
     for pair in row["pairs"]:
         print(" and ".join(pair))
-    print(machine_in_words([row]))
 
 
 def alike(names: Sequence[str], small: Sequence[Any]) -> Any:

@@ -64,7 +64,7 @@ def main(given: Sequence[str] | None = None) -> None:
         start_keras()
         import keras_resnet18 as kr
 
-        report(measure(kr.load_run(arguments.run), foreign, arguments))
+        print(f"\n{text(measure(kr.load_run(arguments.run), foreign, arguments))}")
 
 
 def named_source(text: str) -> tuple[str, str]:
@@ -191,8 +191,8 @@ def auroc(own: Any, foreign: Any) -> float:
     return float(roc_auc_score(is_own, np.concatenate([own, foreign])))
 
 
-def report(rows: Sequence[Row]) -> None:
-    """Prints the table."""
+def text(rows: Sequence[Row]) -> str:
+    """A table of a run, and the machines."""
     own, lines = rows[0], []
     for row in rows:
         low, high = row["interval"]
@@ -202,16 +202,18 @@ def report(rows: Sequence[Row]) -> None:
         if own["other"] is not None:
             cells.append(f"{row['refused_or_other']:.2%}")
         lines.append(cells)
-    print(f"\n{own['run']}, threshold {own['threshold']:.4f} from {own['threshold_from']}")
     titles = ["images", "n", "refused", "AUROC, highest probability", "AUROC, energy"]
     titles += [f"refused, or {own['other']!r}"] * (own["other"] is not None)
-    print(table(titles, lines))
     kept = own["accuracy_kept"]
-    print(
-        f"accuracy {own['accuracy']:.2%} on all of its own images, "
-        + ("all of them refused" if kept is None else f"{kept:.2%} on those that are not refused")
+    return "\n\n".join(
+        (
+            f"{own['run']}, threshold {own['threshold']:.4f} from {own['threshold_from']}",
+            table(titles, lines),
+            f"accuracy {own['accuracy']:.2%} on all of its own images, "
+            + ("all of them refused" if kept is None else f"{kept:.2%} on those not refused"),
+            machine_in_words(rows),
+        )
     )
-    print(machine_in_words(rows))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main(given: Sequence[str] | None = None) -> None:
         import keras_resnet18 as kr
 
         for run in [kr.load_run(path) for path in arguments.runs]:
-            report(run, measure(run, arguments))
+            print(f"\n{text(measure(run, arguments))}\n", flush=True)
 
 
 def measure(run: Any, arguments: argparse.Namespace) -> list[Row]:
@@ -129,8 +129,8 @@ def figures(found: Any, labels: Any) -> Row:
     return row
 
 
-def report(run: Any, rows: Sequence[Row]) -> None:
-    """Prints a run's table."""
+def text(rows: Sequence[Row]) -> str:
+    """A table of a run, and the machines."""
 
     def accuracy(row: Row, name: str = "") -> str:
         if f"{name}accuracy" not in row:
@@ -147,9 +147,9 @@ def report(run: Any, rows: Sequence[Row]) -> None:
         ]
         for row in rows
     ]
-    print(f"\n{run.path}, n = {rows[0]['n']:,} test images")
-    print(table(["test images", "model", "int8 file", "agreement"], lines))
-    print(f"{machine_in_words(rows)}\n", flush=True)
+    about = f"{rows[0]['run']}, n = {rows[0]['n']:,} test images"
+    found = table(["test images", "model", "int8 file", "agreement"], lines)
+    return f"{about}\n\n{found}\n\n{machine_in_words(rows)}"
 
 
 def jpeg(image: Pixels) -> Pixels:

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import datetime
 import json
+import re
+import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,20 +72,34 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def machine() -> Row:
-    """Where and when a row was measured."""
+    """Where and when a row was measured, and by which command, without the folders' places."""
     facts = environment()
     kept = {name: facts[name] for name in ("cpu", "threads", "packages", "settings")}
     flags = [flag for flag in facts["cpu_flags"] if flag in _SPEED]
-    return {"date": datetime.date.today().isoformat(), **kept, "cpu_flags": flags}
+    words = [without_folders(word) for word in sys.argv]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(words),
+        **kept,
+        "cpu_flags": flags,
+    }
+
+
+def without_folders(text: str) -> str:
+    """`--rows=../a/rows.jsonl` as `--rows=rows.jsonl`; a dataset on a hub keeps its owner."""
+    return text if text.startswith("hf:") else re.sub(r"[^=]*/(?!$)", "", text)
 
 
 def machine_in_words(rows: Iterable[Mapping[str, Any]]) -> str:
     """A line for each machine on which rows were measured."""
-    lines = (
-        f"{row['cpu']} ({' '.join(row['cpu_flags'])}), {row['threads']} threads, Keras "
-        f"{row['packages']['keras']}, TensorFlow {row['packages']['tensorflow']}, {row['date']}"
-        for row in rows
-    )
+    names = {"keras": "Keras", "tensorflow": "TensorFlow", "ai-edge-litert": "LiteRT"}
+    lines = []
+    for row in rows:
+        found = [
+            f"{said} {row['packages'][x]}" for x, said in names.items() if x in row["packages"]
+        ]
+        about = [f"{row['threads']} threads", *found, row["date"]]
+        lines.append(", ".join([f"{row['cpu']} ({' '.join(row['cpu_flags'])})", *about]))
     return "\n".join(dict.fromkeys(lines))
 
 

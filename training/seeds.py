@@ -57,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
             if seed not in {row["seed"] for row in rows_of(arguments)}:
                 figures = train(arguments, seed)
                 append_row(arguments.out / "rows.jsonl", {"seed": seed, **task, **figures})
-        report(arguments)
+        print(text(rows_of(arguments)))
 
 
 def default_out(source: str, recipe: str | None, weights: str | None) -> Path:
@@ -104,6 +104,7 @@ def train(arguments: argparse.Namespace, seed: int) -> Row:
         "best_epoch": metrics["best_epoch"],
         "epochs": metrics["epochs"],
         "minutes": minutes_by_epoch(run)[-1],
+        "history": run.history,
         "precision": run.environment["precision"],
     }
     if arguments.flip:
@@ -129,11 +130,10 @@ def rows_of(arguments: argparse.Namespace) -> list[Row]:
     ]
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Prints a table of the seeds, and their mean."""
-    rows = rows_of(arguments)
+def text(rows: Sequence[Row]) -> str:
+    """A table of the seeds with their mean, what they share, and the machines."""
     columns = {"validation_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
-    if arguments.flip:
+    if all("flip_accuracy" in row for row in rows):
         columns["flip_accuracy"] = "test, flip averaging"
     lines = []
     for row in rows:
@@ -145,9 +145,10 @@ def report(arguments: argparse.Namespace) -> None:
     means = [mean_and_spread([row[name] for row in rows]) for name in columns]
     minutes = mean_and_spread([row["minutes"] for row in rows], percent=False, digits=1)
     lines.append([f"all {len(rows)}", *means, minutes, ""])
-    print(table(["seed", *columns.values(), "minutes of training", "epoch kept"], lines))
-    print(f"\nvalidation n = {rows[0]['validation_n']:,}, test n = {rows[0]['n']:,} images")
-    print(f"seeds.py {in_words(rows[0])}, {rows[0]['precision']}\n{machine_in_words(rows)}")
+    found = table(["seed", *columns.values(), "minutes of training", "epoch kept"], lines)
+    about = f"validation n = {rows[0]['validation_n']:,}, test n = {rows[0]['n']:,} images"
+    about += f"\nseeds.py {in_words(rows[0])}, {rows[0]['precision']}"
+    return f"{found}\n\n{about}\n{machine_in_words(rows)}"
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 row |= {**figures(case, kind), **machine()}
                 append_row(arguments.rows, row)
                 print(f"{name}, {kind}: {row['agreeing']} of {row['n']}", flush=True)
-    report([row for row in read_rows(arguments.rows, *KEY) if row["network"] in cases])
+    print(f"\n{text([row for row in read_rows(arguments.rows, *KEY) if row['network'] in cases])}")
 
 
 def of_run(path: str, images: int) -> Case:
@@ -234,15 +234,17 @@ def in_browser(path: Path, pixels: Any, accelerator: str) -> tuple[Any, list[str
     return np.array(found["rows"], np.float32), errors
 
 
-def report(rows: Sequence[Row]) -> None:
-    """Prints the table of docs/formats.md."""
-    lines = []
-    for row in rows:
+def text(rows: Sequence[Row]) -> str:
+    """A table of runs and networks, and the machines."""
+    names, lines = list(NETWORKS), []
+    failed = any(row["errors"] for row in rows)
+    order = [names.index(x) if x in names else -1 for x in (row["network"] for row in rows)]
+    for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0]):
         cells = [f"{row['agreeing'][x]} ({row['difference'][x]:.1e})" for x in ENGINES]
         about = [row["network"], str(row["side"]), row["kind"], str(row["n"]), *cells]
-        lines.append([*about, "; ".join(row["errors"])[:80]])
-    titles = ("network", "px", "kind", "images", *ENGINES, "errors")
-    print(f"\n{table(titles, lines)}\n\n{machine_in_words(rows)}")
+        lines.append(about + (["; ".join(row["errors"])[:80]] if failed else []))
+    titles = ("network", "px", "kind", "images", *ENGINES, *(["errors"] if failed else []))
+    return f"{table(titles, lines)}\n\n{machine_in_words(rows)}"
 
 
 if __name__ == "__main__":

@@ -1,49 +1,75 @@
-"""Speed of training from a folder of JPEGs, reading and step together: ours, Keras' way, and torch.
+"""Training and evaluation from a folder of JPEGs, reading included: ours, Keras' way, and torch.
 
     python training/benchmarks/epoch.py --folder PHOTOS [--size 224] [--batch 32] [--rounds 5]
                         [--seconds 20] [--dtypes float32 bfloat16] [--torch-python PYTHON]
-                        [--mosaics N]
+                        [--mosaics N] [--rows FILE]
 
-PHOTOS is a folder with a folder for each class. Each case is a process of its own that reads,
-varies and trains without an end, and the cases run in turn; a step is timed from the third batch
-on, with the pipeline full. All train ResNet-18 with 1,000 outputs by SGD with Nesterov momentum.
+PHOTOS is a folder with a folder for each class. Each case is a process of its own, and the cases
+run in turn. A case that trains reads, varies and trains without an end, and a step is timed from
+the fourth batch on, with the pipeline full. All train ResNet-18 with 1,000 outputs by SGD with
+Nesterov momentum.
 
 - ours: what `train` does: its pipeline (random window of 35 to 100 % of the area, mirrored half of
   the time) and its step, with the training twin
 - Keras: `image_dataset_from_directory`, `RandomCrop`, `RandomFlip` and `fit`, as its guides show
 - torch: `DataLoader` with a worker for each CPU, Pillow, a random-resized crop, channels last, SGD;
   eager and with `torch.compile`
+- evaluation: `keras_resnet18.evaluate` on all photos, as a whole, with a run that has trained for
+  an epoch on ten photos of each class; and torch's `DataLoader`, model and count of right answers
+  on the same photos. The time of such an evaluation is that of all photos, however few the seconds.
 
-`--mosaics N` trains on N images of 640×480, each of nine of the photos, whose files are about as
-large as ImageNet's. A table is printed for each dtype: images per second, ratios round by round,
-memory. torch's cases need a Python that has torch and Pillow; without one they are left out. On a
-machine that others use, `chrt -r 5` keeps them away.
+`--mosaics N` reads N images of 640×480, each of nine of the photos, whose files are about as large
+as ImageNet's. A table is printed for each dtype: images per second, ratios round by round, memory.
+Each case of a round is a row in --rows; whole rounds are not measured again, and a killed
+measurement goes on with the next. torch's cases need a Python that has torch and Pillow; without
+one they are left out. On a machine that others use, `chrt -r 5` keeps them away.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
+import csv
 import functools
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import answer, compare, table
-from input_pipeline import AREAS, augmented, keras_batches, make_mosaics, train_batches
+from in_turn import (
+    Row,
+    answer,
+    at_least_one,
+    command,
+    compare,
+    dtypes,
+    options,
+    process_peak_mib,
+    text,
+)
+from input_pipeline import (
+    AREAS,
+    about_photos,
+    augmented,
+    keras_batches,
+    photos_of,
+    train_batches,
+)
 from train_step import KerasStep
-
-from keras_resnet18.machine import environment
 
 CASES = {
     "ours": "ours: `train`",
     "plain": "Keras as its guides show it",
     "torch-eager": "torch `DataLoader`, eager step",
     "torch-compile": "torch `DataLoader`, `torch.compile`",
+    "evaluate": "ours: `evaluate`",
+    "torch-evaluate": "torch, evaluation",
+}
+RIVALS = {
+    "to Keras": lambda name: "" if "evalua" in name else CASES["plain"],
+    "to torch, eager": lambda name: CASES["torch-evaluate" if "evalua" in name else "torch-eager"],
+    "to torch.compile": lambda name: "" if "evalua" in name else CASES["torch-compile"],
 }
 FILL = 3  # batches that fill the pipeline and are not timed
+OF_EACH_CLASS = 10  # photos that the evaluated run is trained on
 
 
 class KerasEpoch(KerasStep):
@@ -60,8 +86,7 @@ class KerasEpoch(KerasStep):
     def __init__(self, case: str, dtype: str, folder: str, size: int, batch: int) -> None:
         super().__init__(case, dtype, size, batch)
         if case == "plain":
-            labelled = keras_batches(folder, (size, size), batch, labels="inferred")
-            self.batches = labelled
+            self.batches = keras_batches(folder, (size, size), batch, labels="inferred")
             return
         from keras_resnet18 import open_source
         from keras_resnet18.preprocess import Preprocess
@@ -82,10 +107,54 @@ class KerasEpoch(KerasStep):
         return ends[-1] - ends[FILL - 1]
 
 
+class Evaluation:
+    """`evaluate` of a run on all photos of a folder."""
+
+    def __init__(self, dtype: str, folder: str, size: int, batch: int) -> None:
+        import keras_resnet18 as kr
+        from keras_resnet18.data.sources import labelled_files
+        from keras_resnet18.machine import start_keras
+
+        start_keras()
+        root, images = labelled_files(Path(folder))
+        self.batch, self.folder = batch, folder
+        taken: dict[str, list[Path]] = {}
+        for image in images:
+            taken.setdefault(image.class_name, []).append((root / image.path).resolve())
+        self._place = tempfile.TemporaryDirectory()
+        table, out = (Path(self._place.name) / name for name in ("images.csv", "run"))
+        with table.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(("path", "label"))
+            for label, paths in taken.items():
+                rows.writerows((path, label) for path in paths[:OF_EACH_CLASS])
+        precision = dtype if dtype == "float32" else f"mixed_{dtype}"
+        settings = ["epochs=1", f"image_size={size}", f"precision={precision}", "batch_size=8"]
+        self._run = kr.train(table, "photos", out, settings=settings)
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many batches, at the speed of an evaluation of all photos."""
+        import keras_resnet18 as kr
+
+        start = time.perf_counter()
+        found = kr.evaluate(self._run, data=self.folder)
+        return (time.perf_counter() - start) * steps * self.batch / found.n
+
+    def facts(self) -> dict[str, Any]:
+        """Versions."""
+        import tensorflow as tf
+
+        return {"tensorflow": tf.__version__}
+
+    def peak_mib(self) -> float:
+        """Of the process, which has trained too."""
+        return process_peak_mib()
+
+
 def torch_epoch(case: str, dtype: str, folder: str, size: int, batch: int) -> Any:
     """The step of `torch_step.TorchStep` on photos of a folder."""
     import torch
-    from torch_pipeline import torch_batches
+    from torch_pipeline import Photos, torch_batches
     from torch_step import TorchStep
 
     class TorchEpoch(TorchStep):
@@ -107,70 +176,60 @@ def torch_epoch(case: str, dtype: str, folder: str, size: int, batch: int) -> An
         def facts(self) -> dict[str, Any]:
             return {**super().facts(), **self.about}
 
-    return TorchEpoch()
+    class TorchEvaluation(TorchEpoch):
+        """All photos once, in order."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model.eval()
+            self.photos = torch.utils.data.DataLoader(
+                Photos(folder, size, None, False), batch, num_workers=self.about["workers"]
+            )
+
+        def run(self, steps: int) -> float:
+            start, right, photos = time.perf_counter(), 0, len(self.photos.dataset)
+            with torch.inference_mode():
+                for images in self.photos:
+                    labels = self.labels[: len(images)]
+                    right += self._loss(images.to(memory_format=torch.channels_last), labels)[1]
+            int(right)
+            return (time.perf_counter() - start) * steps * batch / photos
+
+    return TorchEvaluation() if case == "torch-evaluate" else TorchEpoch()
 
 
-def make_step(case: str, dtype: str, folder: str, size: str, batch: str) -> Any:
+def make_step(case: str, dtype: str, folder: str, size: int, batch: int) -> Any:
     """The step of a case."""
+    if case == "evaluate":
+        return Evaluation(dtype, folder, size, batch)
     make = torch_epoch if case.startswith("torch") else KerasEpoch
-    return make(case, dtype, folder, int(size), int(batch))
+    return make(case, dtype, folder, size, batch)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, batch=32, rounds=5, seconds=20.0, rows="epoch.jsonl")
     parser.add_argument("--folder", required=True, help="photos, a folder for each class")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each case in each round")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
     parser.add_argument("--dtypes", nargs="+", default=[], choices=["float32", "bfloat16"])
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--mosaics", type=int, metavar="N", help="read N mosaics of the photos")
-    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--mosaics", type=at_least_one, metavar="N", help="of the photos")
     arguments = parser.parse_args()
     if arguments.case:
-        facts = (arguments.folder, str(arguments.size), str(arguments.batch))
-        answer(make_step, *arguments.case, *facts)
+        answer(make_step, *arguments.case, arguments.folder, arguments.size, arguments.batch)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.mosaics:
-            make_mosaics(Path(arguments.folder), Path(folder), arguments.mosaics)
-            arguments.folder = folder
-        measure(arguments)
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    """Runs the cases in turn, and prints a table for each dtype."""
-    facts = environment()
-    flags = facts["cpu_flags"]
-    fast_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    print(f"{facts['cpu']}, {' '.join(flags)}, {facts['threads']} threads")
-    for dtype in arguments.dtypes or ["float32", *(["bfloat16"] if fast_bfloat16 else [])]:
-        cases = compare(
-            {CASES[case]: _command(case, dtype, arguments) for case in CASES},
-            # torch's Python need not have this package
-            {"PYTHONPATH": str(Path(__file__).parents[2])},
-            batch=arguments.batch,
-            rounds=arguments.rounds,
-            seconds=arguments.seconds,
-            minutes=arguments.minutes,
-        )
-        today = datetime.datetime.now(datetime.UTC).date()
-        print(f"\n{dtype}, {arguments.size} px, batch {arguments.batch}, {today}\n")
-        rivals = {
-            "to Keras": lambda name: CASES["plain"],
-            "to torch, eager": lambda name: CASES["torch-eager"],
-            "to torch.compile": lambda name: CASES["torch-compile"],
-        }
-        print(table(cases, rivals, arguments.batch), "\n", flush=True)
-
-
-def _command(case: str, dtype: str, arguments: argparse.Namespace) -> list[str]:
-    python = arguments.torch_python if case.startswith("torch") else sys.executable
-    size, batch = str(arguments.size), str(arguments.batch)
-    words = ["--case", case, dtype, "--folder", arguments.folder, "--size", size, "--batch", batch]
-    return [python, __file__, *words]
+    rows: list[Row] = []
+    with photos_of(arguments) as folder:
+        for dtype in arguments.dtypes or dtypes():
+            rows += compare(
+                {
+                    CASES[case]: [*command(__file__, arguments, case, dtype), "--folder", folder]
+                    for case in arguments.cases
+                },
+                # torch's Python need not have this package
+                {"PYTHONPATH": str(Path(__file__).parents[2])},
+                arguments,
+                {"benchmark": "epoch", "dtype": dtype, **about_photos(arguments)},
+            )
+    print(f"\n{text(rows, RIVALS)}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """Training on one NVIDIA GPU: our step on JAX beside torch's, and two epochs that stay finite.
 
-    KERAS_BACKEND=jax python training/benchmarks/gpu_train_step.py [--size 224|small]
-                [--batch 256] [--rounds 5] [--seconds 3] [--minutes 7.5] [--torch-python PYTHON]
+    KERAS_BACKEND=jax python training/benchmarks/gpu_train_step.py [--size 224] [--batch 256]
+                [--rounds 5] [--seconds 3] [--minutes 7.5] [--torch-python PYTHON] [--rows FILE]
+                [--small]
 
 Needs keras, jax and safetensors, and torch for its half of the table; no TensorFlow. Without a GPU
-it runs on the CPU, for which `--size small` is meant.
+it runs on the CPU, for which `--small` is meant.
 
 First, `model.fit` on NumPy batches for two epochs, in float16 with loss scaling and in bfloat16:
 losses must be finite and fall, and probabilities be float32. Then the steps, as in_turn.py times
-them. Each result is a line of JSON, and a table ends it. Memory is what the framework's own
-allocator held at most; JAX's includes the trials of its compiler.
+them. Each case of a round is a row in --rows, and a table ends it. Memory is what the framework's
+own allocator held at most; JAX's includes the trials of its compiler.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import Case, answer, compare, process_peak_mib, table
+from in_turn import Row, answer, command, compare, options, process_peak_mib, text
 
 FRAMEWORKS = ("jax", "torch-eager", "torch-compile")
 DTYPES = ("float16", "bfloat16")
@@ -182,20 +182,14 @@ def torch_step(framework: str, dtype: str, size: int, batch: int) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="224", help="pixels, or small: a try on a CPU")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each case in each round")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no round begins after these")
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser = options(__doc__, batch=256, rounds=5, seconds=3.0, rows="gpu-train-step.jsonl")
+    parser.set_defaults(minutes=7.5)
+    parser.add_argument("--small", action="store_true", help="32 px: a try on a CPU")
     arguments = parser.parse_args()
-    if arguments.size == "small":
+    if arguments.small:
         vars(arguments).update(SMALL)
-    arguments.size = int(arguments.size)
     if arguments.case:
-        _case(*arguments.case.split(), arguments.size, arguments.batch)
+        _case(*arguments.case, arguments.size, arguments.batch)
     else:
         _compare(arguments)
 
@@ -219,29 +213,24 @@ def _compare(arguments: argparse.Namespace) -> None:
         + os.environ.get("PYTHONPATH", ""),
     }
 
-    def command(framework: str, dtype: str) -> list[str]:
-        python = arguments.torch_python if framework.startswith("torch") else sys.executable
-        settings = ["--size", str(arguments.size), "--batch", str(arguments.batch)]
-        return [python, __file__, "--case", f"{framework} {dtype}", *settings]
-
     trainings = []
     for dtype in DTYPES:
-        row = _training(command("train", dtype), environment, end - time.monotonic()) | {
-            "training": dtype
-        }
+        words = command(__file__, arguments, "train", dtype)
+        row = {"training": dtype, **_training(words, environment, end - time.monotonic())}
         trainings.append(row)
         print(json.dumps(row), flush=True)
 
-    cases = compare(
-        {f"{name}, {dtype}": command(name, dtype) for name in FRAMEWORKS for dtype in DTYPES},
-        environment,
-        batch=arguments.batch,
-        rounds=arguments.rounds,
-        seconds=arguments.seconds,
-        minutes=(end - time.monotonic()) / 60,
-    )
-    _print_table(cases, trainings, arguments)
-    if not all(row.get("passed") for row in trainings) or any(c.error for c in cases.values()):
+    arguments.minutes = (end - time.monotonic()) / 60
+    commands = {
+        f"{name}, {dtype}": command(__file__, arguments, name, dtype)
+        for name in FRAMEWORKS
+        for dtype in DTYPES
+    }
+    rows = compare(commands, environment, arguments, {"benchmark": "gpu_train_step"})
+    _print_table(rows, trainings)
+    if not all(row.get("passed") for row in trainings) or commands.keys() != {
+        row["case"] for row in rows
+    }:
         sys.exit(1)
 
 
@@ -263,24 +252,11 @@ def _training(command: list[str], environment: dict[str, str], patience: float) 
     return row
 
 
-def _print_table(
-    cases: dict[str, Case],
-    trainings: list[dict[str, Any]],
-    arguments: argparse.Namespace,
-) -> None:
-    facts: dict[str, Any] = {}
-    for case in reversed(cases.values()):
-        facts |= case.facts
-    versions = ", ".join(
-        f"{name} {facts[name]}" for name in ("keras", "jax", "torch") if name in facts
-    )
-    today = datetime.datetime.now(datetime.UTC).date()
-    print(
-        f"\nResNet-18, {arguments.size} px, batch {arguments.batch}: {facts.get('device')}, "
-        f"{versions}, Python {platform.python_version()}, {today}\n"
-    )
-    rival = {"to torch.compile": lambda name: f"torch-compile, {name.partition(', ')[2]}"}
-    print(table(cases, rival, arguments.batch))
+def _print_table(rows: list[Row], trainings: list[Row]) -> None:
+    facts = {name: row[name] for row in reversed(rows) for name in row}
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "torch") if name in facts)
+    print(f"\nResNet-18: {facts.get('device')}, {versions}, Python {platform.python_version()}\n")
+    print(text(rows, {"to torch.compile": lambda x: f"torch-compile, {x.partition(', ')[2]}"}))
     print()
     for row in trainings:
         if "error" in row:

@@ -1,10 +1,12 @@
 """Steps of training or reading, timed in turn, each in a process that keeps what it compiled.
 
-A machine whose speed drifts treats all of them alike, and each is compiled once.
+A machine whose speed drifts treats all of them alike, and each is compiled once. Every step of a
+round is a row on disk; a measurement that was killed goes on with the round that is not whole.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -17,9 +19,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+sys.path.append(str(Path(__file__).parents[1]))
+from rows import (
+    Row,
+    append_row,
+    at_least_one,
+    machine,
+    machine_in_words,
+    read_rows,
+    refused_in_a_line,  # noqa: F401  # for the programs
+    table,
+)
+
 WARM_UP_STEPS = 3
+_MACHINE = ("cpu", "threads", "packages", "settings")  # what rows share that are compared
 
 
 class Step(Protocol):
@@ -38,6 +54,41 @@ class Step(Protocol):
 def process_peak_mib() -> float:
     """Highest resident memory of this process so far, MiB; compilation is included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def options(
+    doc: str, *, batch: int, rounds: int, seconds: float, rows: str
+) -> argparse.ArgumentParser:
+    """What the benchmarks have in common on their command lines.
+
+    Args:
+        doc: The program's docstring.
+        batch, rounds, seconds: Defaults.
+        rows: Name of the file of rows in saved_models/.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--size", type=at_least_one, default=224)
+    parser.add_argument("--batch", type=at_least_one, default=batch)
+    parser.add_argument("--rounds", type=at_least_one, default=rounds)
+    parser.add_argument("--seconds", type=float, default=seconds, help="of a case in a round")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--rows", type=Path, default=Path("saved_models") / rows)
+    parser.add_argument("--case", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def dtypes() -> list[str]:
+    """The precisions in which this CPU trains fast."""
+    flags = machine()["cpu_flags"]
+    return ["float32", *(["bfloat16"] if {"avx512_bf16", "amx_bf16"} & set(flags) else [])]
+
+
+def command(script: str, arguments: argparse.Namespace, *case: str) -> list[str]:
+    """What runs a case, in torch's Python where its name begins so."""
+    python = arguments.torch_python if case[0].startswith("torch") else sys.executable
+    size, batch = str(arguments.size), str(arguments.batch)
+    return [python, script, "--size", size, "--batch", batch, "--case", *case]
 
 
 def answer(make: Any, *arguments: Any) -> None:
@@ -60,12 +111,13 @@ def answer(make: Any, *arguments: Any) -> None:
 
 
 class Case:
-    """A process that runs `answer`; it is stopped between its turns, or it would read ahead.
+    """A process that runs `answer`, stopped between its turns with its own workers.
+
+    They are a process group in this program's session: if this program is killed, the system ends
+    the group, although it is stopped.
 
     Attributes:
         facts: What its step says about itself; empty if it failed.
-        step_s: Seconds of a step, one value per round.
-        peak_mib: Highest memory use so far, MiB.
         error: Why it failed, or empty.
     """
 
@@ -77,8 +129,6 @@ class Case:
             environment: Variables besides those of this process.
             patience: Seconds after which a process that has not answered is ended.
         """
-        self.step_s: list[float] = []
-        self.peak_mib = float("nan")
         self.error = ""
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed below
         self._process = subprocess.Popen(
@@ -88,120 +138,169 @@ class Case:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            process_group=0,
         )
         self.facts = self._read(patience) or {}
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
-    def run(self, seconds: float, patience: float) -> None:
-        """Times about so many seconds of steps."""
+    def run(self, seconds: float, patience: float) -> Row | None:
+        """Times about so many seconds of steps; None if that fails."""
         if self.error:
-            return
-        self._process.send_signal(signal.SIGCONT)
+            return None
+        self._signal(signal.SIGCONT)
         print(seconds, file=self._process.stdin, flush=True)
         row = self._read(patience)
-        self._process.send_signal(signal.SIGSTOP)
-        if row:
-            self.step_s.append(row["step_s"])
-            self.peak_mib = row["peak_mib"]
+        self._signal(signal.SIGSTOP)
+        return row
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
+        """Ends the process and its workers."""
+        self._signal(signal.SIGKILL)
         self._process.communicate()
         self._log.close()
 
-    def _read(self, patience: float) -> dict[str, Any] | None:
-        timer = threading.Timer(patience, self._process.kill)
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+    def _read(self, patience: float) -> Row | None:
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._signal(signal.SIGKILL)
+
+        timer = threading.Timer(patience, end)
         timer.start()
         line = self._process.stdout.readline() if self._process.stdout else ""
         timer.cancel()
         if line:
-            answer: dict[str, Any] = json.loads(line)
+            answer: Row = json.loads(line)
             return answer
-        if not timer.is_alive() and self._process.wait() < 0:
-            self.error = f"no answer within {patience:.0f} s"
-        else:
-            self._process.wait()
-            self._log.seek(0)
-            self.error = self._log.read().strip()[-2000:] or "the process ended"
+        self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().strip()[-2000:] or "the process ended"
+        self.error = f"no answer within {patience:.0f} s" if late.is_set() else said
         return None
 
 
 def compare(
     commands: Mapping[str, Sequence[str]],
     environment: Mapping[str, str],
-    *,
-    batch: int,
-    rounds: int,
-    seconds: float,
-    minutes: float,
-) -> dict[str, Case]:
+    arguments: argparse.Namespace,
+    about: Row,
+) -> list[Row]:
     """Starts a process for each command, times them in turn, and ends them.
 
-    Each fact and each round is printed as a line of JSON, as soon as it is known.
+    Rounds that are whole in the file of rows are not measured again. Facts and rounds are printed
+    as lines of JSON, as soon as they are known.
 
     Args:
         commands: The cases' names, and what to run for each.
         environment: Variables besides those of this process.
-        batch: Images per step.
-        rounds: How often each case is timed.
-        seconds: How long a case is timed in a round, about.
-        minutes: No round begins that would end after these.
+        arguments: What `options` parses.
+        about: What the rows share besides: the benchmark's name, the precision.
+
+    Returns:
+        All rows of this measurement: `case`, `round`, `images_per_second`, `peak_mib`.
     """
-    end = time.monotonic() + 60 * minutes
+    end = time.monotonic() + 60 * arguments.minutes
+    here = machine()
+    about = {**about, "size": arguments.size, "batch": arguments.batch}
+    same = about | {name: here[name] for name in _MACHINE}
+    found: dict[tuple[str, int], Row] = {
+        (row["case"], row["round"]): row
+        for row in read_rows(arguments.rows)
+        if row.get("case") in commands and all(row.get(name) == same[name] for name in same)
+    }
+
+    def missing(names: Sequence[str]) -> list[int]:
+        numbers = range(1, arguments.rounds + 1)
+        return [number for number in numbers if any((name, number) not in found for name in names)]
 
     def left() -> float:
         return max(1.0, end - time.monotonic())
 
     cases: dict[str, Case] = {}
     try:
-        for name, command in commands.items():
-            case = cases[name] = Case(command, environment, left())
-            row = {"case": name, **case.facts}
-            print(json.dumps(row | ({"error": case.error} if case.error else {})), flush=True)
-        for number in range(1, rounds + 1):
-            if seconds * len(cases) > left():
-                print(json.dumps({"rounds": number - 1, "stopped": "out of time"}), flush=True)
+        for name in commands if missing(list(commands)) else ():
+            case = cases[name] = Case(commands[name], environment, left())
+            said = {"error": case.error} if case.error else case.facts
+            print(json.dumps({"case": name, **said}), flush=True)
+        living = [name for name, case in cases.items() if not case.error]
+        for number in missing(living):
+            if arguments.seconds * len(living) > left():
+                print(json.dumps({"round": number, "stopped": "out of time"}), flush=True)
                 break
-            for case in cases.values():
-                case.run(seconds, left())
+            for name in living:
+                if timed := cases[name].run(arguments.seconds, left()):
+                    speed = arguments.batch / timed.pop("step_s")
+                    measured = {"case": name, "round": number, "images_per_second": speed, **timed}
+                    row = {**about, **measured, **cases[name].facts, **here}
+                    append_row(arguments.rows, row)
+                    found[name, number] = row
             speeds = {
-                name: round(batch / case.step_s[-1], 2)
-                for name, case in cases.items()
-                if len(case.step_s) == number
+                name: round(found[name, number]["images_per_second"], 2)
+                for name in living
+                if (name, number) in found
             }
             print(json.dumps({"round": number, "images_per_second": speeds}), flush=True)
     finally:
         for case in cases.values():
             case.close()
-    return cases
+    return [row for _, row in sorted(found.items(), key=lambda item: item[0][1])]
 
 
-def table(cases: Mapping[str, Case], rivals: Mapping[str, Callable[[str], str]], batch: int) -> str:
-    """Speeds, ratios round by round, and memory, as Markdown.
+def of_one_machine(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that were measured on one machine with one software, and may be compared."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        same = json.dumps([row[name] for name in _MACHINE], sort_keys=True)
+        groups.setdefault(same, []).append(row)
+    return list(groups.values())
+
+
+def text(rows: Sequence[Row], rivals: Mapping[str, Callable[[str], str]]) -> str:
+    """A table of each precision and size on each machine.
 
     Args:
-        cases: What `compare` returned.
+        rows: What `compare` returns, of one or more measurements.
         rivals: Columns of ratios: a title, and the name of the rival of each case.
-        batch: Images per step.
     """
-    titles = ["case", "images/s, median (range)", *rivals, "memory, MiB"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name, case in cases.items():
-        if case.error or not case.step_s:
-            lines.append(f"| {name} | not measured |{' |' * (len(rivals) + 1)}")
-            continue
-        ratios = [_ratio(case, cases.get(rival(name))) for rival in rivals.values()]
-        cells = [name, _median([batch / s for s in case.step_s]), *ratios]
-        lines.append(f"| {' | '.join(cells)} | {case.peak_mib:,.0f} |")
-    return "\n".join(lines)
+    parts = []
+    for group in of_one_machine(rows):
+        kinds: dict[str, list[Row]] = {}
+        for row in group:
+            about = [row.get("dtype"), f"{row['size']} px", f"batch {row['batch']}"]
+            about += [row.get("photos"), row.get("isa")]
+            kinds.setdefault(", ".join(filter(None, about)), []).append(row)
+        for about, of_kind in kinds.items():
+            parts += [f"{about}:", _table(of_kind, rivals)]
+        torch = dict.fromkeys(f"torch {row['torch']}" for row in group if "torch" in row)
+        parts.append("\n".join([machine_in_words(group), *torch]))
+    return "\n\n".join(parts)
 
 
-def _ratio(case: Case, rival: Case | None) -> str:
-    if rival is None or len(rival.step_s) != len(case.step_s):
-        return ""
-    pairs = zip(rival.step_s, case.step_s, strict=True)
-    return "1" if rival is case else _median([theirs / ours for theirs, ours in pairs])
+def _table(rows: Sequence[Row], rivals: Mapping[str, Callable[[str], str]]) -> str:
+    """Speeds, ratios round by round, and memory."""
+    speeds: dict[str, dict[int, float]] = {}
+    for row in rows:
+        speeds.setdefault(row["case"], {})[row["round"]] = row["images_per_second"]
+    titles = ("case", "images/s, median (range)", *rivals, "memory, MiB")
+    lines = []
+    for name, of_case in speeds.items():
+        peak = max(row["peak_mib"] for row in rows if row["case"] == name)
+        ratios = [
+            "1" if rival(name) == name else _ratio(of_case, speeds.get(rival(name), {}))
+            for rival in rivals.values()
+        ]
+        lines.append((name, _median(list(of_case.values())), *ratios, f"{peak:,.0f}"))
+    return table(titles, lines)
+
+
+def _ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    ratios = [ours[number] / theirs[number] for number in ours if number in theirs]
+    return _median(ratios) if ratios else ""
 
 
 def _median(values: Sequence[float]) -> str:

@@ -1,14 +1,13 @@
 """How fast one image is classified: our files beside other runtimes and other ResNet-18s.
 
-    python training/benchmarks/inference.py [--run RUN] [--cases CASE ...] [--rounds 3]
-        [--seconds 5] [--out ROWS.jsonl] [--files FOLDER] [--python torch=PATH] [--profile]
+    python training/benchmarks/inference.py [--run RUN] [--cases CASE ...] [--threads 1 2]
+        [--rounds 3] [--seconds 5] [--rows FILE] [--files FOLDER] [--python torch=PATH] [--profile]
 
 All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights, from uint8 pixels
 to probabilities, one image at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
 own graph, made an .onnx file by tf2onnx; torch and keras-hub build their own network. Each case is
-a process of its own, and the cases run in turn, so that a machine whose speed drifts treats them
-alike. `sgemm` is not a network: it is NumPy's product of two large float32 matrices, for what this
-CPU reaches at all.
+a process of its own, and the cases run in turn. `sgemm` is not a network: it is NumPy's product of
+two large float32 matrices, for what this CPU reaches at all.
 
 In int8, OpenVINO runs our .tflite file, and ONNX Runtime our .onnx file as its `quantize_static`
 makes it with the same calibration images. `-strided` are our quantized files with the strided 1×1
@@ -18,34 +17,43 @@ With --run, files and images are those of a finished training, up to 1,000 of it
 validation images, and each case also says for which fraction it gives the model's class.
 
 onnxruntime, openvino, tf2onnx, torch and keras-hub are not dependencies of this project: a case
-whose package is missing is left out and said; `--python torch=PATH` names another Python for one.
-`--files` keeps our files, and takes those that are there. `--profile` times LiteRT by stages, with
-graphs that end early, since its Python package gives no profile by operators.
+that fails without its package is left out; `--python torch=PATH` names another Python for a case.
+`--files` keeps our files, and takes those that are there. Each case of a round is a row in --rows;
+whole rounds are not measured again. `--profile` times LiteRT by stages, with graphs that end early,
+since its Python package gives no profile by operators.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import os
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from in_turn import (
+    Row,
+    answer,
+    at_least_one,
+    compare,
+    machine_in_words,
+    of_one_machine,
+    process_peak_mib,
+    refused_in_a_line,
+    table,
+)
 
 from keras_resnet18.errors import InputError
 from keras_resnet18.files import check_format
 from keras_resnet18.machine import (
     cpu_count,
-    environment,
     fastest_jit,
     native_stderr_hidden,
     prepare_tensorflow,
@@ -63,7 +71,6 @@ MACS = {
     "stage4": 411_041_792,
     "head": 512_000,
 }
-GFLOP = 2 * sum(MACS.values()) / 1e9
 SGEMM_SIDE = 1536
 
 # Our files: what `quantize` is called with, and the name
@@ -76,18 +83,18 @@ TFLITE = {
 STRIDED = {quantize: f"model-{quantize}-strided.tflite" for quantize in ("dynamic", "int8")}
 QDQ = "model-int8.onnx"
 IMAGES, CLASSES = "images.npy", "classes.npy"  # of a run, and what its model says they are
+CALIBRATION_IMAGES, CHECK_IMAGES = 300, 1000
+
+Predict = Callable[[np.ndarray], Any]
 
 
-def make_files(files: Path) -> None:
-    """Our network with random weights, in every format; what cannot be made is said."""
-    prepare_tensorflow()
+def random_network() -> tuple[Any, np.ndarray]:
+    """Our network with random weights, and noise to calibrate with."""
     import keras
 
-    from keras_resnet18 import build_resnet18, export_saved_model, export_tflite
-    from keras_resnet18.exporters.onnx import export_onnx
+    from keras_resnet18 import build_resnet18
 
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (200, SIDE, SIDE, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (200, SIDE, SIDE, 3), np.uint8)
     keras.utils.set_random_seed(0)
     model = build_resnet18()
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
@@ -96,62 +103,60 @@ def make_files(files: Path) -> None:
     model(noise[:16].astype("float32"), training=True)
     for norm in norms:
         norm.momentum = 0.9
+    return model, noise
+
+
+def network_of(path: str, files: Path) -> tuple[Any, np.ndarray]:
+    """A run's model and training images; images with the model's classes are saved."""
+    from images import answers
+
+    import keras_resnet18 as kr
+    from keras_resnet18.exporters.graph import float32_twin
+
+    run = kr.load_run(path)
+    splits = kr.open_classifier(run).open_images().splits
+
+    def pixels(name: str, limit: int) -> np.ndarray:
+        return answers(np.asarray, splits[name], run.preprocess, limit=limit)[0]
+
+    images = np.concatenate([pixels(x, CHECK_IMAGES) for x in ("test", "validation")])
+    np.save(files / IMAGES, images[:CHECK_IMAGES])
+    classes = run.model.predict(images[:CHECK_IMAGES], verbose=0).argmax(1)
+    np.save(files / CLASSES, classes)
+    return float32_twin(run.model), pixels("train", CALIBRATION_IMAGES)
+
+
+def make_files(run: str | None, files: Path) -> None:
+    """A network in every format; what cannot be made is said."""
+    prepare_tensorflow()
+    from keras_resnet18 import export_saved_model
+    from keras_resnet18.exporters import tflite
+    from keras_resnet18.exporters.onnx import export_onnx
+
+    model, images = network_of(run, files) if run else random_network()
     model.save(files / "model.keras")
     export_saved_model(model, files / "saved_model")
+
+    def export_tflite(quantize: str | None, name: str) -> None:
+        calibration = images if quantize in ("dynamic", "int8") else None
+        tflite.export_tflite(
+            model, files / name, quantize=quantize, calibration=calibration, min_agreement=0.0
+        )
+
     for quantize, name in TFLITE.items():
-        calibration = noise if quantize in ("dynamic", "int8") else None
-        try:
-            # noise through random weights says nothing of accuracy
-            export_tflite(
-                model, files / name, quantize=quantize, calibration=calibration, min_agreement=0.0
-            )
-        except InputError as error:
-            print(f"{name} is left out: {error}")
-    try:
-        export_onnx(model, files / "model.onnx")
-    except InputError as error:
-        print(f"model.onnx is left out: {error}")
-    make_others(model, noise, files)
-
-
-def make_files_of(run: Any, files: Path) -> None:
-    """A run's model in every format, and images with the classes that it gives them."""
-    prepare_tensorflow()
-    import keras_resnet18 as kr
-    from keras_resnet18.data.pipeline import sample_batches
-    from keras_resnet18.exporters.export import CHECK_IMAGES, held_out
-    from keras_resnet18.exporters.tflite import CALIBRATION_IMAGES
-
-    run = kr.load_run(run)
-    try:
-        kr.export(run, out=files)
-    except InputError as error:
-        print(f"left out: {error}")
-    run.model.save(files / "model.keras")
-    source, prepare = kr.open_classifier(run).open_images(), run.preprocess.resize_and_crop
-    images = _pixels(held_out(source, run.preprocess, CHECK_IMAGES))
-    np.save(files / IMAGES, images)
-    np.save(files / CLASSES, run.model.predict(images, verbose=0).argmax(1))
-    training = sample_batches(source.splits["train"], prepare, limit=CALIBRATION_IMAGES)
-    make_others(run.model, _pixels(training), files)
-
-
-def _pixels(batches: Any) -> np.ndarray:
-    return np.concatenate([pixels for pixels, _ in batches.as_numpy_iterator()])
-
-
-def make_others(model: Any, calibration: np.ndarray, files: Path) -> None:
-    """Quantized files that are not exported: with strided 1×1 convolutions, and ONNX Runtime's."""
-    from keras_resnet18.exporters import tflite
-
+        export_tflite(quantize, name)
     with mock.patch.object(tflite, "rewrite_for_gpu"):
         for quantize, name in STRIDED.items():
-            tflite.export_tflite(
-                model, files / name, quantize=quantize, calibration=calibration, min_agreement=0.0
-            )
-    if not (files / "model.onnx").exists():
-        print(f"{QDQ} is left out: there is no model.onnx")
-        return
+            export_tflite(quantize, name)
+    try:
+        export_onnx(model, files / "model.onnx")
+        quantize_onnx(files, images)
+    except (InputError, ImportError) as error:
+        print(f"model.onnx or {QDQ} is left out: {error}")
+
+
+def quantize_onnx(files: Path, calibration: np.ndarray) -> None:
+    """Our .onnx file as ONNX Runtime quantizes it."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -169,101 +174,48 @@ def make_others(model: Any, calibration: np.ndarray, files: Path) -> None:
         quantization.quantize_static(prepared, files / QDQ, Images(), per_channel=True)
 
 
-Predict = Callable[[np.ndarray], Any]
+def start_tensorflow(threads: int) -> None:
+    """TensorFlow on so many threads."""
+    prepare_tensorflow()
+    with native_stderr_hidden():
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """One measurement of one image after the other, from pixels in memory to probabilities there.
-
-    Attributes:
-        images: Number of timed images.
-        median_ms: Median time of an image.
-        p90_ms: 90th percentile of the time of an image.
-        images_per_second: Images a second.
-        peak_mib: Peak resident memory of the process, or None if the system does not say.
-    """
-
-    images: int
-    median_ms: float
-    p90_ms: float
-    images_per_second: float
-    peak_mib: float | None
-
-
-def measure(predict: Predict, image: np.ndarray, seconds: float) -> Round:
-    """Times one call after another for `seconds`, after a warm-up of a quarter of that."""
-    start, calls = time.perf_counter(), 0
-    while calls < 5 or time.perf_counter() - start < seconds / 4:
-        predict(image)
-        calls += 1
-    times: list[float] = []
-    start = time.perf_counter()
-    while len(times) < 10 or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        predict(image)
-        times.append(time.perf_counter() - before)
-    return Round(
-        images=len(times),
-        median_ms=1000 * float(np.median(times)),
-        p90_ms=1000 * float(np.quantile(times, 0.9)),
-        images_per_second=len(times) / sum(times),
-        peak_mib=peak_mib(),
-    )
-
-
-def peak_mib() -> float | None:
-    """Peak resident memory of this process in MiB; None where /proc does not exist."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = status.read_text().splitlines()
-    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    return None if peak is None else int(peak) / 2**10
-
-
-def ours(name: str) -> Callable[[Path, int], Predict]:
+def ours(path: Path, threads: int) -> Predict:
     """One of our files with its own runtime."""
+    if check_format(path, "keras", "tflite", "onnx", "saved_model") in ("keras", "saved_model"):
+        start_tensorflow(threads)
+    if path.suffix == ".keras":
+        from keras_resnet18.run import open_model
 
-    def open_file(files: Path, threads: int) -> Predict:
-        path = files / name
-        if check_format(path, "keras", "tflite", "onnx", "saved_model") in ("keras", "saved_model"):
-            prepare_tensorflow()
-            with native_stderr_hidden():
-                import tensorflow as tf
+        model = open_model(path)
+        model.compile(jit_compile=fastest_jit())  # as `predict` has it
+        return model.predict_on_batch
+    from keras_resnet18.classify.exported import open_exported
 
-                tf.config.threading.set_intra_op_parallelism_threads(threads)
-                tf.config.threading.set_inter_op_parallelism_threads(threads)
-        if path.suffix == ".keras":
-            from keras_resnet18.run import open_model
-
-            model = open_model(path)
-            model.compile(jit_compile=fastest_jit())  # as `predict` has it
-            return model.predict_on_batch
-        from keras_resnet18.classify.exported import open_exported
-
-        return open_exported(path, threads)
-
-    return open_file
+    return open_exported(path, threads)
 
 
-def onnxruntime_int8(files: Path, threads: int) -> Predict:
-    """Our .onnx file as ONNX Runtime quantizes it."""
+def onnxruntime_int8(path: Path, threads: int) -> Predict:
+    """The .onnx file that ONNX Runtime quantized."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(files / QDQ, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {"image": pixels})[0]
 
 
-def openvino(files: Path, threads: int, *, name: str = "model.onnx") -> Predict:
-    """Our .onnx file, in float32 where OpenVINO would take bfloat16."""
+def openvino(path: Path, threads: int) -> Predict:
+    """One of our files, in float32 where OpenVINO would take bfloat16."""
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(files / name)
-    model.reshape(example(files).shape)
+    model = core.read_model(path)
+    model.reshape(example(path.parent).shape)
     compiled = core.compile_model(
         model,
         "CPU",
@@ -277,12 +229,7 @@ def openvino(files: Path, threads: int, *, name: str = "model.onnx") -> Predict:
     return lambda pixels: request.infer([pixels])[0]
 
 
-def openvino_int8(files: Path, threads: int) -> Predict:
-    """Our int8 .tflite file."""
-    return openvino(files, threads, name=TFLITE["int8"])
-
-
-def torch(files: Path, threads: int, *, compiled: bool = False) -> Predict:
+def torch(_: Path, threads: int, *, compiled: bool = False) -> Predict:
     """torch's network, channels last, eager or compiled."""
     import torch
     from torch_resnet18 import ResNet18  # in this folder
@@ -310,18 +257,9 @@ def torch(files: Path, threads: int, *, compiled: bool = False) -> Predict:
     return lambda pixels: run(torch.from_numpy(pixels)).numpy()
 
 
-def torch_compiled(files: Path, threads: int) -> Predict:
-    """The same, compiled by inductor."""
-    return torch(files, threads, compiled=True)
-
-
-def keras_hub(files: Path, threads: int) -> Predict:
+def keras_hub(_: Path, threads: int) -> Predict:
     """keras-hub's network on TensorFlow, with our environment, without a normalisation."""
-    prepare_tensorflow()
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    start_tensorflow(threads)
     from keras_hub.models import ResNetBackbone, ResNetImageClassifier
 
     backbone = ResNetBackbone(
@@ -338,59 +276,64 @@ def keras_hub(files: Path, threads: int) -> Predict:
     return model.predict_on_batch
 
 
-def sgemm(files: Path, threads: int) -> Predict:
+def sgemm(_: Path, threads: int) -> Predict:
     """A product of two matrices; its threads are set in its environment."""
     left = np.random.default_rng(0).random((SGEMM_SIDE, SGEMM_SIDE), np.float32)
     return lambda pixels: left @ left
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What is measured.
-
-    Attributes:
-        open: From our files' folder and a number of threads to what classifies an image.
-        file: Which of our files it runs.
-        package: What it needs besides this project's dependencies.
-        gflop: What one call computes.
-    """
-
-    open: Callable[[Path, int], Predict]
-    file: str | None = None
-    package: str | None = None
-    gflop: float = GFLOP
-
-
-CASES = {
-    **{
-        "-".join(filter(None, ("litert", quantize))): Case(ours(name), name)
-        for quantize, name in TFLITE.items()
-    },
-    **{f"litert-{quantize}-strided": Case(ours(name), name) for quantize, name in STRIDED.items()},
-    "onnxruntime": Case(ours("model.onnx"), "model.onnx", "onnxruntime"),
-    "onnxruntime-int8": Case(onnxruntime_int8, QDQ, "onnxruntime"),
-    "openvino": Case(openvino, "model.onnx", "openvino"),
-    "openvino-int8": Case(openvino_int8, TFLITE["int8"], "openvino"),
-    "torch": Case(torch, package="torch"),
-    "torch-compiled": Case(torch_compiled, package="torch"),
-    "keras_hub": Case(keras_hub, package="keras_hub"),
-    "keras": Case(ours("model.keras"), "model.keras"),
-    "saved_model": Case(ours("saved_model"), "saved_model"),
-    "sgemm": Case(sgemm, gflop=2 * SGEMM_SIDE**3 / 1e9),
+# What opens a case, and our file that it runs
+CASES: dict[str, tuple[Callable[[Path, int], Predict], str]] = {
+    **{"-".join(filter(None, ("litert", x))): (ours, name) for x, name in TFLITE.items()},
+    **{f"litert-{x}-strided": (ours, name) for x, name in STRIDED.items()},
+    "onnxruntime": (ours, "model.onnx"),
+    "onnxruntime-int8": (onnxruntime_int8, QDQ),
+    "openvino": (openvino, "model.onnx"),
+    "openvino-int8": (openvino, TFLITE["int8"]),
+    "torch": (torch, ""),
+    "torch-compiled": (functools.partial(torch, compiled=True), ""),
+    "keras_hub": (keras_hub, ""),
+    "keras": (ours, "model.keras"),
+    "saved_model": (ours, "saved_model"),
+    "sgemm": (sgemm, ""),
 }
 
 
-def run_case(name: str, files: Path, threads: int, seconds: float) -> dict[str, Any]:
-    """The figures of one case, in this process: GFLOP/s at 224 px, agreement of a run's files."""
-    case = CASES[name]
-    predict = case.open(files, threads)
-    figures = measure(predict, example(files), seconds)
-    found = dataclasses.asdict(figures) | {"gflops": None, "agreement": None}
-    if not (files / IMAGES).exists():
-        return found | {"gflops": 1000 * case.gflop / figures.median_ms}
-    images, classes = np.load(files / IMAGES), np.load(files / CLASSES)
-    given = [np.asarray(predict(image[np.newaxis])).argmax() for image in images]
-    return found | {"agreement": float((given == classes).mean()), "n": len(images)}
+class Classify:
+    """One image after the other, from pixels in memory to probabilities there."""
+
+    def __init__(self, case: str, threads: str, files: Path) -> None:
+        open_file, name = CASES[case]
+        self.predict = open_file(files / name, int(threads))
+        self.image = example(files)
+        gflop = 2 * (SGEMM_SIDE**3 if case == "sgemm" else sum(MACS.values())) / 1e9
+        self.about: Row = {"gflop": gflop}
+        if (files / IMAGES).exists():
+            images, classes = np.load(files / IMAGES), np.load(files / CLASSES)
+            given = [np.asarray(self.predict(image[np.newaxis])).argmax() for image in images]
+            self.about = {"agreement": float((given == classes).mean()), "n": len(images)}
+
+    def run(self, steps: int) -> float:
+        """Seconds of so many images of the median time."""
+        return steps * median_s(lambda: self.predict(self.image), steps)
+
+    def facts(self) -> Row:
+        """What one image computes, or a run's agreement."""
+        return self.about
+
+    def peak_mib(self) -> float:
+        """Of the process."""
+        return process_peak_mib()
+
+
+def median_s(call: Callable[[], Any], calls: int) -> float:
+    """Median seconds of a call."""
+    times = []
+    for _ in range(calls):
+        before = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - before)
+    return statistics.median(times)
 
 
 def example(files: Path) -> np.ndarray:
@@ -403,162 +346,127 @@ def example(files: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a finished training, whose files are measured")
-    parser.add_argument("--cases", nargs="+", choices=CASES, help="by default all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long a turn is")
-    parser.add_argument("--out", type=Path, help="where to add a line of JSON for each turn")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--threads", nargs="+", type=at_least_one, default=[1, cpu_count()])
+    parser.add_argument("--rounds", type=at_least_one, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a case in a round")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
+    parser.add_argument("--rows", type=Path, default=Path("saved_models/inference.jsonl"))
     parser.add_argument("--files", type=Path, help="where our files are kept")
     parser.add_argument("--python", action="append", default=[], metavar="CASE=PATH")
     parser.add_argument("--profile", action="store_true", help="LiteRT by stages too")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.set_defaults(size=SIDE, batch=1)
     arguments = parser.parse_args()
     if arguments.run and arguments.profile:
         parser.error("--profile knows the stages of the network at 224 px, without --run")
-    if arguments.make and arguments.run:
-        make_files_of(arguments.run, arguments.files)
-    elif arguments.make:
-        make_files(arguments.files)
+    if arguments.make:
+        with refused_in_a_line():
+            make_files(arguments.run, arguments.files)
     elif arguments.case:
-        files, threads, seconds = arguments.files, arguments.threads, arguments.seconds
-        print(json.dumps(run_case(arguments.case, files, threads, seconds)))
+        answer(Classify, *arguments.case, arguments.files)
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = arguments.files or Path(folder)
             files.mkdir(parents=True, exist_ok=True)
-            compare(files, arguments)
+            print(f"\n{text(measure(files, arguments))}")
             if arguments.profile:
                 profile(files, arguments.rounds, arguments.seconds)
 
 
-def compare(files: Path, arguments: argparse.Namespace) -> None:
-    """Runs all cases in turn, and prints what came of it."""
-    facts = environment()
-    print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
+def measure(files: Path, arguments: argparse.Namespace) -> list[Row]:
+    """The rows of all cases, on each number of threads; our files are made if they are missing."""
     if not (files / TFLITE[None]).exists():
-        print("making our files", flush=True)
         run = ["--run", arguments.run] if arguments.run else []
-        print(_python(sys.executable, "--make", "--files", str(files), *run), end="")
-    pythons = _pythons(arguments, files)
-    turns: dict[tuple[str, int], list[dict[str, Any]]] = {
-        (case, count): [] for count in sorted({1, cpu_count()}) for case in pythons
-    }
-    for number in range(1, arguments.rounds + 1):
-        for (case, count), rows in list(turns.items()):
-            words = ("--case", case, "--threads", str(count), "--files", str(files))
-            try:
-                said = _python(pythons[case], *words, "--seconds", str(arguments.seconds))
-            except ChildProcessError as error:
-                del turns[case, count]
-                print(f"{case} on {count} is left out: {error}", flush=True)
-                continue
-            rows.append(json.loads(said.splitlines()[-1]))
-            print(f"round {number}  {case} on {count}: {rows[-1]['median_ms']:.2f} ms", flush=True)
-            if arguments.out:
-                row = {"case": case, "threads": count, "round": number, **rows[-1]}
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row | {"environment": facts}) + "\n")
-    _print_summary(turns)
-
-
-def _pythons(arguments: argparse.Namespace, files: Path) -> dict[str, str]:
-    """The Python that runs each case, without the cases that lack something."""
-    others = dict(word.split("=", 1) for word in arguments.python)
-    if unknown := set(others) - set(CASES):
+        words = [sys.executable, __file__, "--make", "--files", str(files), *run]
+        if subprocess.run(words, stdout=sys.stderr, check=False).returncode:
+            sys.exit("error: our files were not made")
+    pythons = dict(word.split("=", 1) for word in arguments.python)
+    if unknown := pythons.keys() - CASES:
         sys.exit(f"--python knows the cases {', '.join(CASES)}. Received: {', '.join(unknown)}")
-    others.setdefault("torch-compiled", others.get("torch", sys.executable))
-    found = {}
-    for name in arguments.cases or CASES:
-        case = CASES[name]
-        python = others.get(name, sys.executable)
-        if arguments.run and not case.file:
-            continue  # not this network
-        if case.file and not (files / case.file).exists():
-            print(f"{name} is left out: there is no {case.file}")
-        elif case.package and not _has(python, case.package):
-            print(f"{name} is left out: {python} does not have {case.package}")
-        else:
-            found[name] = python
-    return found
-
-
-def _has(python: str, package: str) -> bool:
-    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-    return not subprocess.run([python, "-c", look], capture_output=True, check=False).returncode
-
-
-def _python(python: str, *words: str) -> str:
-    """What this program prints when that Python runs it with these words."""
-    threads = words[words.index("--threads") + 1] if "--threads" in words else ""
-    done = subprocess.run(
-        [python, __file__, *words],
-        env={
-            **os.environ,
+    # a run is not the network that others build
+    names = [name for name in arguments.cases if not arguments.run or CASES[name][1]]
+    rows: list[Row] = []
+    for count in sorted(set(arguments.threads)):
+        words = ["--files", str(files), "--case"]
+        commands = {
+            name: [pythons.get(name, sys.executable), __file__, *words, name, str(count)]
+            for name in names
+        }
+        environment = {
             "PYTHONPATH": str(Path(__file__).parents[2]),  # others need not have it installed
-            **({"OPENBLAS_NUM_THREADS": threads} if threads else {}),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ChildProcessError(said[-1])
-    return done.stdout
+            "OPENBLAS_NUM_THREADS": str(count),
+        }
+        run = Path(arguments.run).name if arguments.run else None
+        about = {"benchmark": "inference", "run": run, "on_threads": count}
+        rows += compare(commands, environment, arguments, about)
+    return rows
 
 
-def _print_summary(turns: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
-    for count in sorted({count for _, count in turns}):
-        print(f"\n{count} thread{'s' * (count > 1)}: ms an image, and how many times our float32's")
-        measured = next(iter(turns.values()))[0]
-        last = "GFLOP/s" if measured["agreement"] is None else "agreement"
-        print(f"{'':23}{'median':>8}{'p90':>8}{'MiB':>7}{last:>11}  times ours (range)")
-        for (case, threads), rows in turns.items():
-            if threads != count:
-                continue
-            median, p90 = (
-                statistics.median(row[key] for row in rows) for key in ("median_ms", "p90_ms")
-            )
-            line = f"{case:23}{median:8.2f}{p90:8.2f}{max(row['peak_mib'] for row in rows):7.0f}"
-            if last == "agreement":
-                line += f"{rows[-1]['agreement']:11.2%}"
-            else:
-                line += f"{statistics.median(row['gflops'] for row in rows):11.1f}"
-            if case != "sgemm" and (OURS, count) in turns:
-                ratios = [
-                    row["median_ms"] / our["median_ms"]
-                    for row, our in zip(rows, turns[OURS, count], strict=True)
-                ]
-                line += (
-                    f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-                )
-            print(line)
+def text(rows: Sequence[Row]) -> str:
+    """A table of each machine and of each run."""
+    runs = dict.fromkeys(row["run"] for row in rows)
+    groups = [x for run in runs for x in of_one_machine([row for row in rows if row["run"] == run])]
+    return "\n\n".join(_text(group) for group in groups)
+
+
+def _text(rows: Sequence[Row]) -> str:
+    """Milliseconds an image, times of our float32 file's, memory, and the machine."""
+    counts = sorted({row["on_threads"] for row in rows})
+    ms: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        of_case = ms.setdefault((row["case"], row["on_threads"]), {})
+        of_case[row["round"]] = 1000 / row["images_per_second"]
+    last = "agreement" if any("agreement" in row for row in rows) else "GFLOP/s"
+    titles = ["case"]
+    for count in counts:
+        titles += [f"ms, {count} thread{'s' * (count > 1)}", "times float32's (range)"]
+
+    def cells(name: str) -> Iterator[str]:
+        yield name
+        for count in counts:
+            found, float32 = ms.get((name, count), {}), ms.get((OURS, count), {})
+            ratios = [found[number] / float32[number] for number in found if number in float32]
+            yield f"{statistics.median(found.values()):.2f}" if found else ""
+            middle = f"{statistics.median(ratios):.2f}" if ratios else ""
+            yield middle and f"{middle} ({min(ratios):.2f} to {max(ratios):.2f})"
+        of_case = [row for row in rows if row["case"] == name]
+        yield f"{max(row['peak_mib'] for row in of_case):,.0f}"
+        if last == "agreement":
+            yield f"{of_case[-1]['agreement']:.2%}"
+        else:
+            yield f"{max(row['gflop'] * row['images_per_second'] for row in of_case):.0f}"
+
+    lines = [list(cells(name)) for name in dict.fromkeys(row["case"] for row in rows)]
+    return f"{table([*titles, 'memory, MiB', last], lines)}\n\n{machine_in_words(rows)}"
 
 
 def profile(files: Path, rounds: int, seconds: float) -> None:
     """What each stage takes on one thread: the difference of two graphs that end around it."""
+    names = (TFLITE[None], TFLITE["int8"])
+    times: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        runs: dict[tuple[str, str], Callable[[], None]] = {}
-        for name in (TFLITE[None], TFLITE["int8"]):
-            for part, cut in _cut_files(files / name, Path(folder)).items():
-                runs[name, part] = _invoker(cut)
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+        runs = {
+            (name, part): _invoker(cut)
+            for name in names
+            for part, cut in _cut_files(files / name, Path(folder)).items()
+        }
         for _ in range(rounds):
             for key, run in runs.items():
-                figures = measure(lambda _, run=run: run(), None, seconds / len(MACS))
-                times[key].append(figures.median_ms)
-    print("\n1 thread, by stages: ms and GFLOP/s (the convolutions' alone) of float32 and of int8")
-    parts = list(MACS)
-    for before, part in zip([None, *parts], parts, strict=False):
-        line = f"{part:8}"
-        for name in (TFLITE[None], TFLITE["int8"]):
+                calls = max(10, round(seconds / len(MACS) / median_s(run, 5)))
+                times.setdefault(key, []).append(1000 * median_s(run, calls))
+    lines, before = [], dict.fromkeys(names, 0.0)
+    for part, macs in MACS.items():
+        cells = [part]
+        for name in names:
             end = statistics.median(times[name, part])
-            spent = end - (statistics.median(times[name, before]) if before else 0)
-            line += (
-                f"{spent:9.2f}{2 * MACS[part] / 1e6 / spent:9.1f}" if spent > 0 else f"{'?':>18}"
-            )
-        print(line)
+            spent, before[name] = end - before[name], end
+            cells += [f"{spent:.2f}", f"{2 * macs / 1e6 / spent:.0f}" if spent > 0 else ""]
+        lines.append(cells)
+    print("\n1 thread, by stages; GFLOP/s are the convolutions' alone\n")
+    titles = [f"{name}, {unit}" for name in ("float32", "int8") for unit in ("ms", "GFLOP/s")]
+    print(table(["", *titles], lines))
 
 
 def _cut_files(path: Path, folder: Path) -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
     python training/benchmarks/input_pipeline.py --folder PHOTOS [--size 224] [--batch 64]
                         [--rounds 5] [--seconds 5] [--cases NAME ...] [--torch-python PYTHON]
-                        [--mosaics N]
+                        [--mosaics N] [--rows FILE]
 
 Each case is a process of its own with an endless pipeline on all cores, and the cases run in turn;
 the batches that lay ready are not timed. A table is printed: images per second, ratios round by
@@ -10,9 +10,10 @@ round, and the highest memory of the process. PHOTOS is a folder with a folder f
 
 Training crops a random window of 35 to 100 % of the area, as the recipe `photos` does, resizes it
 and mirrors it half of the time; Keras, which has no such crop, crops all images of a batch alike
-out of larger ones. Evaluation resizes with the antialiased filter and crops the middle. Two lines
+out of larger ones. Evaluation resizes with the antialiased filter and crops the middle. Two facts
 say how near the pixels are: the training crop's mean difference to the antialiased crop, and the
-largest difference of evaluation to Pillow.
+largest difference of evaluation to Pillow. Each case of a round is a row in --rows, and whole
+rounds are not measured again.
 
 `--mosaics N` reads so many images of 640×480 instead, each of nine of the photos, whose files are
 about as large as ImageNet's: for photos that are smaller than that.
@@ -24,18 +25,26 @@ torch's cases need torch and Pillow; without them they are left out. On a machin
 from __future__ import annotations
 
 import argparse
-import datetime
+import contextlib
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from in_turn import answer, compare, process_peak_mib, table
+from in_turn import (
+    Row,
+    answer,
+    at_least_one,
+    command,
+    compare,
+    options,
+    process_peak_mib,
+    text,
+)
 
-from keras_resnet18.machine import cpu_count, environment, prepare_tensorflow
+from keras_resnet18.machine import cpu_count, prepare_tensorflow
 
 CASES = {
     "train": "ours, training",
@@ -47,7 +56,10 @@ CASES = {
     "evaluate-pillow": "evaluation by Pillow alone, image by image",
     "decode": "decoding alone",
 }
-RIVALS = ("torch", "keras", "decode", "evaluate-before")  # what ratios are to
+RIVALS = {
+    f"to {CASES[rival]}": lambda name, rival=rival: CASES[rival]
+    for rival in ("torch", "keras", "decode", "evaluate-before")
+}
 AREAS = (0.35, 1.0)  # of the random window, smallest and largest
 _READY, _SETTLED = 8, 1.0  # batches and seconds that are not timed, because batches lie ready
 _COMPARED = 200  # images
@@ -84,12 +96,12 @@ class Pipeline:
         return process_peak_mib()
 
 
-def make_pipeline(case: str, folder: str, size: str, batch: str) -> Pipeline:
+def make_pipeline(case: str, folder: str, size: int, batch: int) -> Pipeline:
     """The pipeline of a case."""
     if case.startswith("torch"):
         from torch_pipeline import torch_batches
 
-        return Pipeline(*torch_batches(folder, int(size), int(batch), AREAS, case != "torch"))
+        return Pipeline(*torch_batches(folder, size, batch, AREAS, case != "torch"))
     prepare_tensorflow()
     import tensorflow as tf
 
@@ -97,19 +109,19 @@ def make_pipeline(case: str, folder: str, size: str, batch: str) -> Pipeline:
     from keras_resnet18.preprocess import Preprocess
 
     facts: dict[str, Any] = {"tensorflow": tf.__version__}
-    spec = Preprocess(size=(int(size), int(size)))
+    spec = Preprocess(size=(size, size))
     if case == "keras":
-        return Pipeline(iter(keras_batches(folder, spec.size, int(batch))), facts)
+        return Pipeline(iter(keras_batches(folder, spec.size, batch)), facts)
     split = open_source(Path(folder)).splits["train"]
     paths = [str(Path(folder) / name) for name in split.names or ()]
     if case == "train":
         facts["mean_difference_to_the_antialiased_crop"] = crop_difference(split, spec)
-        batches = train_batches(split, functools.partial(augmented, spec=spec), int(batch))
+        batches = train_batches(split, functools.partial(augmented, spec=spec), batch)
     elif case == "evaluate":
         facts["largest_difference_to_pillow"] = evaluation_difference(split, paths, spec)
-        batches = evaluation_batches(split, spec, int(batch))
+        batches = evaluation_batches(split, spec, batch)
     else:
-        batches = mapped_batches(paths, case, spec, int(batch))
+        batches = mapped_batches(paths, case, spec, batch)
     return Pipeline(iter(batches), facts)
 
 
@@ -253,58 +265,41 @@ def make_mosaics(photos: Path, folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, batch=64, rounds=5, seconds=5.0, rows="input-pipeline.jsonl")
     parser.add_argument("--folder", required=True, help="photos, a folder for each class")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each case in each round")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--mosaics", type=int, metavar="N", help="read N mosaics of the photos")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--mosaics", type=at_least_one, metavar="N", help="of the photos")
     arguments = parser.parse_args()
     if arguments.case:
-        facts = (arguments.folder, str(arguments.size), str(arguments.batch))
-        answer(make_pipeline, arguments.case, *facts)
+        answer(make_pipeline, *arguments.case, arguments.folder, arguments.size, arguments.batch)
         return
+    with photos_of(arguments) as folder:
+        rows = compare(
+            {
+                CASES[case]: [*command(__file__, arguments, case), "--folder", folder]
+                for case in arguments.cases
+            },
+            # torch's Python need not have this package
+            {"PYTHONPATH": str(Path(__file__).parents[2])},
+            arguments,
+            {"benchmark": "input_pipeline", **about_photos(arguments)},
+        )
+    print(f"\n{text(rows, RIVALS)}")
 
+
+@contextlib.contextmanager
+def photos_of(arguments: argparse.Namespace) -> Iterator[str]:
+    """The folder of photos, or one of mosaics as long as they are measured."""
     with tempfile.TemporaryDirectory() as folder:
         if arguments.mosaics:
             make_mosaics(Path(arguments.folder), Path(folder), arguments.mosaics)
-            arguments.folder = folder
-        measure(arguments)
+        yield folder if arguments.mosaics else arguments.folder
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Runs the cases in turn, and prints the table."""
-    facts = environment()
-    print(f"{facts['cpu']}, {' '.join(facts['cpu_flags'])}, {facts['threads']} threads")
-    cases = compare(
-        {CASES[case]: _command(case, arguments) for case in arguments.cases},
-        # torch's Python need not have this package
-        {"PYTHONPATH": str(Path(__file__).parents[2])},
-        batch=arguments.batch,
-        rounds=arguments.rounds,
-        seconds=arguments.seconds,
-        minutes=arguments.minutes,
-    )
-    for case in cases.values():
-        for name, value in case.facts.items():
-            if "difference" in name:
-                print(f"{name.replace('_', ' ')}: {value} levels")
-    today = datetime.datetime.now(datetime.UTC).date()
-    print(f"\n{arguments.size} px, batch {arguments.batch}, {today}\n")
-    rivals = {f"to {CASES[rival]}": lambda name, rival=rival: CASES[rival] for rival in RIVALS}
-    print(table(cases, rivals, arguments.batch))
-
-
-def _command(case: str, arguments: argparse.Namespace) -> list[str]:
-    python = arguments.torch_python if case.startswith("torch") else sys.executable
-    size, batch = str(arguments.size), str(arguments.batch)
-    words = ["--case", case, "--folder", arguments.folder, "--size", size, "--batch", batch]
-    return [python, __file__, *words]
+def about_photos(arguments: argparse.Namespace) -> Row:
+    """What rows say of the photos."""
+    name = Path(arguments.folder).resolve().name
+    return {"photos": f"{arguments.mosaics} mosaics of {name}" if arguments.mosaics else name}
 
 
 if __name__ == "__main__":

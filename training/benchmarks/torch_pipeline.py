@@ -19,17 +19,18 @@ from keras_resnet18.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Photos(torch.utils.data.Dataset):
-    """Photos of a folder, cropped and mirrored at random.
+    """Photos of a folder, cropped and mirrored at random, or their middles.
 
     Args:
         folder: The folder.
         size: Height and width of the result, pixels.
-        areas: Smallest and largest fraction of the area that the random window has.
+        areas: Smallest and largest fraction of the area that the random window has; None for the
+            middle, 0.875 of the shorter side.
         normalised: Whether as float32, normalised as torchvision's references do; else uint8.
     """
 
     def __init__(
-        self, folder: str, size: int, areas: tuple[float, float], normalised: bool
+        self, folder: str, size: int, areas: tuple[float, float] | None, normalised: bool
     ) -> None:
         self.paths = [Path(folder) / name for name in walk(folder).images]
         self.size, self.areas, self.normalised = size, areas, normalised
@@ -40,9 +41,9 @@ class Photos(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         with Image.open(self.paths[index]) as file:
             image = file.convert("RGB")
-        box = random_window(*image.size, self.areas)
+        box = random_window(*image.size, self.areas) if self.areas else middle(*image.size)
         image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box)
-        if random.random() < 0.5:
+        if self.areas and random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if not self.normalised:
@@ -61,6 +62,12 @@ def random_window(width: int, height: int, areas: tuple[float, float]) -> tuple[
             left, top = random.randint(0, width - w), random.randint(0, height - h)
             return left, top, left + w, top + h
     return 0, 0, width, height
+
+
+def middle(width: int, height: int) -> tuple[float, float, float, float]:
+    """A square of 0.875 of the shorter side: left, top, right, bottom."""
+    half = 0.875 * min(width, height) / 2
+    return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
 
 
 def torch_batches(

@@ -1,12 +1,13 @@
 """Speed of a training step on a CPU: ours, the stock model, the plain Keras way, and torch.
 
     python training/benchmarks/train_step.py [--size 224] [--batch 32] [--rounds 3] [--seconds 15]
-                        [--dtypes float32 bfloat16] [--torch-python PYTHON]
+                        [--dtypes float32 bfloat16] [--torch-python PYTHON] [--rows FILE]
 
 Each case is a process of its own that keeps its compiled step, and the cases run in turn. All train
 ResNet-18 with 1,000 classes on one batch of pixels that lies in memory, by SGD with Nesterov
 momentum; ours and torch's with weight decay and label smoothing too. Of each dtype a table is
-printed: images per second, ratios round by round, and the highest memory of the process.
+printed: images per second, ratios round by round, and the highest memory of the process. Each case
+of a round is a row in --rows, and whole rounds are not measured again.
 
 torch is not a dependency of this project: name a Python that has it, or its cases fail and are left
 out. `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2` lets all of them compute as on a CPU without
@@ -15,17 +16,14 @@ AVX512. On a machine that others use, `chrt -r 5` keeps them away.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import answer, compare, process_peak_mib, table
+from in_turn import Row, answer, command, compare, dtypes, options, process_peak_mib, text
 
-from keras_resnet18.machine import environment, prepare_tensorflow
+from keras_resnet18.machine import prepare_tensorflow
 
 CASES = {
     "ours": "ours: `train`'s, with the training twin",
@@ -112,52 +110,32 @@ def make_step(case: str, dtype: str, size: int, batch: int) -> Any:
     return TorchStep("cpu", dtype, compiled=case == "torch-compile", size=size, batch=batch)
 
 
+RIVALS = {
+    "to plain Keras": lambda name: CASES["plain"],
+    "to torch, eager": lambda name: CASES["torch-eager"],
+    "to torch.compile": lambda name: CASES["torch-compile"],
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each case in each round")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no round ends after these")
+    parser = options(__doc__, batch=32, rounds=3, seconds=15.0, rows="train-step.jsonl")
     parser.add_argument("--dtypes", nargs="+", default=[], choices=["float32", "bfloat16"])
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
-    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         answer(make_step, *arguments.case, arguments.size, arguments.batch)
         return
-
-    facts = environment()
-    flags = facts["cpu_flags"]
-    fast_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    isa = {name: os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")}
-    print(f"{facts['cpu']}, {' '.join(flags)}, {facts['threads']} threads")
-    print(", ".join(f"{name}={value}" for name, value in isa.items() if value))
-    for dtype in arguments.dtypes or ["float32", *(["bfloat16"] if fast_bfloat16 else [])]:
-        commands = {CASES[case]: _command(case, dtype, arguments) for case in CASES}
-        cases = compare(
-            commands,
+    limits = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    isa = " ".join(f"{name}={os.environ[name]}" for name in limits if name in os.environ)
+    rows: list[Row] = []
+    for dtype in arguments.dtypes or dtypes():
+        rows += compare(
+            {CASES[case]: command(__file__, arguments, case, dtype) for case in CASES},
             # torch's Python need not have this package
             {"PYTHONPATH": str(Path(__file__).parents[2])},
-            batch=arguments.batch,
-            rounds=arguments.rounds,
-            seconds=arguments.seconds,
-            minutes=arguments.minutes,
+            arguments,
+            {"benchmark": "train_step", "dtype": dtype, "isa": isa},
         )
-        today = datetime.datetime.now(datetime.UTC).date()
-        print(f"\n{dtype}, {arguments.size} px, batch {arguments.batch}, {today}\n")
-        rivals = {
-            "to plain Keras": lambda name: CASES["plain"],
-            "to torch, eager": lambda name: CASES["torch-eager"],
-            "to torch.compile": lambda name: CASES["torch-compile"],
-        }
-        print(table(cases, rivals, arguments.batch), "\n", flush=True)
-
-
-def _command(case: str, dtype: str, arguments: argparse.Namespace) -> list[str]:
-    python = arguments.torch_python if case.startswith("torch") else sys.executable
-    size, batch = str(arguments.size), str(arguments.batch)
-    return [python, __file__, "--case", case, dtype, "--size", size, "--batch", batch]
+    print(f"\n{text(rows, RIVALS)}")
 
 
 if __name__ == "__main__":
