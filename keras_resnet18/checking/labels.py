@@ -313,12 +313,5 @@ def _pictures(source: Source, names: Collection[str]) -> Iterator[tuple[str, str
     """Yields names of images and their pictures as data URLs."""
     for split in source.splits.values():
         of_split = split.names or ()
-        wanted = tf.constant([name in names for name in of_split])
-        for row, image in _some(split, wanted).as_numpy_iterator():
+        for row, image in split.some([i for i, name in enumerate(of_split) if name in names]):
             yield of_split[row], picture_url(image)
-
-
-def _some(split: Split, wanted: tf.Tensor) -> tf.data.Dataset:
-    """Reads the wanted images of a split with their numbers, and no others."""
-    elements = split.elements(None, 0).enumerate().filter(lambda row, _: wanted[row])
-    return elements.map(lambda row, element: (row, split.fetch(element)[0]))

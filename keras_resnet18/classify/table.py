@@ -13,7 +13,7 @@ from rich.table import Table
 from keras_resnet18.classify.accuracy import ClassFigures
 
 _WIDTH = 80
-_MOST_CLASSES = 20
+_MOST_CLASSES, _WORST = 10, 5
 
 
 def plain_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
@@ -59,11 +59,11 @@ def range_text(interval: Sequence[float] | None) -> str:
 
 
 def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) -> None:
-    """Print a row for each class or, of many, the worst by F1; `file` has all of them."""
+    """Print a row for each class or, of more than ten, the five worst; `file` has all of them."""
     shown = figures
     if len(figures) > _MOST_CLASSES:
         tested = (one for one in figures if one.f1 is not None)
-        shown = sorted(tested, key=lambda one: one.f1 or 0.0)[:_MOST_CLASSES]
+        shown = sorted(tested, key=lambda one: one.f1 or 0.0)[:_WORST]
     headings = ("class", "images", "recall", "95 % interval", "precision", "F1")
     rows = (
         (
@@ -79,5 +79,5 @@ def print_classes(console: Console, figures: Sequence[ClassFigures], file: str) 
     console.print(plain_table(headings, rows), soft_wrap=False)
     if shown is not figures:
         console.print(
-            f"the {_MOST_CLASSES} of {len(figures):,} classes with the lowest F1; all are in {file}"
+            f"the {_WORST} of {len(figures):,} classes with the lowest F1; all are in {file}"
         )

@@ -17,7 +17,7 @@ from keras_resnet18.files import check_destination, staged, to_json
 if TYPE_CHECKING:
     from keras_resnet18.checking.check import Check
 
-_MOST_CLASSES = 40
+_MOST_CLASSES, _MOST_BROKEN = 40, 10
 
 
 def check(
@@ -100,7 +100,11 @@ def _print(console: Console, found: Check) -> None:
         console.print(table, soft_wrap=False)
         if len(classes) > _MOST_CLASSES:
             console.print(f"the first {_MOST_CLASSES} classes of {len(classes):,}")
-    for finding in found.findings:
+    broken = [finding for finding in found.findings if finding.kind == "undecodable"]
+    others = [finding for finding in found.findings if finding.kind != "undecodable"]
+    for finding in (*broken[:_MOST_BROKEN], *others):
         console.print(f"{'spoils: ' if finding.spoils else ''}{finding.text}")
+    if (more := len(broken) - _MOST_BROKEN) > 0:
+        console.print(f"{more:,} more images cannot be decoded: --json FILE.json names all")
     end = "something would spoil a training" if found.spoiled else "nothing would spoil a training"
     console.print(f"{found.n:,} images decoded: {end}")

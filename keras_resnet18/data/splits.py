@@ -84,6 +84,13 @@ class Split:
         image, label = self.stored(element)
         return image.whole(), label
 
+    def some(self, rows: Collection[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Reads some images and no others; yields rows and pixels (height, width, 3) in order."""
+        wanted = tf.constant(sorted(rows), tf.int64)
+        elements = self.elements(None, 0).enumerate()
+        chosen = elements.filter(lambda row, _: tf.reduce_any(row == wanted))
+        yield from chosen.map(lambda row, x: (row, self.fetch(x)[0])).as_numpy_iterator()
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:

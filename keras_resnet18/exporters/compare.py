@@ -287,7 +287,9 @@ def compare(
 
 
 def _predictor(model: keras.Model) -> Predict:
-    function = tf.function(lambda pixels: probabilities(model, pixels), reduce_retracing=True)
+    # a concrete function, because TensorFlow warns of several functions made at one line
+    pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
+    function = tf.function(lambda x: probabilities(model, x), [pixels]).get_concrete_function()
     return lambda pixels: function(tf.convert_to_tensor(pixels)).numpy()
 
 

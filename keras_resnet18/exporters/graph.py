@@ -96,8 +96,7 @@ def _with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> kera
     The file of such a network agrees with it on any pixels, so verification would not notice that
     it needs normalized ones. Other models are returned unchanged.
     """
-    names = {layer.name for layer in model.layers}
-    if not {"stem_conv", "stage1_block1_conv1"} <= names or "normalization" in names:
+    if not _feeds_stem(model):
         return model
     if spec is None or spec.preprocess is None:
         raise InputError(
@@ -112,6 +111,18 @@ def _with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> kera
         list(scale), list(offset), dtype="float32", name="normalization"
     )
     return keras.Model(pixels, model(normalize(pixels)), name=model.name)
+
+
+def _feeds_stem(model: keras.Model) -> bool:
+    """Whether the input of a model is that of the stem of our network, also of one inside it."""
+    own = {layer.name for layer in leaves(model)}
+    by_depth = getattr(model, "_functional", model)._nodes_by_depth  # a Sequential model has one
+    nodes = [node for of_depth in by_depth.values() for node in of_depth]
+    consumers = [n.operation for n in nodes if any(x is model.inputs[0] for x in n.input_tensors)]
+    return "stage1_block1_conv1" in own and any(
+        _feeds_stem(layer) if isinstance(layer, keras.Model) else layer.name.startswith("stem_conv")
+        for layer in consumers
+    )
 
 
 def float32_twin(model: keras.Model) -> keras.Model:

@@ -165,13 +165,13 @@ def new_task(
     # refuse wrong settings before opening the images, which may take minutes
     if recipe is not None:
         recipe = load_recipe(recipe)
-        if recipe.finetune is None or run_of_weights(recipe) is None:
+        recipe = recipe if weights is None else recipe.with_weights(weights)
+        if run_of_weights(recipe) is None:
             recipe.changed(settings)
     else:
         _check_settings(settings)
     images = open_images(console)
     recipe = recipe or load_recipe(default_recipe(images.source))
-    recipe = recipe if weights is None else recipe.with_weights(weights)
     if (run := run_of_weights(recipe)) is not None:
         network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
         recipe = dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from sklearn.metrics import confusion_matrix
 
 from keras_resnet18.checking.findings import is_left_out_copy
@@ -157,11 +156,8 @@ def images_at(
     split: Split, preprocess: Preprocess, indices: Sequence[int]
 ) -> list[npt.NDArray[np.uint8]]:
     """Read images of a split, prepared for the network, in the order of `indices`."""
-    wanted = tf.constant(sorted(indices), tf.int64)
-    chosen = split.elements(None, 0).enumerate().filter(lambda i, _: tf.reduce_any(i == wanted))
-    images = chosen.map(lambda _, element: preprocess.resize_and_crop(split.fetch(element)[0]))
-    by_index = dict(zip(sorted(indices), images.as_numpy_iterator(), strict=True))
-    return [by_index[i] for i in indices]
+    images = {row: preprocess.resize_and_crop(x).numpy() for row, x in split.some(indices)}
+    return [images[i] for i in indices]
 
 
 def activation_maps(

@@ -58,9 +58,9 @@ def test_of_a_thousand_classes_the_table_has_the_worst_and_says_so():
     labels = np.arange(1000)
     wrong = np.where(labels < 2, 999, labels)
     lines = printed(per_class(labels, wrong, [f"class {i}" for i in labels])).splitlines()
-    assert len(lines) == 2 + 20 + 1
+    assert len(lines) == 2 + 5 + 1
     assert lines[2].startswith("class 0 ") and lines[3].startswith("class 1 ")
-    assert lines[-1] == "the 20 of 1,000 classes with the lowest F1; all are in metrics.json"
+    assert lines[-1] == "the 5 of 1,000 classes with the lowest F1; all are in metrics.json"
 
 
 def test_a_long_name_is_folded_at_80_columns_and_whole():

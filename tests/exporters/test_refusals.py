@@ -17,6 +17,7 @@ from keras_resnet18 import (
     export_onnx,
     export_saved_model,
     export_tflite,
+    preprocess_input,
 )
 from keras_resnet18.classify.exported import TFLiteFile, open_exported
 from keras_resnet18.errors import ExportError, InputError
@@ -195,6 +196,13 @@ class TestNetworkWithoutItsNormalization:
         pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
         expected = network.predict((pixels / 255 - 0.5) / 0.25, verbose=0)
         np.testing.assert_allclose(TFLiteFile(tmp_path / "a.tflite")(pixels), expected, atol=1e-4)
+
+    def test_is_found_inside_a_model_that_does_not_normalize(self, network, tmp_path):
+        pixels = keras.Input((16, 16, 3))
+        with pytest.raises(InputError, match=r"or pass spec="):
+            export_tflite(keras.Model(pixels, network(pixels)), tmp_path / "a.tflite")
+        model = keras.Model(pixels, network(preprocess_input(pixels)))
+        assert export_tflite(model, tmp_path / "a.tflite").comparison.agreement == 1
 
     def test_models_of_others_are_taken_as_given(self, tiny, tmp_path):
         assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1

@@ -332,6 +332,14 @@ def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_pa
             np.testing.assert_array_equal(kept, theirs)
 
 
+def test_the_size_of_a_fine_tuning_may_be_too_small_for_the_stem_of_the_recipe(
+    tuned, two_classes, tmp_path
+):
+    options = {"weights": str(tuned[0].path), "settings": ["image_size=16"]}
+    _, new, _ = begin(two_classes, out=tmp_path / "run", **options)
+    assert new.preprocess.size == (16, 16)
+
+
 def test_weights_of_a_run_fit_its_own_network_alone(tuned, two_classes, tmp_path, monkeypatch):
     monkeypatch.setitem(network.BUILDERS, "resnet34", build_resnet18)
     options = {"weights": str(tuned[0].path), "settings": ["network.name=resnet34"]}
