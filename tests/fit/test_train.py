@@ -317,10 +317,14 @@ def test_batch_norm_is_that_of_the_weights_bit_for_bit(tuned, pretrained):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_run_of_ones_own_is_a_beginning_too(tuned, two_classes, images, tmp_path, same):
+def test_a_run_of_ones_own_is_a_beginning_too(
+    tuned, two_classes, images, tmp_path, monkeypatch, same
+):
     """It brings its network, its size, its preprocessing, and its head by the classes' names."""
     run, source = tuned[0], two_classes if same else images
-    model, new, said = begin(source, out=tmp_path / "again", weights=str(run.path))
+    monkeypatch.chdir(run.path.parent)
+    model, new, said = begin(source, out=tmp_path / "again", weights=run.path.name)
+    assert new.recipe.finetune.weights == str(run.path)  # which any directory has
     assert new.preprocess == run.preprocess
     assert new.recipe.network == run.recipe.network
     (line,) = (line for line in said.splitlines() if line.startswith(str(run.path)))
@@ -390,7 +394,7 @@ def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, ke
     recipe = Recipe(
         image_size=32, crop_ratio=crop_ratio, finetune=Finetune(weights) if weights else None
     )
-    assert task._preprocess(recipe, open_source(two_classes)).crop_ratio == kept
+    assert task._preprocess(recipe, None, open_source(two_classes)).crop_ratio == kept
 
 
 @pytest.mark.parametrize(
