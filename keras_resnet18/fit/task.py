@@ -162,20 +162,17 @@ def new_task(
         )
     if recipe is None and weights is not None:
         recipe = "finetune"
-    # refuse wrong settings before opening the images, which may take minutes
-    if recipe is not None:
+    if recipe is None:  # refuse wrong settings before opening the images, which may take minutes
+        _check_settings(settings)
+    else:
         recipe = load_recipe(recipe)
         recipe = recipe if weights is None else recipe.with_weights(weights)
-        if run_of_weights(recipe) is None:
-            recipe.changed(settings)
-    else:
-        _check_settings(settings)
+        if (run := run_of_weights(recipe)) is not None:
+            network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
+            recipe = dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
+        recipe = recipe.changed(settings)
     images = open_images(console)
-    recipe = recipe or load_recipe(default_recipe(images.source))
-    if (run := run_of_weights(recipe)) is not None:
-        network = dataclasses.replace(run.recipe.network, dropout=recipe.network.dropout)
-        recipe = dataclasses.replace(recipe, network=network, image_size=run.preprocess.size)
-    recipe = recipe.changed(settings)
+    recipe = recipe or load_recipe(default_recipe(images.source)).changed(settings)
     run = run_of_weights(recipe)
     if recipe.finetune is not None and (run or not is_name(recipe.finetune.weights)):
         path = Path(recipe.finetune.weights).expanduser().absolute()
