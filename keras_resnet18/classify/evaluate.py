@@ -103,11 +103,7 @@ def whole_of(source: Source, classes: Sequence[str], splits: Sequence[SplitName]
 
 
 def count_trained_on(whole: Whole, training: Source) -> int | None:
-    """Counts the images with the bytes, of the file or of the pixels, of a training image.
-
-    Returns:
-        Their number; None if it cannot be known.
-    """
+    """Counts images whose file or pixels have the bytes of a training image; None if unknown."""
     trained = training.splits["train"]
     if whole.folder is not None and training.folder is not None and trained.names is not None:
         files = [whole.folder / name for split in whole.splits for name in split.names or ()]
@@ -165,7 +161,8 @@ def evaluate(
     model = load_run(model) if on_hub(model) else model
     classifier = open_classifier(model)
     speed = latency_ms(classifier.predict, (*classifier.preprocess.size, 3))
-    if data is given is None and (run := _run_of_folds(model)) is not None:
+    run = model if isinstance(model, Run) else Run(Path(model))
+    if data is given is None and run.finished and run.folds is not None:
         found, images = _of_folds(run), run.source
     else:
         whole, trained_on = _open(classifier.spec, classifier.run, data, split)
@@ -185,12 +182,6 @@ def evaluate(
         with staged(predictions_file) as new:
             write_predictions(found, new)
     return found
-
-
-def _run_of_folds(model: Run | str | os.PathLike[str]) -> Run | None:
-    """Returns the model if it is a run with figures of folds, else None."""
-    run = model if isinstance(model, Run) else Run(Path(model))
-    return run if run.finished and run.folds is not None else None
 
 
 def _of_folds(run: Run) -> Evaluation:

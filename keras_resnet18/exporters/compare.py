@@ -29,6 +29,7 @@ from keras_resnet18.files import (
     to_json,
 )
 from keras_resnet18.machine import cpu_count, environment
+from keras_resnet18.spec import ClassifierSpec
 
 # Pixels, uint8 (n, height, width, channels), and class numbers (n,) if the caller gave labels
 Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]
@@ -441,22 +442,16 @@ def export_verified(
     model: keras.Model,
     write: Callable[[keras.Model, Path], ExportedFile],
     *,
+    spec: ClassifierSpec,
     shape: tuple[int, ...],
     batches: Iterator[Batch] | None,
-    threshold: float | None,
     min_agreement: float = MIN_AGREEMENT,
 ) -> ExportReport:
     """Writes an exported file and its report if the file gives the model's answers.
 
-    Args:
-        format_: One of `EXPORTS`.
-        path: Destination; an earlier export is replaced, and nothing else.
-        model: The model as it was trained.
-        write: Function that writes a float32 model to a path and opens it with its own runtime.
-        shape: (height, width, channels) of the images that the file takes.
-        batches: Images to compare on; None for noise.
-        threshold: Score threshold of the model.
-        min_agreement: Smallest allowed agreement with the model, 0 to 1.
+    `write` writes a float32 model to a path and opens it with its own runtime. The file is compared
+    with the model, as it was trained, on `batches` or, without them, on noise of this shape. At
+    `path`, only an earlier export is replaced.
     """
     if format_ == "saved_model":
         check_destination(path, is_saved_model, "a SavedModel")
@@ -472,7 +467,7 @@ def export_verified(
     with _full_disk_told(path), staged(report_file(path)) as figures, staged(path) as new:
         exported = write(twin, new)
         own = exported.spec.threshold if exported.spec is not None else None
-        thresholds = (None, None) if on_noise else (own, threshold)
+        thresholds = (None, None) if on_noise else (own, spec.threshold)
         comparison = compare(exported, model, batches, thresholds)
         if fault := comparison.fault(EXPORTS[format_].max_difference, min_agreement):
             raise ExportError(f"{fault}; nothing was written")

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from keras_resnet18.images import MAX_PIXELS
 
-_PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
+_PNG = b"\x89PNG\r\n\x1a\n"  # the signature of a PNG file
 _GREY, _RGB, _PALETTE = 0, 2, 3  # PNG color types
 
-_MAX_SEGMENTS = 1000  # of a JPEG, searched for EXIF
+_MAX_SEGMENTS = 1000  # of a JPEG, in which EXIF is searched for
 
 # For EXIF orientations 1 to 8 (EXIF 2.3, section 4.6.4): whether rows and columns are swapped, and
 # whether the rows, and the columns, are then reversed.

@@ -65,7 +65,7 @@ def export_onnx(
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified(
-        "onnx", Path(path), model, write, shape=shape, batches=batches, threshold=spec.threshold
+        "onnx", Path(path), model, write, spec=spec, shape=shape, batches=batches
     )
 
 

@@ -108,13 +108,7 @@ def export_saved_model(
 
     batches = None if check is None else pixel_batches(check, shape, argument="check")
     return export_verified(
-        "saved_model",
-        Path(path),
-        model,
-        write,
-        shape=shape,
-        batches=batches,
-        threshold=spec.threshold,
+        "saved_model", Path(path), model, write, spec=spec, shape=shape, batches=batches
     )
 
 

@@ -128,9 +128,9 @@ def export_tflite(
         Path(path),
         model,
         write,
+        spec=spec,
         shape=shape,
         batches=batches,
-        threshold=spec.threshold,
         min_agreement=min_agreement,
     )
 
@@ -138,7 +138,7 @@ def export_tflite(
 def _with_own_threshold(
     spec: ClassifierSpec, file: Predict, validation: Any, shape: tuple[int, ...]
 ) -> ClassifierSpec:
-    """The specification with the threshold at which `file` answers 95 % of the images."""
+    """Replaces the threshold by the one at which `file` answers 95 % of the images."""
     batches = pixel_batches(validation, shape, argument="validation")
     highest = np.concatenate([file(pixels).max(1) for pixels, _ in batches])
     if len(highest) < MIN_IMAGES:

@@ -96,6 +96,7 @@ def _report(
         file, kind = open_checked(path, run.model), TFLITE[quantization(path)]
     else:
         file = open_exported(path)
+    operators = file.operators  # before the comparison, because it needs the whole extra of ONNX
     try:
         run.spec.check_model(file.image_shape, file.classes, run.spec_file)
     except InputError as error:
@@ -123,7 +124,7 @@ def _report(
         size_bytes=size_bytes(path),
         comparison=comparison,
         latency_ms=latency_ms(file, size),
-        operators=file.operators,
+        operators=operators,
         fault="; ".join(fault for fault in faults if fault) or None,
         threshold=spec.threshold,
         seen=seen,

@@ -123,8 +123,8 @@ def _about_run(path: Path) -> str:
             raise
         fault = f"without {error}" if isinstance(error, KeyError) else "with other values"
         raise InputError(
-            f"{run.environment_file.name} and {run.metrics_file.name} must hold what `train` "
-            f"wrote: copy them from a backup, or train again. Received: {path}, {fault}"
+            f"{run.environment_file.name} and {run.metrics_file.name} must be as `train` "
+            f"wrote them: copy them from a backup, or train again. Received: {path}, {fault}"
         ) from None
     if run.replacement.path.is_dir():
         facts["replacement"] = f"an unfinished training: go on with {resume_call(run.path)}"

@@ -51,7 +51,7 @@ def test_train_ends_by_naming_the_page(trained):
 def test_the_page_shows_the_mistake_with_its_image(copy):
     html = html_of(copy)
     mistake = re.search(r"<li>.*?</li>", html, re.DOTALL)[0]
-    assert "with 99.0%, true class" in mistake and "test/ant/0.png" in mistake
+    assert "(99.0%), true" in mistake and "test/ant/0.png" in mistake
     assert 'alt="Image of ant, taken for 蝉"' in mistake
     assert f"keras-resnet18 train {copy.source} --recipe" in html
 
