@@ -179,7 +179,7 @@ def need_flex(path):
         (need_flex, "cannot be run by LiteRT: .*"),
     ],
 )
-def test_a_file_that_cannot_be_run_has_that_beside_it(colour_run, file, change, message):
+def test_a_file_that_cannot_be_run_is_told_and_its_proof_failed(colour_run, file, change, message):
     change(file)
     with pytest.raises(ExportError, match=message) as error:
         verify(file, colour_run.path)
