@@ -196,9 +196,6 @@ class TestNetworkWithoutItsNormalization:
         expected = network.predict((pixels / 255 - 0.5) / 0.25, verbose=0)
         np.testing.assert_allclose(TFLiteFile(tmp_path / "a.tflite")(pixels), expected, atol=1e-4)
 
-    def test_models_of_others_are_taken_as_given(self, tiny, tmp_path):
-        assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1
-
 
 @EXPORTERS
 @pytest.mark.parametrize("by", ["TensorFlow", "the converter"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
+from digit_exports import LABELS
 from PIL import Image
 from small import build_colour_classifier, colour_digits
 
@@ -22,7 +23,6 @@ from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import append_files
 
-LABELS = [f"digit {number}" for number in range(10)]
 PARTS = {"train": slice(0, 300), "val": slice(300, 350), "test": slice(350, 450)}
 
 
