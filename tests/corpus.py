@@ -83,16 +83,10 @@ def display_p3() -> bytes:
     def xyz(*values: float) -> bytes:
         return b"XYZ " + bytes(4) + fixed(*values)
 
-    def text(content: str) -> bytes:
-        data = content.encode("utf-16-be")
-        return b"mluc" + struct.pack(">3I4sII", 0, 1, 12, b"enUS", len(data), 28) + data
-
     curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)  # sRGB's
     curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
     white = (0.9642, 1, 0.8249)  # D50, to which the primaries are adapted
     tags = {
-        b"desc": text("Display P3"),
-        b"cprt": text("CC0"),
         b"wtpt": xyz(*white),
         b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
         b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
@@ -222,7 +216,6 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     yield "png every grey 16.png", encoded(Image.fromarray(greys), "PNG")
     rgb = np.asarray(image).astype(np.uint16)
     fine = rgb * 256 + rgb[::-1, ::-1]  # both bytes of 16 bits say something
-    rgba = np.concatenate([rgb, 255 - rgb[..., :1]], -1)
     fine_rgba = np.concatenate([fine, 65535 - fine[..., :1]], -1)
     for bits in (2, 4):
         yield f"png grey {bits}.png", png(rgb[..., :1] >> (8 - bits), _GREY, bits)
@@ -235,7 +228,6 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     yield "png rgb 16 transparent.png", png(fine, _RGB, 16, chunks=[seen_through])
     yield "png rgba 16.png", png(fine_rgba, _RGBA, 16)
     yield "png interlaced.png", png(rgb, _RGB, 8, interlaced=True)
-    yield "png interlaced alpha.png", png(rgba, _RGBA, 8, interlaced=True)
     entries = (b"PLTE", bytes(range(48)))
     palette_4 = png(rgb[..., :1] >> 4, _PALETTE, 4, interlaced=True, chunks=[entries])
     yield "png interlaced palette.png", palette_4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -33,16 +32,6 @@ def copy(run, tmp_path) -> Run:
 def test_a_training_leaves_these_files_and_no_others(run):
     assert {path.name for path in run.path.iterdir()} == FILES
     assert all(path.stat().st_size for path in run.path.iterdir())
-
-
-def test_metrics_tell_validation_and_test_apart(run, images):
-    metrics = json.loads(run.metrics_file.read_text())
-    assert set(metrics) == {"validation", "test", "best_epoch", "epochs", "images", "calibration"}
-    for kind, n in (("validation", 9), ("test", 12)):
-        assert {"accuracy", "interval", "loss", "n", "per_class"} <= set(metrics[kind])
-        low, high = metrics[kind]["interval"]
-        assert low <= metrics[kind]["accuracy"] <= high
-        assert metrics[kind]["n"] == n
 
 
 def test_a_run_reads_back_what_its_training_was_given(run, images, quick_recipe):
@@ -129,19 +118,12 @@ def test_a_damaged_file_of_a_run_is_one_line_that_names_it(copy, name, damage):
     assert file.name in str(error.value) and "\n" not in str(error.value)
 
 
-def flipped(place):
-    def flip(content):
-        at = int(place * len(content))
-        return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
-
-    return flip
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        *(flipped(place) for place in (0.2, 0.5, 0.9)),
-        *(lambda _, x=x: x for x in (b"", b"no model", b"PK\x05\x06" + bytes(18))),
+        lambda content: content.replace(content[2000:2010], bytes(10)),
+        lambda _: b"no model",
+        lambda _: b"PK\x05\x06" + bytes(18),
     ],
 )
 def test_a_damaged_model_is_one_line(copy, damage):

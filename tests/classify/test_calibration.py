@@ -57,14 +57,6 @@ def test_where_all_images_are_right_the_temperature_does_not_ask_for_certainty()
     assert 0.98 < highest < 1 - 1 / 200  # Laplace's rule of succession gives 151 / 152
 
 
-def test_19_of_20_validation_images_reach_the_threshold():
-    logits, labels = drawn(1000, 4)
-    found = calibrate(logits, labels)
-    highest = softmax(logits / found.temperature, 1).max(1)
-    assert (highest >= found.threshold).mean() == pytest.approx(0.95, abs=0.002)
-    assert "below a probability of" in found.in_words()[1]
-
-
 def test_fewer_than_100_images_change_nothing_and_it_is_said():
     logits, labels = drawn(99, 4)
     found = calibrate(3 * logits, labels)
@@ -87,3 +79,6 @@ def test_at_most_a_twentieth_is_below_the_threshold_whatever_the_set(n, scale):
     highest = softmax(logits / np.float32(found.temperature), 1).max(1).astype(np.float32)
     assert 0 <= found.threshold <= np.percentile(highest.astype(float), 5) + 1e-6
     assert (highest < found.threshold).mean() <= 0.05
+    if scale == 1:
+        assert (highest < found.threshold).mean() >= 0.04
+        assert "below a probability of" in found.in_words()[1]

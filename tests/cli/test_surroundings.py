@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from keras_resnet18 import predict
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +31,9 @@ def run_command(*arguments, redirect="", **environment):
     return done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode()
 
 
-@pytest.mark.parametrize("redirect", [">&-", "<&- >&- 2>&-"])
-def test_predict_works_where_a_stream_is_closed(exported, images, redirect):
-    image = images / "test" / "bee" / "0.png"
-    answer = run_command("predict", exported / "model.tflite", image, redirect=redirect)
-    (expected,) = predict(exported / "model.tflite", image)
-    best = "  ".join(f"{name} {probability:.1%}" for name, probability in expected.top)
-    assert answer == (0, "" if ">&-" in redirect.split() else f"{image}  {best}\n", "")
+def test_predict_works_where_streams_are_closed(exported, images):
+    words = ("predict", exported / "model.tflite", images / "test" / "bee" / "0.png")
+    assert run_command(*words, redirect="<&- >&- 2>&-") == (0, "", "")
 
 
 def test_predict_works_with_a_notebooks_plots_and_a_users_keras(run, images, tmp_path):

@@ -204,9 +204,6 @@ class TestNetworkWithoutItsNormalization:
         model = keras.Model(pixels, network(preprocess_input(pixels)))
         assert export_tflite(model, tmp_path / "a.tflite").comparison.agreement == 1
 
-    def test_models_of_others_are_taken_as_given(self, tiny, tmp_path):
-        assert export_saved_model(tiny, tmp_path / "tiny").comparison.agreement == 1
-
 
 @EXPORTERS
 @pytest.mark.parametrize("by", ["TensorFlow", "the converter"])

@@ -95,12 +95,6 @@ class TestFile:
             assert len(kernel.quantization.scale) == kernel.shape[0]
             assert set(kernel.quantization.zeroPoint) == {0}
 
-    def test_int8_probabilities_are_finer_than_a_byte(self, int8_file, held_out):
-        got = probabilities_of(int8_file.path, held_out[0][:20])
-        np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
-        assert (got > 0).all()
-        assert (np.abs(got * 256 - np.rint(got * 256)) > 0.01).mean() > 0.5
-
     def test_is_as_small_as_its_weights(self, any_file):
         part = {"tflite": 1, "tflite-float16": 1 / 2}.get(any_file.report.format, 1 / 4)
         weights = 4 * part * any_file.model.count_params()
@@ -182,11 +176,6 @@ def shift_mean(model: keras.Model) -> keras.Model:
     return keras.Model(image, model(keras.layers.Rescaling(1.0, offset=40.0)(image)))
 
 
-def swap_channels(model: keras.Model) -> keras.Model:
-    image = keras.Input((32, 32, 3))
-    return keras.Model(image, model(image[..., ::-1]))
-
-
 @pytest.fixture
 def previous(tmp_path):
     """A file from an earlier export with its figures, alone in their folder."""
@@ -202,7 +191,7 @@ def previous(tmp_path):
 class TestVerification:
     """Every test here also shows, by `previous`, that the file at the path stays as it was."""
 
-    @pytest.mark.parametrize("other", [swap_classes, shift_mean, swap_channels])
+    @pytest.mark.parametrize("other", [swap_classes, shift_mean])
     def test_refuses_a_file_of_another_network(
         self, small_file, other, held_out, training, convert_to, previous
     ):

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
+from digit_exports import LABELS
 from PIL import Image
 from small import build_colour_classifier, colour_digits
 
@@ -22,7 +23,6 @@ from keras_resnet18.run import Run, load_run
 from keras_resnet18.spec import ClassifierSpec
 from keras_resnet18.tflite_file import append_files
 
-LABELS = [f"digit {number}" for number in range(10)]
 PARTS = {"train": slice(0, 300), "val": slice(300, 350), "test": slice(350, 450)}
 
 
@@ -179,7 +179,7 @@ def need_flex(path):
         (need_flex, "cannot be run by LiteRT: .*"),
     ],
 )
-def test_a_file_that_cannot_be_run_has_that_beside_it(colour_run, file, change, message):
+def test_a_file_that_cannot_be_run_is_told_and_its_proof_failed(colour_run, file, change, message):
     change(file)
     with pytest.raises(ExportError, match=message) as error:
         verify(file, colour_run.path)

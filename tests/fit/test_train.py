@@ -387,7 +387,6 @@ def test_named_weights_bring_their_preprocessing(
         ("imagenet", None, 0.95),
         ("imagenet", 0.8, 0.8),
         ("mine.pth", None, 0.875),
-        ("mine.pth", 0.8, 0.8),
     ],
 )
 def test_a_crop_ratio_in_the_recipe_is_used(two_classes, weights, crop_ratio, kept):

@@ -37,10 +37,6 @@ def resnet18():
     return seeded_network(inputs.Network())
 
 
-def assert_close_to_the_largest(values, golden):
-    assert np.abs(values - golden).max() <= 1e-4 * np.abs(golden).max()
-
-
 def test_stages_and_logits_of_resnet18_equal_torchs(resnet18, golden):
     images = inputs.numpy_images(inputs.IMAGE_SHAPE, inputs.IMAGE_SEED)
     assert_stages_equal_torchs(resnet18, 18, images, golden, "stage", "logits/18")
@@ -68,7 +64,7 @@ def assert_stages_equal_torchs(model, depth, images, golden, key, logits_key):
         assert values.shape == tuple(shape), name
         error = inputs.activation_probe(name, values) - probe
         assert np.abs(error).max() <= 1e-4 * np.abs(values).max(), name
-    assert_close_to_the_largest(logits, golden[logits_key])
+    assert np.abs(logits - golden[logits_key]).max() <= 1e-4 * np.abs(logits).max()
 
 
 def test_three_steps_have_torchs_losses_and_the_first_moves_every_weight_alike(resnet18, golden):
