@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -159,11 +158,6 @@ class Finding:
     spoils: bool
     text: str
     images: tuple[str, ...] = ()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Finding from the values of `dataclasses.asdict`, also after a round trip by JSON."""
-        return cls(**{**values, "images": tuple(values["images"])})
 
 
 def on_copies(groups: Iterable[Sequence[Place]]) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from keras_resnet18.classify.accuracy import (
 )
 from keras_resnet18.classify.classifier import of_training, open_classifier, open_images
 from keras_resnet18.classify.exported import latency_ms
-from keras_resnet18.data.files import digests_of_alike, open_test_files, silent
+from keras_resnet18.data.files import digests_of_alike, open_test_files
 from keras_resnet18.data.pipeline import eval_batches
 from keras_resnet18.data.sources import labelled_files, open_source
 from keras_resnet18.data.splits import Source, Split
@@ -85,7 +85,7 @@ def open_whole(spec: str | os.PathLike[str], classes: Sequence[str]) -> Whole:
     files = labelled_files(spec)
     if files is None:
         return whole_of(open_source(spec), classes)
-    split = open_test_files(*files, os.fspath(spec), classes, silent)
+    split = open_test_files(*files, os.fspath(spec), classes)
     resolved = str(Path(spec).expanduser().resolve())
     return Whole((split,), tuple(range(len(classes))), files[0], resolved)
 

@@ -229,7 +229,7 @@ def open_files(
 
 
 def open_test_files(
-    root: Path, images: Sequence[ImageFile], name: str, classes: Sequence[str], advance: Advance
+    root: Path, images: Sequence[ImageFile], name: str, classes: Sequence[str]
 ) -> Split:
     """Makes one split of image files for a test, of any number of images of any of the classes.
 
@@ -246,11 +246,11 @@ def open_test_files(
             f"the images must be of the classifier's classes, {listed(classes)}. Received: "
             f"{name!r} with {listed(unknown)}. Rename or remove them."
         )
-    plain = _plain_jpegs(root, [image.path for image in images], advance)
+    plain = _plain_jpegs(root, [image.path for image in images])
     return _split(root, images, classes, plain)
 
 
-def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance) -> set[str]:
+def _plain_jpegs(root: Path, paths: Sequence[str], advance: Advance = silent) -> set[str]:
     """Reads the headers of files, and returns the plain JPEGs. Raises InputError for others."""
     found = each_file(read_header, [root / path for path in paths], advance)
     headers = dict(zip(paths, found, strict=True))

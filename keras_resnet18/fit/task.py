@@ -202,7 +202,7 @@ def old_task(training: Run, source: AnySource | None, console: Console) -> Task:
     """Read back the task of an unfinished training; `source` is where its images have moved."""
     facts = training.environment
     seed, left_out = facts.get("split_seed", 0), facts.get("left_out", {})
-    findings = tuple(Finding.from_dict(one) for one in facts.get("findings", ()))
+    findings = tuple(Finding(**one) for one in facts.get("findings", ()))
     folds = Folds.from_dict(facts["folds"]) if "folds" in facts else None
     if source is None and training.source is None:
         raise InputError(
