@@ -1,7 +1,7 @@
 """How fast one image is classified: our files beside other runtimes and other ResNet-18s.
 
     python training/benchmarks/inference.py [--run RUN] [--cases CASE ...] [--threads 1 2]
-        [--rounds 3] [--seconds 5] [--rows FILE] [--files FOLDER] [--python torch=PATH] [--profile]
+        [--rounds 3] [--seconds 5] [--rows FILE] [--files FOLDER] [--python torch=PATH]
 
 All compute the paper's ResNet-18 at 224 px, 1,000 classes, with random weights, from uint8 pixels
 to probabilities, one image at a time, on one thread and on all. ONNX Runtime and OpenVINO run our
@@ -19,8 +19,7 @@ validation images, and each case also says for which fraction it gives the model
 onnxruntime, openvino, tf2onnx, torch and keras-hub are not dependencies of this project: a case
 that fails without its package is left out; `--python torch=PATH` names another Python for a case.
 `--files` keeps our files, and takes those that are there. Each case of a round is a row in --rows;
-whole rounds are not measured again. `--profile` times LiteRT by stages, with graphs that end early,
-since its Python package gives no profile by operators.
+whole rounds are not measured again. stages.py times the files by stages.
 """
 
 from __future__ import annotations
@@ -62,15 +61,7 @@ from keras_resnet18.machine import (
 SIDE = 224
 OURS = "litert"  # what the others are compared with: our float32 .tflite file
 
-# Multiply-adds of the paper's network, by the parts that --profile tells apart
-MACS = {
-    "stem": 118_013_952,
-    "stage1": 462_422_016,
-    "stage2": 411_041_792,
-    "stage3": 411_041_792,
-    "stage4": 411_041_792,
-    "head": 512_000,
-}
+GFLOP = 3.628146688  # of the paper's network: twice its multiply-adds
 SGEMM_SIDE = 1536
 
 # Our files: what `quantize` is called with, and the name
@@ -199,16 +190,6 @@ def ours(path: Path, threads: int) -> Predict:
     return open_exported(path, threads)
 
 
-def onnxruntime_int8(path: Path, threads: int) -> Predict:
-    """The .onnx file that ONNX Runtime quantized."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"image": pixels})[0]
-
-
 def openvino(path: Path, threads: int) -> Predict:
     """One of our files, in float32 where OpenVINO would take bfloat16."""
     import openvino
@@ -287,7 +268,7 @@ CASES: dict[str, tuple[Callable[[Path, int], Predict], str]] = {
     **{"-".join(filter(None, ("litert", x))): (ours, name) for x, name in TFLITE.items()},
     **{f"litert-{x}-strided": (ours, name) for x, name in STRIDED.items()},
     "onnxruntime": (ours, "model.onnx"),
-    "onnxruntime-int8": (onnxruntime_int8, QDQ),
+    "onnxruntime-int8": (ours, QDQ),
     "openvino": (openvino, "model.onnx"),
     "openvino-int8": (openvino, TFLITE["int8"]),
     "torch": (torch, ""),
@@ -306,8 +287,7 @@ class Classify:
         open_file, name = CASES[case]
         self.predict = open_file(files / name, int(threads))
         self.image = example(files)
-        gflop = 2 * (SGEMM_SIDE**3 if case == "sgemm" else sum(MACS.values())) / 1e9
-        self.about: Row = {"gflop": gflop}
+        self.about: Row = {"gflop": 2 * SGEMM_SIDE**3 / 1e9 if case == "sgemm" else GFLOP}
         if (files / IMAGES).exists():
             images, classes = np.load(files / IMAGES), np.load(files / CLASSES)
             given = [np.asarray(self.predict(image[np.newaxis])).argmax() for image in images]
@@ -354,13 +334,10 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("saved_models/inference.jsonl"))
     parser.add_argument("--files", type=Path, help="where our files are kept")
     parser.add_argument("--python", action="append", default=[], metavar="CASE=PATH")
-    parser.add_argument("--profile", action="store_true", help="LiteRT by stages too")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
-    parser.set_defaults(size=SIDE, batch=1)
-    arguments = parser.parse_args()
-    if arguments.run and arguments.profile:
-        parser.error("--profile knows the stages of the network at 224 px, without --run")
+    arguments = parser.parse_args(namespace=argparse.Namespace(batch=1))
+    arguments.size = None if arguments.run else SIDE
     if arguments.make:
         with refused_in_a_line():
             make_files(arguments.run, arguments.files)
@@ -371,8 +348,6 @@ def main() -> None:
             files = arguments.files or Path(folder)
             files.mkdir(parents=True, exist_ok=True)
             print(f"\n{text(measure(files, arguments))}")
-            if arguments.profile:
-                profile(files, arguments.rounds, arguments.seconds)
 
 
 def measure(files: Path, arguments: argparse.Namespace) -> list[Row]:
@@ -440,71 +415,6 @@ def _text(rows: Sequence[Row]) -> str:
 
     lines = [list(cells(name)) for name in dict.fromkeys(row["case"] for row in rows)]
     return f"{table([*titles, 'memory, MiB', last], lines)}\n\n{machine_in_words(rows)}"
-
-
-def profile(files: Path, rounds: int, seconds: float) -> None:
-    """What each stage takes on one thread: the difference of two graphs that end around it."""
-    names = (TFLITE[None], TFLITE["int8"])
-    times: dict[tuple[str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {
-            (name, part): _invoker(cut)
-            for name in names
-            for part, cut in _cut_files(files / name, Path(folder)).items()
-        }
-        for _ in range(rounds):
-            for key, run in runs.items():
-                calls = max(10, round(seconds / len(MACS) / median_s(run, 5)))
-                times.setdefault(key, []).append(1000 * median_s(run, calls))
-    lines, before = [], dict.fromkeys(names, 0.0)
-    for part, macs in MACS.items():
-        cells = [part]
-        for name in names:
-            end = statistics.median(times[name, part])
-            spent, before[name] = end - before[name], end
-            cells += [f"{spent:.2f}", f"{2 * macs / 1e6 / spent:.0f}" if spent > 0 else ""]
-        lines.append(cells)
-    print("\n1 thread, by stages; GFLOP/s are the convolutions' alone\n")
-    titles = [f"{name}, {unit}" for name in ("float32", "int8") for unit in ("ms", "GFLOP/s")]
-    print(table(["", *titles], lines))
-
-
-def _cut_files(path: Path, folder: Path) -> dict[str, Path]:
-    """Copies of a .tflite file that end after the stem, after each stage, and whole."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    ends: list[int] = []
-    sums = 0
-    model = flatbuffer_utils.read_model(str(path))
-    for i, operator in enumerate(model.subgraphs[0].operators, 1):
-        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        if name == "MAX_POOL_2D" and not ends:  # the stem's end
-            ends.append(i)
-        elif name == "ADD" and ends:
-            sums += 1
-            if sums % 2 == 0:  # a stage's end
-                ends.append(i)
-    ends.append(len(model.subgraphs[0].operators))
-    cut = {}
-    for part, end in zip(MACS, ends, strict=True):
-        model = flatbuffer_utils.read_model(str(path))
-        graph = model.subgraphs[0]
-        graph.operators = graph.operators[:end]
-        graph.outputs = graph.operators[-1].outputs
-        model.signatureDefs = []  # it names the output that is gone
-        cut[part] = folder / f"{part}-{path.name}"
-        flatbuffer_utils.write_model(model, str(cut[part]))
-    return cut
-
-
-def _invoker(path: Path) -> Callable[[], None]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    (image,) = interpreter.get_input_details()
-    interpreter.set_tensor(image["index"], np.zeros(image["shape"], np.uint8))
-    return interpreter.invoke
 
 
 if __name__ == "__main__":
