@@ -34,17 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import (
-    Row,
-    answer,
-    at_least_one,
-    command,
-    compare,
-    dtypes,
-    options,
-    process_peak_mib,
-    text,
-)
+from in_turn import answer, command, compare, dtypes, options, process_peak_mib, text
 from input_pipeline import (
     AREAS,
     about_photos,
@@ -53,6 +43,7 @@ from input_pipeline import (
     photos_of,
     train_batches,
 )
+from rows import Row, at_least_one
 from train_step import KerasStep
 
 CASES = {

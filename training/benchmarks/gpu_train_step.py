@@ -25,7 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import Row, answer, command, compare, options, process_peak_mib, text
+from in_turn import answer, command, compare, options, process_peak_mib, text
+from rows import Row
 
 FRAMEWORKS = ("jax", "torch-eager", "torch-compile")
 DTYPES = ("float16", "bfloat16")

@@ -30,7 +30,6 @@ from rows import (
     machine,
     machine_in_words,
     read_rows,
-    refused_in_a_line,  # noqa: F401  # for the programs
     table,
 )
 

@@ -33,16 +33,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from in_turn import (
-    Row,
-    answer,
-    at_least_one,
-    command,
-    compare,
-    options,
-    process_peak_mib,
-    text,
-)
+from in_turn import answer, command, compare, options, process_peak_mib, text
+from rows import Row, at_least_one
 
 from keras_resnet18.machine import cpu_count, prepare_tensorflow
 

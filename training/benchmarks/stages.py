@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from in_turn import at_least_one, machine, machine_in_words, table
 from inference import TFLITE, median_s
+from rows import at_least_one, machine, machine_in_words, table
 
-# Multiply-adds of the paper's network, by the parts that --profile tells apart
+# Multiply-adds of the paper's network
 MACS = {
     "stem": 118_013_952,
     "stage1": 462_422_016,

@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import Row, answer, command, compare, dtypes, options, process_peak_mib, text
+from in_turn import answer, command, compare, dtypes, options, process_peak_mib, text
+from rows import Row
 
 from keras_resnet18.machine import prepare_tensorflow
 
