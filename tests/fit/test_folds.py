@@ -174,7 +174,7 @@ class TestRun:
         for text in texts:
             assert re.search("2-fold|estimated from 2 folds", text)
             assert not re.search("test image|validation|test accuracy|test split", text)
-        assert "not used" not in page and "in this range" in page
+        assert "not used" not in page and "confidence interval" in page
 
     def test_an_export_is_compared_on_images_seen_in_training(self, run: Run) -> None:
         (made,) = export(run, "tflite-dynamic")
