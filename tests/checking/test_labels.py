@@ -35,7 +35,7 @@ def rows_of(table):
         return list(csv.DictReader(file))
 
 
-def test_wrong_labels_are_the_least_probable_and_the_corrected_table_trains(
+def test_wrong_labels_come_first_and_can_be_fixed(
     folder, run, tmp_path, tiny_network, quick_recipe
 ):
     found = check(folder, features=run, out=tmp_path / "labels")

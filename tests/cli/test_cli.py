@@ -355,7 +355,7 @@ def test_what_cannot_be_a_path_is_one_line(refused, message, words):
     refused(message, *words)
 
 
-def test_names_that_are_not_utf8_work_or_are_refused_where_no_runtime_opens_them(
+def test_names_that_are_not_utf8_work_or_are_told(
     command, refused, run, exported, images, tmp_path
 ):
     folder = tmp_path / os.fsdecode(b"caf\xe9")

@@ -155,9 +155,7 @@ def test_all_leaves_int8_out_for_few_training_images(run, given, tmp_path, monke
     assert "Received: 49:" in note and "\n" not in note
 
 
-def test_a_format_without_its_extra_is_refused_or_left_out_of_all(
-    run, given, tmp_path, monkeypatch
-):
+def test_a_format_without_its_extra_is_refused_or_left_out(run, given, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_resnet18.classify.exported.ONNX_MODULES", ("tf2onnx_is_not_here",))
     message = r"pip install 'keras-resnet18\[onnx\]'. Received: no tf2onnx_is_not_here installed"
     for formats in (["onnx"], ["all", "onnx"]):

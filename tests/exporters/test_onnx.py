@@ -34,9 +34,7 @@ def test_is_a_valid_graph_of_opset_18_that_does_not_tell_where_it_was_made(onnx_
 
 
 @needs_onnx
-def test_that_differs_is_refused_and_the_old_stays(
-    onnx_file, small_classifier, tmp_path, monkeypatch
-):
+def test_that_differs_is_refused_the_old_stays(onnx_file, small_classifier, tmp_path, monkeypatch):
     import onnx
 
     path = tmp_path / "model.onnx"

@@ -166,9 +166,7 @@ def test_all_faults_are_one_error(small_model, small_arrays, checkpoint):
     )
 
 
-def test_other_classes_are_refused_unless_the_head_is_skipped(
-    small_model, small_arrays, checkpoint
-):
+def test_other_classes_need_the_head_skipped(small_model, small_arrays, checkpoint):
     model, path = small_model(classes=5), checkpoint(small_arrays(classes=1000))
     assert_refused(model, path, r"head='skip'.*2 of another shape .*1000")
     before = values(model)
