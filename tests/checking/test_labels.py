@@ -35,9 +35,7 @@ def rows_of(table):
         return list(csv.DictReader(file))
 
 
-def test_wrong_labels_come_first_and_can_be_fixed(
-    folder, run, tmp_path, tiny_network, quick_recipe
-):
+def test_wrong_labels_come_first_and_are_fixed(folder, run, tmp_path, tiny_network, quick_recipe):
     found = check(folder, features=run, out=tmp_path / "labels")
     assert {one.image for one in found.labels.labels[:3]} == WRONG
     assert {one.image for one in found.labels.contradicted} >= WRONG

@@ -355,9 +355,7 @@ def test_what_cannot_be_a_path_is_one_line(refused, message, words):
     refused(message, *words)
 
 
-def test_names_that_are_not_utf8_work_or_are_told(
-    command, refused, run, exported, images, tmp_path
-):
+def test_names_not_in_utf8_work_or_are_told(command, refused, run, exported, images, tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     shutil.copytree(images / "test" / "bee", folder / "bee")
     for name in ("saved_model", "model.tflite", "model.onnx"):
