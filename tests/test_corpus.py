@@ -120,7 +120,7 @@ def test_a_server_sees_the_pixels_of_the_decoder_or_one_clear_error(decoded):
             np.testing.assert_allclose(got.astype(int), expected, 0, most, err_msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in REFUSED if name.split()[0] in ("huge", "tall")])
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("huge")])
 def test_pixels_are_counted_before_memory_is_asked_for(name, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("was decoded"))
     with pytest.raises(InputError, match="pixels"):

@@ -190,7 +190,6 @@ def test_what_cannot_be_opened_is_one_line(hub, insects, datasets, monkeypatch):
         "hf:me/secret": "hf auth login.*gated",
         "hf:me/tests": "needs a split 'train'",
         "hf:me/words": "none for image, of columns 'text', 'label'",
-        "hf:a/b/c": "a/b/c",
     }
     for spec, message in messages.items():
         with pytest.raises(InputError, match=message) as error:

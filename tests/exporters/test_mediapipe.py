@@ -1,9 +1,4 @@
-"""MediaPipe Tasks, from its own package, opens our files as they are and gives their answers.
-
-It needs the extra `mediapipe`, and runs in a process of its own, where nothing is ours:
-
-    pip install -e '.[dev,mediapipe]' && pytest -m mediapipe
-"""
+"""MediaPipe Tasks, in a process where nothing is ours, opens our files and gives their answers."""
 
 from __future__ import annotations
 

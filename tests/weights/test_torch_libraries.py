@@ -1,8 +1,6 @@
 """The same answers as torch, timm and transformers give, from their files and with ours.
 
-They need the extra `interop`, and any Keras backend:
-
-    KERAS_BACKEND=torch python -m pytest -m torch tests/weights
+KERAS_BACKEND=torch python -m pytest -m torch tests/weights
 """
 
 from __future__ import annotations
