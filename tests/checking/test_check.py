@@ -279,7 +279,7 @@ def test_a_large_set_is_compared_by_bytes_and_claims_no_more(training, same_pixe
     run, lines = training(same_pixels)
     assert "copies were looked for by their bytes; dedupe=True and `check` compare pixels" in lines
     page = report(run).read_text(encoding="utf-8")
-    assert "73 compared by their bytes; whether two have the same pixels" in page
+    assert "73 compared by their bytes; `keras-resnet18 check` compares their pixels" in page
     run, _ = training(same_pixels, "without", dedupe=True)
     assert run.environment["left_out"] == _SAME_PIXELS
 
