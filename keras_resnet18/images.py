@@ -36,8 +36,8 @@ if importlib.util.find_spec("pillow_heif"):  # the extra `heic`: its codec's lic
     FORMATS["HEIF"] = (".heic", ".heif")
     FORMATS_IN_WORDS = "JPEG, PNG, BMP, GIF, WebP, AVIF or HEIC"
 
-_PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes; byte 24 is its bits, byte 25 its kind of colours
-_GREY = 0
+_PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes; byte 24 is its bits, byte 25 its kind of colors
+_GRAY = 0
 
 # Markers of JPEG (ITU T.81, table B.1) that are not part of a scan's data
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])", re.DOTALL)
@@ -73,25 +73,25 @@ def decode_image(
 ) -> npt.NDArray[np.uint8]:
     """Decodes an image to the pixels that a person sees.
 
-    EXIF orientation is applied, transparency is blended over white, grey is repeated over the three
-    channels, 16-bit grey is scaled to 8 bits, and CMYK is converted. Of 16-bit colours the upper 8
+    EXIF orientation is applied, transparency is blended over white, gray is repeated over the three
+    channels, 16-bit gray is scaled to 8 bits, and CMYK is converted. Of 16-bit colors the upper 8
     bits are taken, of an animation the first frame.
 
     Args:
         data: A JPEG, PNG, BMP, GIF, WebP or AVIF file; HEIC with the extra `heic`.
         name: Name of the image in an error; its number of bytes by default.
-        max_value: Value that is white in 16-bit grey, as `Preprocess` has it.
+        max_value: Value that is white in 16-bit gray, as `Preprocess` has it.
 
     Returns:
         uint8 array of shape (height, width, 3), 0 to 255.
 
     Raises:
         InputError: If `data` is of another format, damaged, cut short or of over MAX_PIXELS; and
-            for 16-bit colours with a `max_value` other than 65,535.
+            for 16-bit colors with a `max_value` other than 65,535.
     """
     try:
-        if max_value != FULL_RANGE and data[:8] == _PNG and data[24] == 16 and data[25] != _GREY:
-            raise ValueError("16-bit colors, which max_value cannot scale: make them 8-bit or grey")
+        if max_value != FULL_RANGE and data[:8] == _PNG and data[24] == 16 and data[25] != _GRAY:
+            raise ValueError("16-bit colors, which max_value cannot scale: make them 8-bit or gray")
         with _opened(io.BytesIO(data)) as image:
             image.load()
             turn = _TURNS.get(orientation(image.info.get("exif", b"")))
@@ -124,8 +124,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def largest_value(data: bytes) -> int | None:
-    """Largest value of a 16-bit grey image file, 0 to 65,535; None for any other image."""
-    if data[:8] != _PNG or data[24:26] != bytes((16, _GREY)):
+    """Largest value of a 16-bit gray image file, 0 to 65,535; None for any other image."""
+    if data[:8] != _PNG or data[24:26] != bytes((16, _GRAY)):
         return None
     with _opened(io.BytesIO(data)) as image:
         return int(np.asarray(image).max())
@@ -163,7 +163,7 @@ class _HeldBack(io.BytesIO):
 
 
 def jpeg_damage(data: bytes) -> str | None:
-    """Describes damage inside a JPEG, which libjpeg fills up with grey; None if none is found.
+    """Describes damage inside a JPEG, which libjpeg fills up with gray; None if none is found.
 
     The data of a baseline JPEG must last exactly to its last pixel, and the scans of any other must
     bring every bit. Damage that changes neither, or inside the scans of a progressive JPEG, is not
@@ -304,11 +304,11 @@ def _refusal(name: str, error: Exception) -> str:
 
 
 def _as_rgb(image: Image.Image, max_value: int) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips at 255
-        grey = np.asarray(image)
-        scaled = grey.astype(np.float32) / (max_value / 255)
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion clips at 255
+        gray = np.asarray(image)
+        scaled = gray.astype(np.float32) / (max_value / 255)
         levels = np.rint(scaled.clip(0, 255)).astype(np.uint8)
-        levels[grey == image.info.get("transparency", -1)] = 255
+        levels[gray == image.info.get("transparency", -1)] = 255
         image = Image.fromarray(levels)
     if image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:
         del image.info["transparency"]  # of 16 bits, which Pillow compares with 8

@@ -26,13 +26,13 @@ FULL_RANGE = 65_535  # the largest value of 16 bits
 class Preprocess:
     """Specification of how an upright RGB image of any size becomes the network's input.
 
-    The image is resized to `size / crop_ratio` as `fit` says, the centre of `size` is cut out, and
-    the pixels are normalised to `(pixel / 255 - mean) / std`. The specification travels with
+    The image is resized to `size / crop_ratio` as `fit` says, the center of `size` is cut out, and
+    the pixels are normalized to `(pixel / 255 - mean) / std`. The specification travels with
     weights, runs and exported files; training, evaluation, prediction and export all read it.
 
     Attributes:
         size: (height, width) of the network's input, in pixels.
-        crop_ratio: Fraction of each side that the centre crop keeps, 0.1 to 1.
+        crop_ratio: Fraction of each side that the center crop keeps, 0.1 to 1.
         interpolation: `"bilinear"` or `"bicubic"`, with a filter where the image shrinks, as Pillow
             has it.
         mean: Of red, green and blue, on a scale of 0 to 1.
@@ -40,7 +40,7 @@ class Preprocess:
         fit: `"crop"` keeps the proportions and covers the size: the ends of a long image are never
             seen. `"pad"` keeps the proportions and shows the whole image, with black bars.
             `"squash"` shows the whole image and gives up the proportions.
-        max_value: Value that is white in 16-bit grey files, 1 to 65,535, such as 4,095 for 12-bit
+        max_value: Value that is white in 16-bit gray files, 1 to 65,535, such as 4,095 for 12-bit
             data. Files are scaled by it to 0 to 255, and higher values are white too. Files of 8
             bits, arrays and exported models' pixels are 0 to 255 whatever it is.
 
@@ -157,7 +157,7 @@ class Preprocess:
 
 
 def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
-    """Normalises pixels for a network built with `include_preprocessing=False`.
+    """Normalizes pixels for a network built with `include_preprocessing=False`.
 
     A network built with `include_preprocessing=True`, the default, does this itself: give it the
     pixels as they are.
@@ -169,7 +169,7 @@ def preprocess_input(x: Any, preprocess: Preprocess | None = None) -> Any:
 
     Returns:
         float32 tensor of the same shape, `(x / 255 - mean) / std`, where an image that does not
-        have three channels is normalised by the mean over the three (`scale_and_offset`).
+        have three channels is normalized by the mean over the three (`scale_and_offset`).
 
     Raises:
         InputError: If the last dimension is not 1 to 4.

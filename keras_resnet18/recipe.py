@@ -188,7 +188,7 @@ class Augment:
             for CIFAR).
         flip: Whether half of the images are mirrored left to right.
         erase: Probability, 0 to 1, of covering a random rectangle of 2 to 33 % of the image with
-            ImageNet's mean colour (Zhong et al. 2017).
+            ImageNet's mean color (Zhong et al. 2017).
         jitter: Largest relative change of brightness, contrast and saturation, 0 to 1.
         mixup: Alpha of the Beta distribution of the proportion in which images and labels are
             mixed (Zhang et al. 2018), such as 0.2; 0 disables it.

@@ -15,7 +15,7 @@ from PIL import Image
 _ORIENTATION = 0x0112
 # The passes of an interlaced PNG: first row, first column, steps, in digits
 _ADAM7 = ("0088", "0488", "4084", "0244", "2042", "0122", "1021")
-_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # PNG's kinds of colour
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # PNG's kinds of color
 
 
 def smooth_image(height: int = 30, width: int = 41) -> Image.Image:
@@ -46,7 +46,7 @@ def exif(orientation: int | None, order: str = ">") -> Image.Exif:
 
 def png(
     samples: np.ndarray,
-    colour: int,
+    color: int,
     bits: int,
     *,
     interlaced: bool = False,
@@ -64,7 +64,7 @@ def png(
             values = row.reshape(-1, 1).astype(np.uint16)
             packed = np.packbits((values >> np.arange(bits - 1, -1, -1).astype(np.uint16)) & 1)
             data += b"\0" + packed.tobytes()  # no filter
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
     whole = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*one) for one in whole)
 
@@ -171,7 +171,7 @@ def _jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg progressive grey.jpeg", jpeg(image.convert("L"), progressive=True)
     yield "jpeg restarts.jpg", jpeg(restart_marker_blocks=3)
     yield "jpeg cmyk.jpg", (cmyk := jpeg(image.convert("CMYK")))
-    adobe = cmyk.index(b"Adobe") + 11  # the kind of the colours; 2 is YCCK
+    adobe = cmyk.index(b"Adobe") + 11  # the kind of the colors; 2 is YCCK
     yield "jpeg ycck.jpg", cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :]
     yield "jpeg profile.jpg", jpeg(icc_profile=bytes(70_000))
     yield "jpeg tail.jpg", jpeg() + b"a camera's notes"
@@ -199,8 +199,8 @@ def _pngs() -> Iterator[tuple[str, bytes]]:
     yield "png alpha.png", encoded(alpha, "PNG")
     yield "png grey alpha.png", encoded(alpha.convert("LA"), "PNG")
     yield "png grey transparent.png", encoded(image.convert("L"), "PNG", transparency=128)
-    colour = image.getpixel((3, 4))
-    yield "png rgb transparent.png", encoded(image, "PNG", transparency=colour)
+    color = image.getpixel((3, 4))
+    yield "png rgb transparent.png", encoded(image, "PNG", transparency=color)
     for bits in (1, 2, 4, 8):
         palette = image.quantize(2**bits)
         yield f"png palette {bits}.png", encoded(palette, "PNG", bits=bits)

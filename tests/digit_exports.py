@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from small import build_colour_classifier, colour_digits, fit_random_network
+from small import build_color_classifier, color_digits, fit_random_network
 
 from keras_resnet18 import build_resnet18
 from keras_resnet18.exporters import graph, tflite
@@ -42,18 +42,18 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def coloured_digits(digits: Images) -> Images:
-    return colour_digits(digits, 500)
+def colored_digits(digits: Images) -> Images:
+    return color_digits(digits, 500)
 
 
 @pytest.fixture(scope="session")
-def training(coloured_digits: Images) -> Images:
-    return coloured_digits[0][:400], coloured_digits[1][:400]
+def training(colored_digits: Images) -> Images:
+    return colored_digits[0][:400], colored_digits[1][:400]
 
 
 @pytest.fixture(scope="session")
-def held_out(coloured_digits: Images) -> Images:
-    return coloured_digits[0][400:], coloured_digits[1][400:]
+def held_out(colored_digits: Images) -> Images:
+    return colored_digits[0][400:], colored_digits[1][400:]
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def classifier(training: Images, once: Any) -> keras.Model:
 @pytest.fixture(scope="session")
 def small_classifier(training: Images) -> keras.Model:
     """A network of two convolutions for the same digits. Shared: look, do not change."""
-    return build_colour_classifier(*training)
+    return build_color_classifier(*training)
 
 
 @pytest.fixture(scope="session")

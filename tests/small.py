@@ -68,14 +68,14 @@ def train_quickly(patch: Any) -> None:
     patch.setattr(trainer, "write_report", lambda run, *_: run.report_file)
 
 
-def colour_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
-    """Some digits, each number in a colour of its own: swapped channels change the class."""
+def color_digits(digits: tuple[Any, Any], count: int) -> tuple[Any, Any]:
+    """Some digits, each number in a color of its own: swapped channels change the class."""
     grey, labels = digits[0][:count], digits[1][:count]
     inks = np.array([colorsys.hsv_to_rgb(number / 10, 1, 1) for number in range(10)])
     return np.rint(grey * inks[labels][:, np.newaxis, np.newaxis]).astype(np.uint8), labels
 
 
-def build_colour_network(kernel_size: int = 3) -> Any:
+def build_color_network(kernel_size: int = 3) -> Any:
     """A small random network for images of 32×32 in ten classes, with a stem as a ResNet has."""
     import keras
     from keras import layers
@@ -89,15 +89,15 @@ def build_colour_network(kernel_size: int = 3) -> Any:
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu", name="conv")(x)
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     x = layers.Dense(10, activation="softmax", name="predictions")(x)
-    return keras.Model(image, x, name="colours")
+    return keras.Model(image, x, name="colors")
 
 
-def build_colour_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -> Any:
-    """The same, right on every coloured digit: its last layer is fitted to some."""
+def build_color_classifier(images: Any, labels: Any, *, kernel_size: int = 3) -> Any:
+    """The same, right on every colored digit: its last layer is fitted to some."""
     import keras
 
     keras.utils.set_random_seed(0)
-    return fit_last_layer(build_colour_network(kernel_size), images, labels, c=100)
+    return fit_last_layer(build_color_network(kernel_size), images, labels, c=100)
 
 
 def fit_last_layer(model: Any, images: Any, labels: Any, *, c: float) -> Any:

@@ -26,7 +26,7 @@ from keras_resnet18.images import (
     read_image,
 )
 
-# Four quarters of different colours, higher than wide: no turn or mirror image equals another.
+# Four quarters of different colors, higher than wide: no turn or mirror image equals another.
 QUARTERS = np.zeros((16, 8, 3), np.uint8)
 QUARTERS[:8, :4] = (250, 10, 10)
 QUARTERS[:8, 4:] = (10, 250, 10)
@@ -115,7 +115,7 @@ def test_a_transparent_palette_entry_is_white(kind):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO"])
 def test_the_first_frame_of_an_animation_and_no_preview_is_taken(kind):
-    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first, second = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     data = encoded(first, kind, save_all=True, append_images=[second], lossless=True)
     assert_near(decode_image(data), np.full((8, 8, 3), (255, 0, 0), np.uint8))
 
@@ -196,7 +196,7 @@ def test_16_bit_grey_is_scaled_by_a_stated_maximum_and_nothing_else_is():
         assert largest_value(data) is None
 
 
-def test_16_bit_colours_are_not_scaled_wrongly_but_refused():
+def test_16_bit_colors_are_not_scaled_wrongly_but_refused():
     data = tf.io.encode_png(np.full((4, 4, 3), 4095, np.uint16)).numpy()
     assert (decode_image(data) == 15).all()
     with pytest.raises(InputError, match="16-bit colors, which max_value cannot scale"):

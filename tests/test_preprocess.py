@@ -76,7 +76,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(values, allowed):
     assert allowed in str(error.value) and f"Received: {next(iter(values))}=" in str(error.value)
 
 
-# Normalisation
+# Normalization
 
 
 def test_preprocess_input_does_what_a_network_with_preprocessing_does_itself(resnet18):
@@ -95,7 +95,7 @@ def test_preprocess_input_uses_the_mean_and_std_of_the_spec_it_is_given():
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_other_channels_than_three_are_normalised_by_the_mean_over_the_three(channels):
+def test_other_channels_than_three_are_normalized_by_the_mean_over_the_three(channels):
     pixels = np.full((2, 8, 8, channels), 100)
     expected = (100 / 255 - np.mean(IMAGENET_MEAN)) / np.mean(IMAGENET_STD)
     np.testing.assert_allclose(preprocess_input(pixels), np.full(pixels.shape, expected), rtol=1e-6)

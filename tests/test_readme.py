@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from small import colour_digits, narrow_resnet18
+from small import color_digits, narrow_resnet18
 from tensorflow_datasets.core.utils import file_utils
 
 from keras_resnet18 import save_weights
@@ -35,11 +35,11 @@ def program_with(words: str) -> str:
 def digits_as_cifar10(digits, tmp_path, monkeypatch):
     """Lets TFDS find a `cifar10` that holds digits, so that nothing has to be downloaded.
 
-    Their colours tell them apart too: a few steps are enough to learn them.
+    Their colors tell them apart too: a few steps are enough to learn them.
     """
     # or TFDS asks the network whether this is Google's cloud
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    images, labels = colour_digits(digits, 300)
+    images, labels = color_digits(digits, 300)
     examples = [
         (i, {"id": f"{i}", "image": images[i], "label": int(labels[i])}) for i in range(300)
     ]

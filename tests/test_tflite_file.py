@@ -110,7 +110,7 @@ class TestMetadata:
         assert found == pytest.approx(threshold)
 
     @pytest.mark.parametrize(("channels", "space"), [(1, 2), (3, 1), (4, 0)])
-    def test_says_which_colours_the_model_takes(self, channels, space):
+    def test_says_which_colors_the_model_takes(self, channels, space):
         model = keras.Sequential([keras.Input((8, 8, channels)), keras.layers.Flatten()])
         said = unpacked(metadata.pack(described(model)))
         (image,) = said["subgraph_metadata"][0]["input_tensor_metadata"]
@@ -164,8 +164,8 @@ def test_a_softmax_kept_in_float_gives_the_same_to_a_256th(as_converted, held_ou
 
 
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])
-def test_what_the_gpu_engine_gets_wrong_is_written_otherwise(quantize, coloured_digits, tmp_path):
-    images = coloured_digits[0][:50, :31]  # 31×32: a stride of 2 leaves a row over
+def test_what_the_gpu_engine_gets_wrong_is_written_otherwise(quantize, colored_digits, tmp_path):
+    images = colored_digits[0][:50, :31]  # 31×32: a stride of 2 leaves a row over
     image = keras.Input(images.shape[1:])
     x = keras.layers.Conv2D(32, 1, strides=2, activation="relu")(image)
     x = keras.layers.Conv2D(64, 1, strides=(3, 2), padding="same")(x)

@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(small_classifier, training, folder):
-    """A classifier of coloured digits in two formats, whose files say all that is needed."""
+    """A classifier of colored digits in two formats, whose files say all that is needed."""
     spec = ClassifierSpec(tuple(LABELS), PREPROCESS)
     files = {None: folder / "model.tflite", "int8": folder / "model-int8.tflite"}
     for quantize, file in files.items():
@@ -55,11 +55,11 @@ def models(small_classifier, training, folder):
 
 
 @pytest.fixture(scope="module")
-def photo(folder, coloured_digits):
+def photo(folder, colored_digits):
     """A digit of 90×70 pixels that lies sideways in its file, as phones leave photos."""
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
-    image = Image.fromarray(coloured_digits[0][7]).resize((70, 90), Image.Resampling.BICUBIC)
+    image = Image.fromarray(colored_digits[0][7]).resize((70, 90), Image.Resampling.BICUBIC)
     image.transpose(Image.Transpose.ROTATE_90).save(folder / "photo.jpg", exif=exif, quality=95)
     return folder / "photo.jpg"
 

@@ -55,7 +55,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_keras
 
 SIDES = {"keras": "Keras, as its guides show it", "ours": "ours, `small-images`"}
-COLOURS = {"keras": "tab:red", "ours": "tab:cyan"}
+COLORS = {"keras": "tab:red", "ours": "tab:cyan"}
 BATCH = 128
 TRAINING = ("side", "seed", "images", "epochs", "stem")  # what tells a training from others
 
@@ -281,13 +281,13 @@ def draw(curves: dict[str, list[list[Row]]], path: Path) -> None:
     for side, of_seeds in curves.items():
         points = np.array([[[r["minutes"], r["validation_accuracy"]] for r in c] for c in of_seeds])
         for seed in points if len(points) > 1 else ():
-            axes.plot(seed[:, 0], 100 * seed[:, 1], color=COLOURS[side], linewidth=1, alpha=0.6)
+            axes.plot(seed[:, 0], 100 * seed[:, 1], color=COLORS[side], linewidth=1, alpha=0.6)
         mean = points.mean(0)
         label = SIDES[side].replace("`", "")
-        line = {"color": COLOURS[side], "linewidth": 2.2, "marker": "o", "markersize": 4}
+        line = {"color": COLORS[side], "linewidth": 2.2, "marker": "o", "markersize": 4}
         axes.plot(mean[:, 0], 100 * mean[:, 1], label=label, **line)
         if side == "keras":
-            axes.axhline(100 * mean[:, 1].max(), color=COLOURS[side], linewidth=1, linestyle=":")
+            axes.axhline(100 * mean[:, 1].max(), color=COLORS[side], linewidth=1, linestyle=":")
     axes.set(xlabel="minutes of training", ylabel="validation accuracy, %")
     axes.set_xlim(left=0)
     # a first epoch near chance, at a high learning rate, would flatten all that follows

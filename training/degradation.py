@@ -5,8 +5,8 @@
 
 Trains plain18, plain34, resnet18 and resnet34 by one recipe, `small-images`, and compares their
 errors over time, as figure 4 of He et al. 2015 does for ImageNet. Then measures the norm of the
-loss's gradient at each convolution, at initialisation and after one epoch, with BatchNorm and, at
-initialisation, without.
+loss's gradient at each convolution, at initialization and after one epoch, with BatchNorm and, at
+initialization, without.
 
 SOURCE is `tfds:cifar10`, or a folder with train/class/… and test/class/…. A tenth of the training
 images is held out for validation. `--full` takes all images, for the paper's 64,000 steps of 128.
@@ -35,7 +35,7 @@ from keras_resnet18.errors import InputError
 from keras_resnet18.machine import start_keras
 
 NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
-COLOURS = {"18": "tab:cyan", "34": "tab:red"}
+COLORS = {"18": "tab:cyan", "34": "tab:red"}
 GRADIENT_IMAGES = 512
 PAPERS_STEPS, BATCH = 64_000, 128
 
@@ -160,8 +160,8 @@ def gradient_rows(arguments: argparse.Namespace, training: Arrays) -> Iterator[d
         run = kr.load_run(arguments.out / f"{network}-1-epochs-seed0")
         trained.set_weights(run.model.get_weights())
         for when, model in (
-            ("without BatchNorm, at initialisation", without_batch_norm(new)),
-            ("at initialisation", new),
+            ("without BatchNorm, at initialization", without_batch_norm(new)),
+            ("at initialization", new),
             ("after an epoch", trained),
         ):
             for depth, norm in enumerate(gradient_norms(model, images, labels), 1):
@@ -222,13 +222,13 @@ def draw_errors(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     columns = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(columns, ("plain", "resnet"), strict=True):
-        for depth, colour in COLOURS.items():
+        for depth, color in COLORS.items():
             network = f"{kind}{depth}"
             for error, width in (("training_error", 1), ("validation_error", 2.2)):
                 curve = mean_by_epoch([r for r in rows if r["network"] == network], error)
                 label = network if width > 2 else None
                 epochs, values = list(curve), [100 * value for value in curve.values()]
-                axes.plot(epochs, values, color=colour, linewidth=width, label=label)
+                axes.plot(epochs, values, color=color, linewidth=width, label=label)
         axes.set(xlabel="epoch", title={"plain": "plain", "resnet": "residual"}[kind])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -253,7 +253,7 @@ def draw_gradients(rows: list[dict[str, Any]], path: Path) -> None:
             axes.semilogy(
                 [row["convolution"] for row in chosen],
                 [row["norm"] for row in chosen],
-                color=COLOURS[network[-2:]],
+                color=COLORS[network[-2:]],
                 linestyle="--" if network.startswith("plain") else "-",
                 label=network,
             )

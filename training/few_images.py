@@ -72,9 +72,9 @@ def known(arguments: argparse.Namespace) -> list[Row]:
 
 def drawn(arguments: argparse.Namespace, seed: int) -> tuple[Path, Path]:
     """Tables of the images that a seed draws, and of all others."""
-    from keras_resnet18.data.sources import labelled_files
+    from keras_resnet18.data.sources import labeled_files
 
-    files = labelled_files(arguments.folder)
+    files = labeled_files(arguments.folder)
     if files is None:
         raise InputError(f"images must be a folder class/…. Received: {arguments.folder}")
     root, images = files

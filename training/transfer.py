@@ -97,9 +97,9 @@ def compare(arguments: argparse.Namespace) -> None:
             )
 
 
-def drawn(labelled: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:
+def drawn(labeled: Arrays, count: int, seed: int) -> tuple[Arrays, Arrays]:
     """`count` images of each class at random, and others to choose the epoch by."""
-    images, labels = labelled
+    images, labels = labeled
     random = np.random.default_rng(seed)
     chosen, validation = [], []
     for label in range(len(OTHERS)):

@@ -9,7 +9,7 @@ is compared with its model on the same images; the table gives on how many they 
 and the largest difference of a probability.
 
 RUN is a finished training, whose files are exported where they are missing and compared on its test
-images. NETWORKS are random ResNets whose last layer is fitted to scikit-learn's digits, in colour.
+images. NETWORKS are random ResNets whose last layer is fitted to scikit-learn's digits, in color.
 Each line of the table is a row in --rows as soon as it is known and is not measured again. It needs
 Chromium, the extra `web`, and `npm ci` in examples/web: see CONTRIBUTING.md.
 """
@@ -148,7 +148,7 @@ def of_network(name: str, images: int, folder: Path) -> Case:
     import keras
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
-    from small import colour_digits
+    from small import color_digits
 
     import keras_resnet18 as kr
 
@@ -156,7 +156,7 @@ def of_network(name: str, images: int, folder: Path) -> Case:
     grey, labels = load_digits(return_X_y=True)
     rows = np.arange(side) * 8 // side
     grey = grey.reshape(-1, 8, 8)[:, rows][:, :, rows] * (255 / 16)
-    pixels, labels = colour_digits((grey[..., None].repeat(3, -1), labels), FITTED + HELD_OUT)
+    pixels, labels = color_digits((grey[..., None].repeat(3, -1), labels), FITTED + HELD_OUT)
 
     keras.utils.set_random_seed(0)
     model = getattr(kr, build)(input_shape=(side, side, 3), classes=10, **options)

@@ -33,7 +33,7 @@ from keras_resnet18.checking.labels import (
     write_labels,
 )
 from keras_resnet18.data.progress import watched
-from keras_resnet18.data.sources import labelled_files
+from keras_resnet18.data.sources import labeled_files
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError
 from keras_resnet18.run import Run
@@ -102,7 +102,7 @@ def check(
         check_free(out)
     if features is not None:
         extractor = open_extractor(features)
-    files = None if isinstance(source, Source) else labelled_files(source)
+    files = None if isinstance(source, Source) else labeled_files(source)
     if files is None:
         images, facts = _decoded(opened(source, split_seed, {}, console), console)
     else:

@@ -48,7 +48,7 @@ class Facts:
         size: (height, width) in pixels, upright.
         digest: SHA-256 of size and pixels; empty if it cannot be decoded.
         spread: Largest difference between two values of a channel, 0 to 255.
-        largest: Largest value of a 16-bit grey file, 0 to 65,535; None for any other.
+        largest: Largest value of a 16-bit gray file, 0 to 65,535; None for any other.
     """
 
     name: str

@@ -27,7 +27,7 @@ from keras_resnet18.checking.findings import (
 from keras_resnet18.data.files import digests_of_alike
 from keras_resnet18.data.folds import Folds, deal, whole_source
 from keras_resnet18.data.progress import watched
-from keras_resnet18.data.sources import labelled_files, open_source
+from keras_resnet18.data.sources import labeled_files, open_source
 from keras_resnet18.data.splits import Source
 from keras_resnet18.errors import InputError, one_of
 from keras_resnet18.images import FORMATS_IN_WORDS
@@ -120,7 +120,7 @@ def look(
     left_out: dict[str, str] = {}
     facts: list[Facts] = []
     if on_bad_image == "skip" and not isinstance(source, Source):
-        if (files := labelled_files(source)) is not None:
+        if (files := labeled_files(source)) is not None:
             facts = inspect_files(files[0], [image.path for image in files[1]], console)
         left_out = {fact.name: fact.error for fact in facts if fact.error is not None}
     found = opened(source, split_seed, left_out, console)

@@ -47,7 +47,7 @@ _BLOCK = 256  # images compared with all others at once
 # of 3,670 photos reach it, all of them the same picture, and 99.7 % of the photos beside a copy of
 # 90 % of the size, mirrored or not (training/label_errors.py).
 _SIDE, _SAME = 16, 0.995
-_BLANK = 28  # length of a thumbnail that differs from its mean colour by a level
+_BLANK = 28  # length of a thumbnail that differs from its mean color by a level
 
 _SHOWN_LABELS, _SHOWN_PAIRS = 120, 40  # on the page
 

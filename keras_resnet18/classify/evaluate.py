@@ -27,7 +27,7 @@ from keras_resnet18.classify.classifier import of_training, open_classifier, ope
 from keras_resnet18.classify.exported import latency_ms
 from keras_resnet18.data.files import digests_of_alike, open_test_files
 from keras_resnet18.data.pipeline import eval_batches
-from keras_resnet18.data.sources import labelled_files, open_source
+from keras_resnet18.data.sources import labeled_files, open_source
 from keras_resnet18.data.splits import Source, Split
 from keras_resnet18.errors import InputError, listed, one_of
 from keras_resnet18.files import check_destination, staged, to_json
@@ -82,7 +82,7 @@ def open_whole(spec: str | os.PathLike[str], classes: Sequence[str]) -> Whole:
     Raises:
         InputError: If there is no such source, or it has an image of another class.
     """
-    files = labelled_files(spec)
+    files = labeled_files(spec)
     if files is None:
         return whole_of(open_source(spec), classes)
     split = open_test_files(*files, os.fspath(spec), classes)

@@ -26,7 +26,7 @@ ModelArgument = Annotated[
 DataOption = Annotated[
     str | None,
     typer.Option(
-        metavar="SOURCE", help="Labelled images. [default: those that the run was trained on]"
+        metavar="SOURCE", help="Labeled images. [default: those that the run was trained on]"
     ),
 ]
 SOURCE = typer.Argument(

@@ -111,7 +111,7 @@ def train(
         int | None, typer.Option(metavar="I", help="With --distributed: this process, from 0.")
     ] = None,
 ) -> None:
-    """Train a classifier on labelled images.
+    """Train a classifier on labeled images.
 
     Writes a run: a folder with the model, the recipe, the metrics and plots. Ctrl-C saves a
     checkpoint, which --resume continues.

@@ -1,1 +1,1 @@
-"""Any labelled images become one small `Source`, and a `Source` becomes `tf.data`."""
+"""Any labeled images become one small `Source`, and a `Source` becomes `tf.data`."""

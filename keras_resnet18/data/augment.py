@@ -20,7 +20,7 @@ _DRAWS = {"crop": 4 * _CROP_TRIES, "flip": 1, "shift": 2, "erase": 5, "jitter": 
 _CROP_ASPECTS = (3 / 4, 4 / 3)
 _ERASE_AREAS = (0.02, 0.33)  # Zhong et al. 2017, as are the aspects
 _ERASE_ASPECTS = (0.3, 3.3)
-_ERASE_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+_ERASE_COLOR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 
 def augment(
@@ -122,8 +122,8 @@ def _random_jitter(image: tf.Tensor, random: tf.Tensor, most: float) -> tf.Tenso
     factors = _between((1 - most, 1 + most), random)
     pixels = tf.minimum(tf.cast(image, tf.float32) * factors[0], 255.0)
     pixels = tf.image.adjust_contrast(pixels, factors[1])
-    grey = tf.image.rgb_to_grayscale(pixels)
-    pixels = grey + factors[2] * (pixels - grey)
+    gray = tf.image.rgb_to_grayscale(pixels)
+    pixels = gray + factors[2] * (pixels - gray)
     return tf.saturate_cast(tf.round(pixels), tf.uint8)
 
 
@@ -144,7 +144,7 @@ def _random_erase(image: tf.Tensor, random: tf.Tensor, probability: float) -> tf
         top, left = tf.unstack(tf.cast(start, tf.int32))
         bottom, right = tf.unstack(tf.cast(start + window, tf.int32))
         patch = tf.broadcast_to(
-            tf.constant(_ERASE_COLOUR, tf.uint8), (bottom - top, right - left, 3)
+            tf.constant(_ERASE_COLOR, tf.uint8), (bottom - top, right - left, 3)
         )
         rows = image[top:bottom]
         band = tf.concat([rows[:, :left], patch, rows[:, right:]], 1)
@@ -222,20 +222,20 @@ def _cutmix(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor
     rows = distributed.rows(batch)
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     side = tf.gather(tf.sqrt(1 - _beta(batch, seeds[0], alpha)), rows)
-    centre = tf.gather(tf.random.stateless_uniform((2, batch), seeds[1]), rows, axis=1)
-    rows, row_count = _span(centre[0], side, height)
-    columns, column_count = _span(centre[1], side, width)
+    center = tf.gather(tf.random.stateless_uniform((2, batch), seeds[1]), rows, axis=1)
+    rows, row_count = _span(center[0], side, height)
+    columns, column_count = _span(center[1], side, width)
     inside = rows[:, :, tf.newaxis, tf.newaxis] & columns[:, tf.newaxis, :, tf.newaxis]
     area = tf.cast(height * width, tf.float32)
     fraction = 1 - tf.cast(row_count * column_count, tf.float32) / area
     return tf.where(inside, images[::-1], images), fraction
 
 
-def _span(centre: tf.Tensor, side: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _span(center: tf.Tensor, side: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mask of each rectangle along one axis, cut at the image's edge, and its number of places."""
     length_ = tf.cast(length, tf.float32)
-    start = tf.cast(tf.round(length_ * (centre - side / 2)), tf.int32)
-    end = tf.cast(tf.round(length_ * (centre + side / 2)), tf.int32)
+    start = tf.cast(tf.round(length_ * (center - side / 2)), tf.int32)
+    end = tf.cast(tf.round(length_ * (center + side / 2)), tf.int32)
     start, end = tf.maximum(start, 0), tf.minimum(end, length)
     places = tf.range(length)
     inside = (places >= start[:, tf.newaxis]) & (places < end[:, tf.newaxis])

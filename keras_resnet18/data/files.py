@@ -113,7 +113,7 @@ def digests_of_alike(paths: Iterable[Path], advance: Advance = silent) -> dict[P
 
 
 _FIRST_BYTES = 2**13  # the whole header of most files
-_MOST_BYTES = 2**20  # of a header with a thumbnail and a colour profile
+_MOST_BYTES = 2**20  # of a header with a thumbnail and a color profile
 
 # Markers of JPEG (ITU T.81, table B.1); the 4, 8 and C among C0 to CF begin no frame
 _FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
@@ -124,7 +124,7 @@ _segment = struct.Struct(">HH").unpack_from  # marker and length
 class Header(enum.Enum):
     """Kind of a file by its first bytes.
 
-    PLAIN_JPEG is an upright baseline JPEG, grey or colour, which TensorFlow decodes to the pixels
+    PLAIN_JPEG is an upright baseline JPEG, gray or color, which TensorFlow decodes to the pixels
     of `images.decode_image`; IMAGE is any other image, BROKEN anything else.
     """
 
@@ -171,7 +171,7 @@ def header_of(data: bytes) -> Header | None:
             plain = marker == _BASELINE and _is_plain_frame(data[at + 4 : at + 10])
         elif marker == _APP1:
             plain = orientation(data[at + 4 : at + 2 + length]) == 1
-        else:  # Adobe's marker ends with the kind of the colours: 1 is YCbCr
+        else:  # Adobe's marker ends with the kind of the colors: 1 is YCbCr
             end = at + 2 + length
             plain = marker != _APP14 or data[end - 1 : end] == b"\1"
         if not plain:
@@ -186,7 +186,7 @@ def is_plain(data: bytes) -> np.bool_:
 
 
 def _is_plain_frame(segment: bytes) -> bool:
-    """Whether a frame has 8 bits, grey or three colours, and a size that is allowed."""
+    """Whether a frame has 8 bits, gray or three colors, and a size that is allowed."""
     height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
     return segment[:1] == b"\x08" and segment[5:6] in b"\1\3" and 0 < height * width <= MAX_PIXELS
 

@@ -1,4 +1,4 @@
-"""Labelled image files of a folder, found by one walk for training and prediction.
+"""Labeled image files of a folder, found by one walk for training and prediction.
 
 Nothing here imports TensorFlow, because exported files are run without it.
 """
@@ -43,7 +43,7 @@ _SYSTEM_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """A labelled image file.
+    """A labeled image file.
 
     Attributes:
         path: Relative to the source's folder, or absolute, as the file system spells it.
@@ -58,7 +58,7 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Labelled image files of a folder or a manifest.
+    """Labeled image files of a folder or a manifest.
 
     Attributes:
         root: The folder that their paths are relative to.

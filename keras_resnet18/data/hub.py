@@ -27,9 +27,9 @@ _CLASSES = re.compile(r"(large_)?string|bool|u?int\d+")  # of a Value
 
 
 def open_hub(spec: str, split_seed: int) -> Source:
-    """Opens a dataset of labelled images on the Hub, and downloads it if it is not in the cache.
+    """Opens a dataset of labeled images on the Hub, and downloads it if it is not in the cache.
 
-    Its own labelled splits are used; a missing one is carved out of `train` by a hash of the row's
+    Its own labeled splits are used; a missing one is carved out of `train` by a hash of the row's
     number. `Source.spec` names the commit, so that it opens the same images later.
 
     Args:
@@ -40,7 +40,7 @@ def open_hub(spec: str, split_seed: int) -> Source:
 
     Raises:
         InputError: If `datasets` is missing, the dataset cannot be fetched, or it does not hold
-            labelled images.
+            labeled images.
     """
     options = dict(parse_qsl(spec.partition("?")[2], keep_blank_values=True))
     for name in options:

@@ -1,4 +1,4 @@
-"""`open_source` and `from_arrays`: labelled images by name, by path or from memory."""
+"""`open_source` and `from_arrays`: labeled images by name, by path or from memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_source(
     whole: bool = False,
     advance: Advance = silent,
 ) -> Source:
-    """Opens labelled images by name or path.
+    """Opens labeled images by name or path.
 
     Args:
         spec: `"digits"`, scikit-learn's 1,797 digits of 8 by 8 pixels; `"tfds:NAME"`, or
@@ -80,8 +80,8 @@ def open_source(
     return whole_source(source) if whole else source
 
 
-def labelled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
-    """Lists the labelled image files of all splits without opening them; some may not be images.
+def labeled_files(spec: str | os.PathLike[str]) -> tuple[Path, list[ImageFile]] | None:
+    """Lists the labeled image files of all splits without opening them; some may not be images.
 
     Returns:
         The folder that their paths are relative to, and the files; None for a source that does not
@@ -234,7 +234,7 @@ def _checked(images: npt.ArrayLike, labels: npt.ArrayLike) -> _Arrays:
         )
     if targets.min(initial=0) < 0:
         raise InputError(
-            f"labels must count from 0. Received: {targets.min()}. Leave unlabelled images out."
+            f"labels must count from 0. Received: {targets.min()}. Leave unlabeled images out."
         )
     return pixels, targets.astype(np.int64)
 

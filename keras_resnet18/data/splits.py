@@ -1,4 +1,4 @@
-"""`Source`: labelled images in three splits, each a `Split` that `tf.data` reads."""
+"""`Source`: labeled images in three splits, each a `Split` that `tf.data` reads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images for one use.
+    """Labeled images for one use.
 
     Attributes:
         size: Number of images.
@@ -94,7 +94,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Labelled images, ready for training.
+    """Labeled images, ready for training.
 
     Attributes:
         name: Name that the user gave.

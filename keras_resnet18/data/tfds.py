@@ -23,20 +23,20 @@ _BLOCK_BYTES = 256 * 2**20
 def open_tfds(spec: str) -> Source:
     """Opens a single-label image dataset of TensorFlow Datasets; downloads it if necessary.
 
-    Its own labelled splits are used; a missing one is the last tenth of `train` that is left.
+    Its own labeled splits are used; a missing one is the last tenth of `train` that is left.
 
     Args:
         spec: `"tfds:NAME"` or `"tfds:NAME/CONFIG:VERSION"`, in the default data folder, which
             the environment variable TFDS_DATA_DIR moves.
 
     Raises:
-        InputError: If the dataset is unknown, cannot be fetched, or is not one of labelled images.
+        InputError: If the dataset is unknown, cannot be fetched, or is not one of labeled images.
     """
     builder = _prepared_builder(spec)
     image, label = _features(builder, spec)
     given = {name: _is_labelled(builder, name) for name in builder.info.splits}
-    ranges = _split_ranges({name for name, labelled in given.items() if labelled}, spec)
-    unlabelled = [name for name, labelled in given.items() if not labelled]
+    ranges = _split_ranges({name for name, labeled in given.items() if labeled}, spec)
+    unlabeled = [name for name, labeled in given.items() if not labeled]
     height, width, _ = image.shape
     image_size = None if height is None or width is None else (height, width)
     return Source(
@@ -44,8 +44,8 @@ def open_tfds(spec: str) -> Source:
         classes=tuple(label.names),
         splits={kind: _split(builder, ranges[kind], spec, image_size) for kind in SPLITS},
         image_size=image_size,
-        notes=(f"not used, because there are no labels in it: {listed(unlabelled)}",)
-        if unlabelled
+        notes=(f"not used, because there are no labels in it: {listed(unlabeled)}",)
+        if unlabeled
         else (),
     ).with_notes_on(ranges)
 
@@ -102,7 +102,7 @@ def _split_ranges(given: set[str], spec: str) -> dict[SplitName, str]:
     """Range of each split in TFDS' notation."""
     if "train" not in given:
         raise InputError(
-            "a TFDS dataset must have a labelled split 'train'. "
+            "a TFDS dataset must have a labeled split 'train'. "
             f"Received: {spec!r} with {listed(sorted(given))}. Choose another dataset."
         )
     validation = next((name for name in ("validation", "val") if name in given), None)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet18.images import MAX_PIXELS
 
 _PNG = b"\x89PNG\r\n\x1a\n"  # the signature of a PNG file
-_GREY, _RGB, _PALETTE = 0, 2, 3  # PNG color types
+_GRAY, _RGB, _PALETTE = 0, 2, 3  # PNG color types
 
 _MAX_SEGMENTS = 1000  # of a JPEG, in which EXIF is searched for
 
@@ -71,7 +71,7 @@ def _checked(file: Any, condition: Any, expected: str, received: Any) -> Any:
 def _decode_png(file: Any, data: Any) -> Any:
     bits, color_type = _number(data, 24, 1), _number(data, 25, 1)
 
-    def grey() -> Any:
+    def gray() -> Any:
         # One level may be transparent. With fewer than 8 bits and no such level, TensorFlow sets
         # alpha to 1, 3 or 15 instead of 255.
         image = tf.io.decode_png(file, channels=4, dtype=tf.uint16)
@@ -85,7 +85,7 @@ def _decode_png(file: Any, data: Any) -> Any:
 
     return tf.case(
         [
-            (color_type == _GREY, grey),
+            (color_type == _GRAY, gray),
             (color_type == _PALETTE, palette),
             ((color_type == _RGB) & (bits == 16), lambda: tf.io.decode_png(file, channels=3)),
         ],

@@ -122,16 +122,16 @@ def frozen_batch_norm(model: keras.Model) -> Iterator[None]:
 
     A few images give poor statistics; those of the pretraining match the weights.
     """
-    normalisations = [
+    normalizations = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    before = [layer.trainable for layer in normalisations]
-    for layer in normalisations:
+    before = [layer.trainable for layer in normalizations]
+    for layer in normalizations:
         layer.trainable = False
     try:
         yield
     finally:
-        for layer, trainable in zip(normalisations, before, strict=True):
+        for layer, trainable in zip(normalizations, before, strict=True):
             layer.trainable = trainable
 
 

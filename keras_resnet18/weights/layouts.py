@@ -127,7 +127,7 @@ def _with_plain_head(tensors: dict[str, Array]) -> dict[str, Array]:
     return {re.sub(rf"^fc\.{number}\.", "fc.", name): array for name, array in tensors.items()}
 
 
-def recognise(tensors: Iterable[str]) -> str | None:
+def recognize(tensors: Iterable[str]) -> str | None:
     """Returns the layout that has the most of these names, or None.
 
     That is `"torchvision"` for the names that timm shares, and `"timm"` for variant d.

@@ -23,7 +23,7 @@ from keras_resnet18.weights.layouts import (
     module_names,
     module_of,
     of_network,
-    recognise,
+    recognize,
     to_keras,
     to_torch,
     torch_shape,
@@ -148,7 +148,7 @@ def load_weights(
     contents, beside = files.read(path_of(path, "the path of a checkpoint"))
     tensors, others = of_network(contents)
     others += beside
-    layout = recognise(tensors)
+    layout = recognize(tensors)
     if layout is None:
         raise InputError(
             "a checkpoint must have torchvision's, timm's or transformers' names, such as "

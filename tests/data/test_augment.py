@@ -12,7 +12,7 @@ from keras_resnet18.preprocess import Preprocess
 from keras_resnet18.recipe import Augment
 
 ALL = {"resized_crop": (0.3, 1.0), "shift": 2, "flip": True, "erase": 0.5, "jitter": 0.4}
-COLOUR = (124, 116, 104)
+COLOR = (124, 116, 104)
 
 y, x = np.mgrid[:24, :32]
 RAMP = np.stack([y * 10, x * 7, np.full_like(y, 60)], -1).astype(np.uint8)
@@ -87,7 +87,7 @@ def test_jitter_scales_brightness_contrast_and_saturation_within_its_limits():
 def test_erase_covers_the_stated_fraction_of_images_and_area():
     black = np.zeros((40, 40, 3), np.uint8)
     results = variations(black, 400, (40, 40), erase=0.25)
-    covered = (results == COLOUR).all(-1)
+    covered = (results == COLOR).all(-1)
     areas = covered.mean((1, 2))
     erased = areas > 0
     assert 65 <= erased.sum() <= 135  # 4 standard deviations
@@ -143,5 +143,5 @@ def test_resized_crop_of_a_padded_image_may_hold_bars_but_never_bars_alone():
 def test_turning_one_kind_on_leaves_the_others_as_they_were():
     flipped = variations(RAMP, 30, (24, 32), flip=True)
     both = variations(RAMP, 30, (24, 32), flip=True, erase=1.0)
-    covered = (both == COLOUR).all(-1)
+    covered = (both == COLOR).all(-1)
     np.testing.assert_array_equal(both[~covered], flipped[~covered])

@@ -6,7 +6,7 @@ import pytest
 
 from keras_resnet18 import check
 from keras_resnet18.classify.evaluate import open_whole
-from keras_resnet18.data.sources import labelled_files, open_source
+from keras_resnet18.data.sources import labeled_files, open_source
 from keras_resnet18.errors import InputError
 from keras_resnet18.recipe import SPLITS
 
@@ -165,7 +165,7 @@ def test_columns_that_are_not_used_are_named_and_likely_ones_offered(table, colu
 )
 def test_several_labels_of_an_image_are_said_to_be_unsupported(table, columns, rows, message):
     path = table(columns, rows)
-    for call in (open_source, labelled_files):
+    for call in (open_source, labeled_files):
         with pytest.raises(InputError, match=f"multi-label.*not supported.*{message}") as caught:
             call(path)
         assert "\n" not in str(caught.value)

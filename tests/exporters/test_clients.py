@@ -35,9 +35,9 @@ print(json.dumps({
 
 
 def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_imported(
-    served, classifier, coloured_digits, labels, run_python, tmp_path
+    served, classifier, colored_digits, labels, run_python, tmp_path
 ):
-    images, files = coloured_digits[0][:5], (tmp_path / "images.npy", tmp_path / "photo.jpg")
+    images, files = colored_digits[0][:5], (tmp_path / "images.npy", tmp_path / "photo.jpg")
     photo = encoded(smooth_image(48, 80), "JPEG", exif=exif(6))  # of a phone held upright
     np.save(files[0], images)
     files[1].write_bytes(photo)
@@ -67,10 +67,10 @@ def test_a_saved_model_answers_where_neither_this_package_nor_keras_can_be_impor
         np.testing.assert_allclose(numbers, [value for _, value in best], atol=1e-6)
 
 
-def test_onnx_runtime_gives_answers_and_names(onnx_file, small_classifier, coloured_digits, labels):
+def test_onnx_runtime_gives_answers_and_names(onnx_file, small_classifier, colored_digits, labels):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     session = onnxruntime.InferenceSession(onnx_file.path, providers=["CPUExecutionProvider"])
-    for images in (coloured_digits[0][:1], coloured_digits[0][:5]):
+    for images in (colored_digits[0][:1], colored_digits[0][:5]):
         (got,) = session.run(["probabilities"], {"image": images})
         np.testing.assert_allclose(got, small_classifier.predict(images, verbose=0), atol=1e-5)
     metadata = session.get_modelmeta().custom_metadata_map

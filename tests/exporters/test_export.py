@@ -173,7 +173,7 @@ def test_a_format_without_its_extra_is_refused_or_left_out(run, given, tmp_path,
     [
         ({"formats": "coreml"}, "one of saved_model, .*, onnx, all. Received: format='coreml'"),
         ({"formats": ["all", "coreml"]}, "Received: format='coreml'"),
-        ({"formats": ["tflite"], "about": {"colour": "red"}}, "about takes name, description"),
+        ({"formats": ["tflite"], "about": {"color": "red"}}, "about takes name, description"),
         ({"check_images": 0}, "check_images must be 1 or more"),
         ({"data": "digits"}, "must be of the classifier's classes"),
     ],

@@ -112,6 +112,6 @@ def test_images_of_different_sizes_are_named_by_the_first_wrong_size():
         collect(data)
 
 
-def test_black_images_are_not_taken_for_normalised_ones():
+def test_black_images_are_not_taken_for_normalized_ones():
     images, _ = collect(np.zeros((3, *SHAPE), np.float32))
     assert not images.any()

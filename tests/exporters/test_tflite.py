@@ -15,7 +15,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
-from small import build_colour_classifier, build_colour_network
+from small import build_color_classifier, build_color_network
 
 from keras_resnet18 import AdaptiveAveragePooling2D, build_resnet18, conv_block, export_tflite
 from keras_resnet18.errors import ExportError
@@ -57,7 +57,7 @@ class TestFile:
         operators = dict(float32_file.report.operators)
         assert operators.pop("PAD") <= 5  # the converter turns some of them into SAME
         assert operators == {
-            "ADD": 9,  # 8 shortcuts, and the normalisation's
+            "ADD": 9,  # 8 shortcuts, and the normalization's
             "CAST": 1,
             "CONV_2D": 20,
             "FULLY_CONNECTED": 1,
@@ -78,7 +78,7 @@ class TestFile:
 
     def test_float16_file_holds_its_weights_in_16_bits_and_computes_in_32(self, float16_file):
         operators = float16_file.report.operators
-        # kernels, biases and the normalisation, to float32 before the first image
+        # kernels, biases and the normalization, to float32 before the first image
         assert operators["DEQUANTIZE"] == 2 * 3 + 2
         assert operators["CONV_2D"] == 2 and "QUANTIZE" not in operators
         types = [tensor.type for tensor in weights_of(float16_file.path)]
@@ -105,7 +105,7 @@ class TestFile:
         self, small_classifier, export_digits, labels, set_dtype_policy, tmp_path
     ):
         set_dtype_policy("mixed_float16")
-        model = build_colour_network()
+        model = build_color_network()
         model.set_weights(small_classifier.get_weights())
         assert model.get_layer("stem_conv").compute_dtype == "float16"
         report = export_tflite(model, tmp_path / "mixed.tflite", labels=labels)
@@ -113,14 +113,14 @@ class TestFile:
         expected = export_digits("small_classifier", None).path.read_bytes()
         assert report.path.read_bytes() == expected
 
-    def test_of_a_users_model_with_our_pooling_gives_probabilities(self, coloured_digits, tmp_path):
+    def test_of_a_users_model_with_our_pooling_gives_probabilities(self, colored_digits, tmp_path):
         image = keras.Input((32, 32, 3))
         x = conv_block(keras.layers.RandomFlip("horizontal")(image), 8, name="block")
         x = keras.layers.Flatten()(AdaptiveAveragePooling2D((3, 2))(x))
         model = keras.Model(image, keras.layers.Dense(4)(x))
         report = export_tflite(model, tmp_path / "own.tflite")
         assert report.operators["CONV_2D"] == 3
-        images = coloured_digits[0][:8]
+        images = colored_digits[0][:8]
         logits = model.predict(images, verbose=0)
         np.testing.assert_allclose(
             probabilities_of(report.path, images), keras.ops.softmax(logits), atol=1e-5
@@ -322,7 +322,7 @@ class TestPackedStem:
     @pytest.mark.parametrize("kind", ["dynamic", "int8"])
     def test_is_in_a_quantized_file_with_the_same_classes(self, kind, training, held_out, tmp_path):
         report = export_tflite(
-            build_colour_classifier(*training, kernel_size=7),
+            build_color_classifier(*training, kernel_size=7),
             tmp_path / "model.tflite",
             quantize=kind,
             calibration=training[0][:200],

@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from digit_exports import LABELS
 from PIL import Image
-from small import build_colour_classifier, colour_digits
+from small import build_color_classifier, color_digits
 
 from keras_resnet18 import export_saved_model
 from keras_resnet18.errors import ExportError, InputError
@@ -27,9 +27,9 @@ PARTS = {"train": slice(0, 300), "val": slice(300, 350), "test": slice(350, 450)
 
 
 @pytest.fixture(scope="module")
-def colour_run(digits, quick_recipe, tmp_path_factory):
-    """A finished run on a folder of coloured digits, made by hand in seconds."""
-    images, labels = colour_digits(digits, 450)
+def color_run(digits, quick_recipe, tmp_path_factory):
+    """A finished run on a folder of colored digits, made by hand in seconds."""
+    images, labels = color_digits(digits, 450)
     folder, run = tmp_path_factory.mktemp("digits"), Run(tmp_path_factory.mktemp("runs") / "digits")
     for part, rows in PARTS.items():
         for name in LABELS:
@@ -37,7 +37,7 @@ def colour_run(digits, quick_recipe, tmp_path_factory):
         for i in range(rows.start, rows.stop):
             Image.fromarray(images[i]).save(folder / part / LABELS[labels[i]] / f"{i}.png")
     run.path.mkdir()
-    build_colour_classifier(images[:300], labels[:300]).save(run.model_file)
+    build_color_classifier(images[:300], labels[:300]).save(run.model_file)
     run.write_text(run.recipe_file, quick_recipe.to_toml())
     spec = ClassifierSpec(tuple(LABELS), Preprocess(size=(32, 32), crop_ratio=1.0))
     run.write_text(run.spec_file, spec.to_json())
@@ -47,11 +47,11 @@ def colour_run(digits, quick_recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_exports(colour_run, tmp_path_factory):
+def two_exports(color_run, tmp_path_factory):
     """The folders of two exports of the run, as float32 and int8, and as int8."""
     folders = [tmp_path_factory.mktemp("export") for _ in range(2)]
     for folder, formats in zip(folders, (["tflite", "tflite-int8"], "tflite-int8"), strict=True):
-        export(colour_run, formats, folder)
+        export(color_run, formats, folder)
     return folders
 
 
@@ -85,13 +85,13 @@ def test_an_export_has_its_proof_beside_it(two_exports):
     assert "ai-edge-litert" in found["environment"]["packages"]
 
 
-def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(colour_run, file, two_exports):
-    report = verify(file, colour_run.path)
+def test_a_file_is_proved_again_by_what_it_is_and_not_by_its_name(color_run, file, two_exports):
+    report = verify(file, color_run.path)
     assert (report.format, report.fault) == ("tflite", None)
     expected = figures(two_exports[0] / "model.tflite") | {"latency_ms": 0, "file": file.name}
     assert figures(file) | {"latency_ms": 0} == expected
-    assert verify(two_exports[1] / "model-int8.tflite", colour_run.path).format == "tflite-int8"
-    assert verify(file, colour_run.path, split="validation").comparison.n == 50
+    assert verify(two_exports[1] / "model-int8.tflite", color_run.path).format == "tflite-int8"
+    assert verify(file, color_run.path, split="validation").comparison.n == 50
 
 
 def without_spec(path):
@@ -126,9 +126,9 @@ def cut_off_the_end(path):
         (cut_off_the_end, "its end is cut off"),
     ],
 )
-def test_another_specification_is_a_fault(colour_run, file, change, message):
+def test_another_specification_is_a_fault(color_run, file, change, message):
     change(file)
-    report = verify(file, colour_run.path)
+    report = verify(file, color_run.path)
     assert "its specification" in report.fault or "it has no specification" in report.fault
     assert message in report.fault
     assert report.comparison.agreement == 1
@@ -136,19 +136,19 @@ def test_another_specification_is_a_fault(colour_run, file, change, message):
 
 
 @pytest.mark.parametrize("name", ["classifier.json", "labels.txt"])
-def test_a_class_renamed_beside_the_file_alone_is_a_fault(colour_run, two_exports, tmp_path, name):
+def test_a_class_renamed_beside_the_file_alone_is_a_fault(color_run, two_exports, tmp_path, name):
     folder = Path(shutil.copytree(two_exports[0], tmp_path / "export"))
     text = (folder / name).read_text(encoding="utf-8")
     (folder / name).write_text(text.replace("digit 3", "three"), encoding="utf-8")
-    assert f"the {name} beside it" in verify(folder / "model.tflite", colour_run.path).fault
+    assert f"the {name} beside it" in verify(folder / "model.tflite", color_run.path).fault
 
 
-def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(colour_run, tmp_path):
+def test_a_saved_model_that_prepares_images_in_another_way_is_a_fault(color_run, tmp_path):
     path = tmp_path / "model"
     preprocess = Preprocess(size=(32, 32), crop_ratio=0.5)
-    spec = dataclasses.replace(colour_run.spec, preprocess=preprocess)
-    export_saved_model(colour_run.model, path, spec=spec)
-    fault = verify(path, colour_run.path).fault
+    spec = dataclasses.replace(color_run.spec, preprocess=preprocess)
+    export_saved_model(color_run.model, path, spec=spec)
+    fault = verify(path, color_run.path).fault
     assert "images are prepared by " in fault and "crop_ratio=0.5" in fault
 
 
@@ -179,10 +179,10 @@ def need_flex(path):
         (need_flex, "cannot be run by LiteRT: .*"),
     ],
 )
-def test_a_file_that_cannot_be_run_is_told_and_its_proof_failed(colour_run, file, change, message):
+def test_a_file_that_cannot_be_run_is_told_and_its_proof_failed(color_run, file, change, message):
     change(file)
     with pytest.raises(ExportError, match=message) as error:
-        verify(file, colour_run.path)
+        verify(file, color_run.path)
     assert "\n" not in str(error.value)
     assert figures(file)["passed"] is False and figures(file)["fault"] == str(error.value)
 
@@ -194,10 +194,10 @@ def test_a_file_that_cannot_be_run_is_told_and_its_proof_failed(colour_run, file
         (LABELS, (16, 24), "32×32×3. Received: 16×24×3"),
     ],
 )
-def test_a_proof_survives_a_run_of_another_kind(colour_run, file, tmp_path, labels, size, message):
+def test_a_proof_survives_a_run_of_another_kind(color_run, file, tmp_path, labels, size, message):
     before = file.with_name(f"{file.name}.json")
     before.write_text('{"passed": true}')
-    run = Run(shutil.copytree(colour_run.path, tmp_path / "other"))
+    run = Run(shutil.copytree(color_run.path, tmp_path / "other"))
     run.write_text(run.spec_file, ClassifierSpec(tuple(labels), Preprocess(size=size)).to_json())
     image = keras.Input((*size, 3))
     outputs = keras.layers.Dense(len(labels))(keras.layers.GlobalAveragePooling2D()(image))
@@ -208,17 +208,17 @@ def test_a_proof_survives_a_run_of_another_kind(colour_run, file, tmp_path, labe
     assert before.read_text() == '{"passed": true}'
 
 
-def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
+def test_what_cannot_be_compared_is_told(color_run, file, tmp_path):
     def refused(path, against, message):
         with pytest.raises(InputError, match=message) as error:
             verify(path, against)
         assert "\n" not in str(error.value)
 
-    refused(colour_run.path, file, "the file first, .* Received: .*, which is a run$")
-    refused(tmp_path / "a.tflite", colour_run.path, r"a\.tflite, which is not there$")
+    refused(color_run.path, file, "the file first, .* Received: .*, which is a run$")
+    refused(tmp_path / "a.tflite", color_run.path, r"a\.tflite, which is not there$")
     refused(file, tmp_path / "nothing", "nothing, which is not there")
     refused(file, tmp_path, r"a folder that `train` left, with recipe\.toml in it")
-    copy = Run(shutil.copytree(colour_run.path, tmp_path / "unfinished"))
+    copy = Run(shutil.copytree(color_run.path, tmp_path / "unfinished"))
     copy.metrics_file.unlink()
     refused(file, copy.path, "an unfinished run")
 
@@ -226,9 +226,9 @@ def test_what_cannot_be_compared_is_told(colour_run, file, tmp_path):
 # the command line
 
 
-def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, command, monkeypatch):
+def test_a_file_that_passes_is_shown_in_80_columns(color_run, two_exports, command, monkeypatch):
     monkeypatch.chdir(two_exports[0])
-    out = command("verify", "model-int8.tflite", colour_run.path).out
+    out = command("verify", "model-int8.tflite", color_run.path).out
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("file           model-int8.tflite, tflite-int8, 0.0")
@@ -238,9 +238,9 @@ def test_a_file_that_passes_is_shown_in_80_columns(colour_run, two_exports, comm
     assert "95 % interval" in out and "n = 150" in out and "CONV_2D×2" in out
 
 
-def test_a_file_that_fails_is_shown_with_its_fault_and_status_1(colour_run, file, command):
+def test_a_file_that_fails_is_shown_with_its_fault_and_status_1(color_run, file, command):
     swap_labels(file)
-    words = ("verify", file, colour_run.path, "--split", "validation")
+    words = ("verify", file, color_run.path, "--split", "validation")
     status, out, err = command(*words, status=None)
     assert status == 1
     assert out.splitlines()[-1].split() == ["verdict", "failed"] and "n = 50" in out

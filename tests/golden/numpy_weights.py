@@ -60,7 +60,7 @@ IMAGE_LOW, IMAGE_HIGH = -2.1, 2.6
 ACTIVATION_SAMPLES = 16
 TENSOR_SAMPLES = 4
 
-# Scale of the last batch normalisation of a block. With 1 each block would multiply the variance
+# Scale of the last batch normalization of a block. With 1 each block would multiply the variance
 # by about three, and the logits of depth 34 would leave the range in which float32 compares well.
 RESIDUAL_DAMPING = 0.5
 
@@ -138,7 +138,7 @@ def numpy_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str,
 
 
 def numpy_images(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Float32 NHWC images of ``shape``, uniform in about the range of normalised photographs."""
+    """Float32 NHWC images of ``shape``, uniform in about the range of normalized photographs."""
     return _rng("images", seed).uniform(IMAGE_LOW, IMAGE_HIGH, shape).astype(np.float32)
 
 

@@ -177,14 +177,14 @@ def imagenet_file(imagenet_arrays):
 
 @pytest.fixture
 def imagenet(hub, imagenet_file, monkeypatch):
-    """A hub whose "imagenet" is a checkpoint that a test made, normalised with .5 and .5."""
+    """A hub whose "imagenet" is a checkpoint that a test made, normalized with .5 and .5."""
     serve(hub, imagenet_file)
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry_for(imagenet_file),))
     monkeypatch.setitem(catalogue.ALIASES, "imagenet", "resnet18.made_up")
     return hub
 
 
-def test_imagenet_gives_the_weights_of_the_file_and_its_normalisation(imagenet, imagenet_arrays):
+def test_imagenet_gives_the_weights_of_the_file_and_its_normalization(imagenet, imagenet_arrays):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model = build_resnet18(input_shape=(32, 32, 3), weights="imagenet")
@@ -192,8 +192,8 @@ def test_imagenet_gives_the_weights_of_the_file_and_its_normalisation(imagenet, 
     assert loaded.keys() == imagenet_arrays.keys()
     for name, array in loaded.items():
         assert np.array_equal(array, imagenet_arrays[name]), name
-    normalised = model.get_layer("normalization")(np.array([[[[0, 127.5, 255]]]]))
-    np.testing.assert_allclose(np.ravel(normalised), [-1, 0, 1], atol=1e-6)
+    normalized = model.get_layer("normalization")(np.array([[[[0, 127.5, 255]]]]))
+    np.testing.assert_allclose(np.ravel(normalized), [-1, 0, 1], atol=1e-6)
 
 
 def test_other_classes_keep_the_body_and_say_that_the_head_is_new(imagenet, imagenet_arrays):

@@ -103,11 +103,11 @@ class Evaluation:
 
     def __init__(self, dtype: str, folder: str, size: int, batch: int) -> None:
         import keras_resnet18 as kr
-        from keras_resnet18.data.sources import labelled_files
+        from keras_resnet18.data.sources import labeled_files
         from keras_resnet18.machine import start_keras
 
         start_keras()
-        root, images = labelled_files(Path(folder))
+        root, images = labeled_files(Path(folder))
         self.batch, self.folder = batch, folder
         taken: dict[str, list[Path]] = {}
         for image in images:

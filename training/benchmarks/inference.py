@@ -230,7 +230,7 @@ def torch(_: Path, threads: int, *, compiled: bool = False) -> Predict:
 
 
 def keras_hub(_: Path, threads: int) -> Predict:
-    """keras-hub's network on TensorFlow, with our environment, without a normalisation."""
+    """keras-hub's network on TensorFlow, with our environment, without a normalization."""
     start_tensorflow(threads)
     from keras_hub.models import ResNetBackbone, ResNetImageClassifier
 

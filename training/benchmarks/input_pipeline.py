@@ -41,7 +41,7 @@ from keras_resnet18.machine import cpu_count, prepare_tensorflow
 CASES = {
     "train": "ours, training",
     "torch": "torch `DataLoader` and Pillow, training",
-    "torch-normalised": "the same, normalised to float32",
+    "torch-normalized": "the same, normalized to float32",
     "keras": "Keras' `image_dataset_from_directory`, training",
     "evaluate": "ours, evaluation",
     "evaluate-before": "evaluation as it was: Pillow, then `tf.image.resize`",

@@ -26,14 +26,14 @@ class Photos(torch.utils.data.Dataset):
         size: Height and width of the result, pixels.
         areas: Smallest and largest fraction of the area that the random window has; None for the
             middle, 0.875 of the shorter side.
-        normalised: Whether as float32, normalised as torchvision's references do; else uint8.
+        normalized: Whether as float32, normalized as torchvision's references do; else uint8.
     """
 
     def __init__(
-        self, folder: str, size: int, areas: tuple[float, float] | None, normalised: bool
+        self, folder: str, size: int, areas: tuple[float, float] | None, normalized: bool
     ) -> None:
         self.paths = [Path(folder) / name for name in walk(folder).images]
-        self.size, self.areas, self.normalised = size, areas, normalised
+        self.size, self.areas, self.normalized = size, areas, normalized
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,7 +46,7 @@ class Photos(torch.utils.data.Dataset):
         if self.areas and random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if not self.normalised:
+        if not self.normalized:
             return pixels.contiguous()
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
         return (pixels.to(torch.float32) / 255 - mean) / std
@@ -71,11 +71,11 @@ def middle(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def torch_batches(
-    folder: str, size: int, batch: int, areas: tuple[float, float], normalised: bool
+    folder: str, size: int, batch: int, areas: tuple[float, float], normalized: bool
 ) -> tuple[Iterator[Any], dict[str, Any]]:
     """Endless batches, a worker for each CPU, and what to say about them."""
     loader = torch.utils.data.DataLoader(
-        Photos(folder, size, areas, normalised),
+        Photos(folder, size, areas, normalized),
         batch,
         shuffle=True,
         drop_last=True,

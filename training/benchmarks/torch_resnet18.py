@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Sequential):
-    """From normalised images (batch, 3, height, width) to 1,000 logits."""
+    """From normalized images (batch, 3, height, width) to 1,000 logits."""
 
     def __init__(self) -> None:
         stages = [
