@@ -18,7 +18,7 @@ import typer
 from keras_resnet18.cli.app import app
 from keras_resnet18.recipe import Augment, Finetune, Network, Optimizer, Recipe
 from keras_resnet18.run import Entry, Run
-from keras_resnet18.weights.catalogue import CATALOGUE
+from keras_resnet18.weights.catalogue import ALIASES, CATALOGUE
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -101,8 +101,8 @@ def _files() -> Iterator[str]:
 
 def _weights() -> Iterator[str]:
     yield (
-        "`--weights` and `build_resnet18(weights=…)` take these names, and `imagenet` for "
-        "torchvision's. Top-1 on ImageNet's validation images, as published.\n"
+        "`--weights` and `build_resnet18(weights=…)` take these names; `imagenet` is "
+        f"`{ALIASES['imagenet']}`. Top-1 on ImageNet's validation images, as published.\n"
     )
     rows = [
         (f"`{x.name}`", x.network, "" if x.top1 is None else f"{x.top1:.2f} %", x.license)

@@ -128,11 +128,6 @@ class ClassifierSpec:
                 f"Received: {made}, in {where}"
             )
 
-    def prepare(self, image: Any) -> Any:
-        """Convert one image, or several of one size, to the model's pixels, in TensorFlow."""
-        assert self.preprocess is not None
-        return self.preprocess.resize_and_crop(image)
-
     def sure(self, highest: Any) -> Any:
         """Whether images of these highest probabilities, a number or an array, are answered."""
         return highest >= (self.threshold or 0.0)

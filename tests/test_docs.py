@@ -49,8 +49,16 @@ def test_the_reference_is_what_the_package_says():
     assert not [row for row in said.splitlines() if row.endswith("|  |")]
 
 
+def headings(page):
+    """Anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in found}
+
+
 def test_what_pages_link_to_is_there():
-    for page in DOCS.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#:]+)", text):
-            assert (DOCS / target).exists(), (page.name, target)
+    root = DOCS.parent
+    for page in (*DOCS.glob("*.md"), *root.glob("*.md"), root / "training" / "README.md"):
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text("utf-8")):
+            there = page.parent / target if target else page
+            assert there.exists(), (page.name, target)
+            assert not anchor or anchor in headings(there), (page.name, target, anchor)

@@ -2,11 +2,11 @@
 
     python training/kill_and_resume.py [FOLDER] [--kills 20] [--every 10] [--epochs 6]
 
-Trains a ResNet-18 on scikit-learn's digits once to its end, by the recipe digits with
-dropout, shifts, mixup, CutMix, color jitter and an average of the weights. Then
-trains it again and again, each time killed with SIGKILL after a random number of seconds, up to
-five times before it may finish; then compares weights, metrics and history with the first
-training's, bit by bit. Writes a row for each kill to FOLDER/kills.csv as it goes. `--every` is the
+Trains a ResNet-18 on scikit-learn's digits once to its end, by the recipe digits with dropout,
+shifts, mixup, CutMix and color jitter. Then trains it again and again, each time killed with
+SIGKILL after a random number of seconds, up to five times before it may finish; then compares
+weights, metrics and history with the first training's, bit by bit. Writes a row for each kill to
+FOLDER/kills.csv as it goes. `--every` is the
 number of seconds between checkpoints, 60 in the library.
 """
 

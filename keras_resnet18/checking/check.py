@@ -134,10 +134,7 @@ def check(
 
 
 def _decoded(source: Source, console: Console) -> tuple[Source, list[Facts]]:
-    """Reads images that are not files; returns the source with names and labels, and the facts.
-
-    An image without a name is called by its split and number.
-    """
+    """Reads images that are not files; returns the source with names and labels, and the facts."""
     facts: list[Facts] = []
     splits = dict(source.splits)
     with watched(console, "checking", sum(split.size for split in splits.values())) as advance:

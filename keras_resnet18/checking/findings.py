@@ -254,7 +254,7 @@ def _as_read(name: str) -> str:
 
 
 def on_range(facts: Iterable[Facts], max_value: int = FULL_RANGE) -> Iterator[Finding]:
-    """Yields a finding if most 16-bit files use half of the range to `max_value`, or more of it."""
+    """Yields a finding if most 16-bit files use at most half of the range, or exceed it."""
     used = {fact.name: fact.largest for fact in facts if fact.largest is not None}
     largest = highest = max(used.values(), default=max_value)
     if used and highest <= max_value:  # a dead pixel in one of them says nothing of the others

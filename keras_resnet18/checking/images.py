@@ -217,14 +217,12 @@ def in_words(images: Images, preprocess: Preprocess) -> Iterator[str]:
     # what crop_ratio takes from an image of the input's proportions is the field's custom
     if 1 - unseen < (1 - _MUCH_UNSEEN) * ratio**2:
         height, width = (round(statistics.mean(s)) for s in zip(*images.sizes, strict=True))
-        also = f", crop_ratio={ratio:g}" if ratio < 1 else ""
-        too = " with crop_ratio=1" if ratio < 1 else ""
+        size, whole = "×".join(map(str, preprocess.size)), " settings='crop_ratio=1'" * (ratio < 1)
         yield (
-            f"evaluation and prediction never see {unseen:.0%} of an image, on average: images are "
-            f"{height}×{width}, and the network's input {'×'.join(map(str, preprocess.size))} by "
-            f"fit={preprocess.fit!r}{also}. settings='fit=pad' or fit=squash{too} shows all, and "
-            f"so does an image_size=[HEIGHT,WIDTH] of the same proportions{too}"
+            f"evaluation and prediction never see {unseen:.0%} of an image, on average: "
+            f"{height}×{width} pixels are cropped to {size}"
         )
+        yield f"to see all of it: settings='fit=pad'{whole}"
 
 
 def open_again(run: Run) -> Source:

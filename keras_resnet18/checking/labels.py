@@ -269,10 +269,7 @@ def check_free(out: Path) -> None:
 
 
 def write_labels(found: LabelCheck, source: Source, out: Path) -> None:
-    """Writes `labels.html`, a page to look at, and `labels.csv`, a manifest to correct.
-
-    Paths in the manifest are relative to it; the columns split and group keep these of a source.
-    """
+    """Writes `labels.html`, a page to look at, and `labels.csv`, a manifest to correct."""
     shown, pairs = found.contradicted[:_SHOWN_LABELS], found.near_copies[:_SHOWN_PAIRS]
     names = {one.image for one in shown} | {place.name for pair in pairs for place in pair}
     contents = {

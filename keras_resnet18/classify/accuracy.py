@@ -237,9 +237,8 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
     lines = []
     always, share = figures["majority_class"], figures["majority_accuracy"]
     if figures["interval"][0] <= share:
-        lines.append(
-            f"always predicting {always!r} gives {share:.1%}: the accuracy is not clearly higher"
-        )
+        than = "lower" if figures["interval"][1] < share else "not clearly higher"
+        lines.append(f"always predicting {always!r} gives {share:.1%}: the accuracy is {than}")
     if figures["never_tested"]:
         lines.append(f"classes without an image: {listed(figures['never_tested'])}")
     if figures["folds"] is not None:
@@ -327,7 +326,9 @@ def _answers(
 ) -> npt.NDArray[Any]:
     """Answers to all images of a split, in its order."""
     answers = [np.zeros(0, _ANSWER)]  # one of several processes may have no image
-    for images, targets in eval_batches(split, spec.prepare, batch_size=_BATCH_SIZE):
+    assert spec.preprocess is not None
+    prepare = spec.preprocess.resize_and_crop
+    for images, targets in eval_batches(split, prepare, batch_size=_BATCH_SIZE):
         answers.append(_answer(predict(images.numpy()), number[targets.numpy()]))
     return distributed.gather(np.concatenate(answers), split.size)
 

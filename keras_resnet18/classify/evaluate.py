@@ -114,15 +114,11 @@ def count_trained_on(whole: Whole, training: Source) -> int | None:
     if whole.spec is not None and whole.spec == training.spec and len(whole.splits) == len(SPLITS):
         return trained.size
     if whole.folder is None and training.folder is None:
-        known = set(map(_digest, trained.content()))
+        known = {hashlib.sha256(content).digest() for content in trained.content()}
         found = [content for split in whole.splits for content in split.content()]
         if len(known) > 1 and len(found) == sum(split.size for split in whole.splits):
-            return sum(_digest(content) in known for content in found)
+            return sum(hashlib.sha256(content).digest() in known for content in found)
     return None
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 def evaluate(

@@ -123,11 +123,13 @@ def print_exports(console: Console, reports: Sequence[ExportReport]) -> None:
             percent(found.model_accuracy),
         )
     console.print(table, soft_wrap=False)
-    warnings = [f"{x.format}: {x.comparison.warning}" for x in reports if x.comparison.warning]
     if any(report.seen for report in reports):
-        warnings.append("compared on images seen in training, so top-1 is not measured")
-    for line in (*dict.fromkeys(warnings), *(report.path for report in reports)):
-        console.print(line)
+        console.print("compared on images seen in training, so top-1 is not measured")
+    for warning in dict.fromkeys(x.comparison.warning for x in reports if x.comparison.warning):
+        names = [x.format for x in reports if x.comparison.warning == warning]
+        console.print(f"{', '.join(names)}: {warning}")
+    for report in reports:
+        console.print(report.path)
 
 
 def _three_digits(value: float) -> str:

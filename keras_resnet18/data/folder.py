@@ -166,11 +166,12 @@ def list_folder(root: Path, name: str) -> Listing:
     if "train" not in given:
         others = f" and {_by_suffix(tree.others)} files" if tree.others else ""
         heic = any(path.lower().endswith((".heic", ".heif")) for path in tree.others)
-        remedy = "pip install 'keras-resnet18[heic]' for HEIC" if heic else "Convert the files"
+        remedy = "pip install 'keras-resnet18[heic]' for HEIC, or c" if heic else "C"
+        remedy = f"{remedy}onvert the files, and make" if tree.others else "Make"
         raise InputError(
-            f"training images must be {FORMATS_IN_WORDS} and lie in one folder for each "
-            f"class, such as flowers/rose/1.jpg. Received: {name!r} with {len(tree.images):,} "
-            f"images{others}, none of them so. {remedy}, or make a folder for each class."
+            f"training images must be {FORMATS_IN_WORDS} and lie in one folder for each class, "
+            f"such as flowers/rose/1.jpg. Received: {name!r} with {len(tree.images):,} images"
+            f"{others}, none of them in the folder of a class. {remedy} a folder for each class."
         )
     origins = {kind: f"{folders[kind]}/" for kind in given}
     origins["train"] = f"{folders['train'] or root.resolve().name}/"

@@ -127,7 +127,10 @@ def whole_source(source: Source) -> Source:
     pool = pool_of(source)
     splits: dict[Any, Split] = dict.fromkeys(source.splits, pool)
     return dataclasses.replace(
-        source, splits=splits, pool=lambda: pool, split_notes=(f"all {pool.size:,} images train",)
+        source,
+        splits=splits,
+        pool=lambda: pool,
+        split_notes=(f"training on all {pool.size:,} images",),
     )
 
 
@@ -141,7 +144,7 @@ def fold_source(source: Source, folds: Folds, number: int) -> Source:
     pool, out = pool_of(source), folds.numbers == number
     train, held_out = (_subset(pool, np.flatnonzero(rows)) for rows in (~out, out))
     splits: dict[Any, Split] = {"train": train, "validation": held_out, "test": held_out}
-    notes = (f"{train.size:,} images train, {held_out.size:,} are left out",)
+    notes = (f"training on {train.size:,} images, {held_out.size:,} are left out",)
     return dataclasses.replace(source, splits=splits, split_notes=notes)
 
 

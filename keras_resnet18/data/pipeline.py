@@ -87,7 +87,8 @@ def eval_batches(
 
     Args:
         split: The images.
-        transform: Function of an image to one of a size for all, `Preprocess.resize_and_crop`.
+        transform: Function of an image to one of a size for all, such as
+            `Preprocess.resize_and_crop`.
         batch_size: Images in a batch; the last one may be smaller.
         shuffled: Whether images come in a fixed shuffled order, so that a few are of all classes,
             and not in the split's own order.

@@ -237,9 +237,9 @@ def carve(
     rest. A class with more images than there are splits to carve lends, so that every split has one
     of its images: the next in order to test and validation, the last to training.
 
-    Adding images keeps the order of the others. So an image that was lent to test or validation may
-    come back to training, and a training image never goes to test; only an image lent to training
-    may, of a class whose hashes all lie in the first tenth (1 of 1,000 classes of three images).
+    Adding images keeps the order of the others. So an image lent to test or validation may come
+    back to training; a training image goes to test only if it was lent, from a class whose hashes
+    are all in the first tenth (1 of 1,000 classes of three images).
 
     A smaller class lends none and keeps its last image for training. If all classes are so small,
     their other images are dealt out together, as those of one class.

@@ -114,15 +114,31 @@ def _with_normalization(model: keras.Model, spec: ClassifierSpec | None) -> kera
 
 
 def _feeds_stem(model: keras.Model) -> bool:
-    """Whether the input of a model is that of the stem of our network, also of one inside it."""
-    own = {layer.name for layer in leaves(model)}
-    by_depth = getattr(model, "_functional", model)._nodes_by_depth  # a Sequential model has one
-    nodes = [node for of_depth in by_depth.values() for node in of_depth]
-    consumers = [n.operation for n in nodes if any(x is model.inputs[0] for x in n.input_tensors)]
-    return "stage1_block1_conv1" in own and any(
-        _feeds_stem(layer) if isinstance(layer, keras.Model) else layer.name.startswith("stem_conv")
-        for layer in consumers
-    )
+    """Whether pixels of a model get to the stem of our network, also of one inside, as they are."""
+    graph = getattr(model, "_functional", model)  # of a Sequential model
+    raw = {id(model.inputs[0])} if hasattr(graph, "_nodes_by_depth") else set()
+    for depth in sorted(graph._nodes_by_depth, reverse=True) if raw else ():
+        for node in graph._nodes_by_depth[depth]:
+            if not raw.intersection(map(id, node.input_tensors)):
+                continue
+            layer = node.operation
+            parts = leaves(layer) if isinstance(layer, keras.Model) else [layer]
+            if any(part.name == "stage1_block1_conv1" for part in parts):
+                return _feeds_stem(layer)
+            if layer.name.startswith("stem_conv"):
+                return any(part.name == "stage1_block1_conv1" for part in leaves(model))
+            if all(map(_keeps_pixels, parts)):
+                raw.update(map(id, node.output_tensors))
+    return False
+
+
+def _keeps_pixels(layer: Any) -> bool:
+    """Whether a layer leaves pixels on their scale, such as one that flips or resizes them."""
+    if isinstance(layer, keras.layers.Activation):
+        return bool(layer.activation is keras.activations.linear)
+    kept = (keras.layers.InputLayer, keras.layers.Identity, keras.layers.ZeroPadding2D)
+    image = ".preprocessing.image_preprocessing." in type(layer).__module__
+    return isinstance(layer, kept) or image or type(layer).__name__ == "Cast"
 
 
 def float32_twin(model: keras.Model) -> keras.Model:
@@ -160,7 +176,7 @@ def _is_linear(output: keras.KerasTensor) -> bool:
     """Whether a model outputs logits, as with `classifier_activation=None`."""
     last, node, _ = output._keras_history
     if isinstance(last, keras.Model):
-        return _is_linear(last.outputs[0])
+        return hasattr(last, "outputs") and _is_linear(last.outputs[0])
     linear = getattr(last, "activation", None) is keras.activations.linear
     if linear and isinstance(last, keras.layers.Activation):
         # Only a cast to float32, which Keras' mixed precision guide puts after a softmax

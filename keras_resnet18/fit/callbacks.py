@@ -87,19 +87,10 @@ def best_row(rows: Sequence[Row]) -> Row:
 
 
 def best_in_words(rows: Sequence[Row]) -> str:
-    """Describe the epoch that is kept, and the one with the lowest validation loss."""
+    """Describe the epoch that is kept."""
     kept = best_row(rows)
-    lowest = min(rows, key=lambda row: _finite(row["validation_loss"]))
-    text = (
-        f"kept epoch {kept['epoch']} of {len(rows)}: validation accuracy "
-        f"{kept['validation_accuracy']:.2%}, the highest"
-    )
-    if lowest["epoch"] == kept["epoch"]:
-        return f"{text}, and the lowest validation loss"
-    return (
-        f"{text} (the lowest validation loss was that of epoch {lowest['epoch']}, accuracy "
-        f"{lowest['validation_accuracy']:.2%})"
-    )
+    accuracy = f"validation accuracy {kept['validation_accuracy']:.2%}, the highest"
+    return f"kept epoch {kept['epoch']} of {len(rows)}: {accuracy}"
 
 
 def _finite(loss: float) -> float:

@@ -27,7 +27,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
         return
     if not run.recipe_file.is_file() or not run.environment_file.is_file():
         raise InputError(
-            f"{path} exists and is not a run, so it is not touched: give another folder as out"
+            f"{path} exists and is not a run, so it is not touched: give another out=FOLDER"
         )
     if overwrite:
         return
@@ -39,7 +39,7 @@ def check_out(path: Path, *, overwrite: bool) -> None:
             "with overwrite=True"
         )
     raise InputError(
-        f"{path} holds a run: give another folder as out, or replace it with overwrite=True"
+        f"{path} holds a run: give another out=FOLDER, or replace it with overwrite=True"
     )
 
 
@@ -138,7 +138,7 @@ def _locked(run: Run) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"another process trains in {run.path}: wait for it, or give another folder as out"
+            f"another process trains in {run.path}: wait for it, or give another out=FOLDER"
         ) from None
     except OSError as error:
         raise InputError(
@@ -161,12 +161,13 @@ def _checkpoints(run: Run) -> list[Path]:
     return [
         entry
         for entry in run.checkpoints_folder.glob("*")
-        if any(map(entry.match, ("epoch*-step*.npz*", "fold*"))) or is_leftover(entry)
+        if any(map(entry.match, ("epoch*-step*.npz*", "fold[0-9]*"))) or is_leftover(entry)
     ]
 
 
 def _events(run: Run) -> list[Path]:
-    return list(run.tensorboard_folder.glob("*/events.out.tfevents.*"))
+    events = run.tensorboard_folder.glob("*/events.out.tfevents.*")
+    return [path for path in events if not path.parent.is_symlink()]
 
 
 def _remove_results(run: Run) -> None:

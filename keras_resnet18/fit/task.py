@@ -296,7 +296,7 @@ def check_outside(out: Path, source: AnySource) -> None:
     if name and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(folder):
         raise InputError(
             f"a run must be outside of its folder of images. Received: {out}, in {folder}: give "
-            "another folder as out"
+            "another out=FOLDER"
         )
 
 

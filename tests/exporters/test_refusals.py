@@ -197,10 +197,34 @@ class TestNetworkWithoutItsNormalization:
         expected = network.predict((pixels / 255 - 0.5) / 0.25, verbose=0)
         np.testing.assert_allclose(TFLiteFile(tmp_path / "a.tflite")(pixels), expected, atol=1e-4)
 
-    def test_is_found_inside_a_model_that_does_not_normalize(self, network, tmp_path):
+    @pytest.mark.parametrize(
+        "before",
+        [
+            lambda x: x,
+            layers.RandomFlip(),
+            layers.Resizing(16, 16),
+            lambda x: keras.ops.cast(layers.Activation("linear")(x), "float32"),
+            keras.Sequential([layers.RandomFlip(), layers.RandomBrightness(0.1)]),
+        ],
+        ids=["nothing", "flip", "resize", "cast", "augmentation"],
+    )
+    def test_is_found_inside_and_behind_layers_that_do_not_normalize(
+        self, network, tmp_path, before
+    ):
         pixels = keras.Input((16, 16, 3))
-        with pytest.raises(InputError, match=r"or pass spec="):
-            export_tflite(keras.Model(pixels, network(pixels)), tmp_path / "a.tflite")
+        options = {"stem": "small_stride2", "include_preprocessing": False, "classes": 3}
+        for model in (
+            keras.Model(pixels, network(before(pixels))),
+            keras.Sequential(
+                [keras.Input((16, 16, 3)), keras.Model(pixels, before(pixels)), network]
+            ),
+            build_resnet18(input_tensor=before(pixels), **options),
+        ):
+            with pytest.raises(InputError, match=r"or pass spec="):
+                export_tflite(model, tmp_path / "a.tflite")
+
+    def test_is_exported_behind_a_normalization_of_its_users(self, network, tmp_path):
+        pixels = keras.Input((16, 16, 3))
         model = keras.Model(pixels, network(preprocess_input(pixels)))
         assert export_tflite(model, tmp_path / "a.tflite").comparison.agreement == 1
 
