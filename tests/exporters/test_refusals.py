@@ -138,7 +138,7 @@ def test_arguments_that_cannot_be_used(refuses, export, tiny, arguments, message
             {"quantize": "int8", "calibration": np.repeat(IMAGES, 49, axis=0)},
             r"needs 200 calibration images or more\. Received: 196: give more, or take quant",
         ),
-        ({"about": {"license": "MIT"}}, r"about takes name, .*license\. Received: 'license'$"),
+        ({"about": {"licence": "MIT"}}, r"about takes name, .*license\. Received: 'licence'$"),
         ({"about": {"version": 2}}, r"about needs text for its version\. Received: 2$"),
     ],
     ids=str,

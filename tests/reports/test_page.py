@@ -108,7 +108,7 @@ def test_a_reader_of_the_page_alone_gets_all_of_it():
     levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert all("scope" in attributes for tag, attributes in parsed.tags if tag == "th")
-    labels = [a["aria-labeledby"] for _, a in parsed.tags if "aria-labeledby" in a]
+    labels = [a["aria-labelledby"] for _, a in parsed.tags if "aria-labelledby" in a]
     assert set(labels) <= {a.get("id") for _, a in parsed.tags}
     assert f"Image of {EVIL}, taken for b" in [a.get("alt") for _, a in parsed.tags]
 
