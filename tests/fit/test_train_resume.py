@@ -455,6 +455,6 @@ def test_a_run_is_never_among_its_images(images, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(images, tmp_path / "images"))
     monkeypatch.chdir(copy)
     for source, out in ((".", None), (str(copy), copy / "train" / "run"), (Path(), "runs/x")):
-        with pytest.raises(InputError, match=r"outside of its folder of images.*as out"):
+        with pytest.raises(InputError, match=r"outside of its folder of images.*out=FOLDER"):
             train(source, out=out, console=QUIET)
     assert {path.name for path in copy.iterdir()} == {"train", "val", "test"}
