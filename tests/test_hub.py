@@ -6,7 +6,6 @@ import dataclasses
 import io
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import keras_resnet18 as kr
 from keras_resnet18.checking.images import look, open_again
 from keras_resnet18.data.folds import fold_source
 from keras_resnet18.errors import InputError
+from keras_resnet18.fit import train as trainer
 from keras_resnet18.images import decode_image
 from keras_resnet18.recipe import Finetune
 from keras_resnet18.reports.card import write_card
@@ -200,16 +200,23 @@ def test_what_cannot_be_opened_is_one_line(hub, insects, datasets, monkeypatch):
         kr.open_source("hf:me/insects")
 
 
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
 def test_a_training_on_a_dataset_keeps_its_commit(
     hub, insects, tiny_network, quick_recipe, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     commit = insects()
     assert kr.check("hf:me/insects", console=QUIET).n == 40
-    run = kr.train("hf:me/insects?label=label", quick_recipe, console=QUIET)
-    assert run.path == Path("saved_models/hf-me-insects")
-    assert run.source == f"hf:me/insects@{commit}?label=label"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "train_network", interrupt)
+        kr.train("hf:me/insects?label=label", quick_recipe, console=QUIET)
     insects(1)
+    run = kr.train(resume="saved_models/hf-me-insects", console=QUIET)
+    assert run.source == f"hf:me/insects@{commit}?label=label"
+    assert kr.report(run).is_file()
     assert kr.evaluate(run).n == run.figures["n"]
     assert open_again(run).splits["train"].facts() == run.environment["images"]["train"]
     newer = kr.evaluate(run, data="hf:me/insects")
