@@ -50,16 +50,21 @@ result = {
     "same": refused(lambda: None, lambda _: shared),
     "error": refused(broken, lambda _: {}),
     "missing": refused(lambda: None, lambda _: {"a": 1} if index else {}),
+    "differs": refused(lambda: None, lambda _: {"images.train.n": 49 - index}),
 }
 distributed.part()
 print(json.dumps(result))
 """
 
 
-def test_processes_hear_of_one_another_values_shares_errors_and_what_differs() -> None:
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def test_processes_hear_of_one_another_values_shares_errors_and_what_differs() -> None:
+    address = free_address()
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, address, str(index)],
@@ -77,7 +82,28 @@ def test_processes_hear_of_one_another_values_shares_errors_and_what_differs() -
     for result in results:
         assert result["gathered"] and result["maps"]  # bit for bit
         assert (result["highest"], result["same"]) == (15, None)
+        for word in ("images.train.n ", "49 on process 0", "48 on process 1"):
+            assert word in result["differs"]
     assert "a None on process 0" in results[0]["missing"]
+
+
+NOBODY = """
+import os, sys
+from keras_resnet18 import distributed
+from keras_resnet18.errors import InputError
+distributed._GATHERING = 1
+try:
+    with distributed.together(distributed.Cluster(sys.argv[1], 2, 0)):
+        pass
+except InputError as error:
+    print(error, flush=True)
+    os._exit(0)  # before JAX ends it
+"""
+
+
+def test_a_process_that_nobody_joins_ends_with_a_line(run_python) -> None:
+    printed = run_python(NOBODY, free_address(), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert printed.startswith("not all processes came within 1 s") and printed.count("\n") == 1
 
 
 def test_a_process_alone_asks_nobody():

@@ -233,8 +233,8 @@ def test_a_training_killed_in_any_fold_goes_on_bit_equal(
     )
 
 
-def test_features_are_computed_once_for_all_folds(
-    photos: Path, finetune: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_replaced_whole_by_folds_whose_features_are_computed_once(
+    run: Run, photos: Path, finetune: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, original = [], batches.features_of
 
@@ -243,8 +243,11 @@ def test_features_are_computed_once_for_all_folds(
         return original(body, split, *others)
 
     monkeypatch.setattr(batches, "features_of", count)
-    run = train(photos, finetune, tmp_path / "run", folds=2, console=QUIET)
-    assert sizes == [121] and run.figures["n"] == 121 and len(run.history) == 3
+    copied = shutil.copytree(run.path, tmp_path / "run")
+    again = train(photos, finetune, copied, folds=3, overwrite=True, console=QUIET)
+    assert sizes == [121] and again.figures["n"] == 121 and len(again.history) == 3
+    assert again.folds == 3
+    assert not again.replacement.path.exists() and not again.checkpoints_folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -260,11 +263,3 @@ def test_arguments_that_contradict_folds_are_refused(
     with pytest.raises(InputError, match=words):
         train(photos, recipe, tmp_path / "run", folds=3, console=QUIET, **arguments)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_of_folds_is_replaced_whole(run: Run, photos: Path, recipe: Recipe) -> None:
-    copied = run.path.with_name("copied")
-    shutil.copytree(run.path, copied)
-    again = train(photos, recipe, copied, folds=3, overwrite=True, console=QUIET)
-    assert again.folds == 3 and again.figures["n"] == 121
-    assert not again.replacement.path.exists() and not again.checkpoints_folder.exists()

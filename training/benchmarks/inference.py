@@ -153,7 +153,14 @@ def quantize_onnx(files: Path, calibration: np.ndarray) -> None:
         prepared = Path(folder) / "prepared.onnx"
         # the symbolic shapes need sympy, and ours are known but for the batch
         quant_pre_process(files / "model.onnx", prepared, skip_symbolic_shape=True)
-        quantization.quantize_static(prepared, files / QDQ, Images(), per_channel=True)
+        quantization.quantize_static(
+            prepared,
+            files / QDQ,
+            Images(),
+            per_channel=True,
+            # by default int8, and half of the convolutions run in float32 then
+            activation_type=quantization.QuantType.QUInt8,
+        )
 
 
 def start_tensorflow(threads: int) -> None:
