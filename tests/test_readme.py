@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from keras.src.trainers import trainer
-from small import color_digits, narrow_resnet18
+from small import color_digits, narrow_resnet18, train_quickly
 from tensorflow_datasets.core.utils import file_utils
 
 from keras_resnet18 import build_resnet18, save_weights
@@ -119,7 +119,7 @@ def test_the_feature_pyramid_has_a_level_at_each_stride():
 
 
 def test_the_verbs_are_functions(tmp_path, monkeypatch, capsys):
-    narrow_resnet18(monkeypatch)
+    train_quickly(monkeypatch)
     monkeypatch.chdir(tmp_path)
     exec(program_with("kr.train("), {})
     assert re.search(r"\d+\.\d\d% \(95 % interval .* n = 172\)", capsys.readouterr().out)

@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 import results
+import webgpu
 from rows import append_row, read_rows
 
 from keras_resnet18.errors import InputError
+from keras_resnet18.files import TFLITE
 
 
 @pytest.fixture
@@ -20,6 +22,15 @@ def folder(tmp_path):
 def test_every_table_is_what_its_rows_say():
     results.main(["--check"])
     assert all("<!-- results: " in page.read_text(encoding="utf-8") for page in results.PAGES)
+
+
+def test_files_agree_with_their_models_on_webgpu_as_on_the_cpu():
+    rows = read_rows(results.FOLDER / "webgpu.jsonl")
+    assert {row["kind"] for row in rows} == set(TFLITE.values())
+    assert {row["network"] for row in rows} == {"demo", *webgpu.NETWORKS}
+    for row in rows:
+        agreeing = row["agreeing"]
+        assert agreeing["WebGPU"] >= agreeing["LiteRT"] - 1 and row["errors"] == [], row
 
 
 def test_a_changed_row_makes_its_table_stale_and_no_other(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 
 import numpy as np
@@ -21,15 +23,29 @@ def command(images, out, *more):
 
 
 @pytest.fixture(scope="module")
-def done(images, tmp_path_factory):
-    """What a folder holds after two seeds."""
+def printed_and_done(images, tmp_path_factory):
+    """What two seeds printed, of which the first was interrupted, and their folder."""
     from small import train_quickly
 
-    out = tmp_path_factory.mktemp("seeds") / "insects"
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    out, printed = tmp_path_factory.mktemp("seeds") / "insects", io.StringIO()
+    words = command(images, out, "--seeds", "0", "3", "--flip")
     with pytest.MonkeyPatch.context() as patch:
         train_quickly(patch)
-        seeds.main(command(images, out, "--seeds", "0", "3", "--flip"))
-    return out
+        with pytest.MonkeyPatch.context() as first, pytest.raises(KeyboardInterrupt):
+            first.setattr(trainer, "measure", interrupt)
+            seeds.main(words)
+        with contextlib.redirect_stdout(printed):
+            seeds.main(words)
+    return printed.getvalue(), out
+
+
+@pytest.fixture(scope="module")
+def done(printed_and_done):
+    """What a folder holds after two seeds."""
+    return printed_and_done[1]
 
 
 def test_every_seed_leaves_a_run_and_a_row(done):
@@ -54,18 +70,8 @@ def test_the_table_is_printed_again_without_training(images, done, capsys, monke
     assert "test n = 12 images" in lines[6]
 
 
-def test_a_seed_that_was_interrupted_goes_on(images, tmp_path, monkeypatch, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "measure", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            seeds.main(command(images, tmp_path, "--seeds", "0"))
-    capsys.readouterr()
-    seeds.main(command(images, tmp_path, "--seeds", "0"))
-    assert "going on at " in capsys.readouterr().out
-    assert len(read_rows(tmp_path / "rows.jsonl")) == 1
+def test_a_seed_that_was_interrupted_goes_on(printed_and_done):
+    assert printed_and_done[0].count("going on at ") == 1
 
 
 def test_a_folder_keeps_to_one_recipe(images, done, tmp_path):
