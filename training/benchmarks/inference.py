@@ -413,7 +413,8 @@ def _text(rows: Sequence[Row]) -> str:
             yield f"{max(row['gflop'] * row['images_per_second'] for row in of_case):.0f}"
 
     lines = [list(cells(name)) for name in dict.fromkeys(row["case"] for row in rows)]
-    return f"{table([*titles, 'memory, MiB', last], lines)}\n\n{machine_in_words(rows)}"
+    of_run = f"{rows[0]['run']}, n = {rows[0]['n']:,} images\n\n" if rows[0]["run"] else ""
+    return f"{of_run}{table([*titles, 'memory, MiB', last], lines)}\n\n{machine_in_words(rows)}"
 
 
 if __name__ == "__main__":
