@@ -1,6 +1,7 @@
 """Exported files answer on LiteRT's GPU engine as on its CPU engines.
 
-A sensible part of the table in docs/formats.md; `python training/webgpu.py` makes all of it.
+Fewer images of each row of the table in docs/formats.md, which `python training/webgpu.py` makes. It
+takes a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -19,20 +20,13 @@ if not (WEB / "node_modules").is_dir():
     pytest.skip("needs npm ci in examples/web: see CONTRIBUTING.md", allow_module_level=True)
 
 
-@pytest.mark.parametrize(
-    ("network", "kind"),
-    [
-        *(("resnet18-12", kind) for kind in TFLITE.values()),
-        ("resnet34-16", "tflite-int8"),
-        ("resnet18d-32", "tflite-int8"),
-        ("resnet18-64", "tflite-dynamic"),
-        ("resnet18-64", "tflite-int8"),
-    ],
-)
+@pytest.mark.parametrize("kind", TFLITE.values())
+@pytest.mark.parametrize("network", webgpu.NETWORKS)
 def test_webgpu_gives_the_models_classes_as_often_as_the_cpu(network, kind, tmp_path):
-    found = webgpu.figures(webgpu.of_network(network, 20, tmp_path), kind)
+    images = 8 if network == "resnet18-224" else 20
+    found = webgpu.figures(webgpu.of_network(network, images, tmp_path), kind)
     agreeing, difference = found["agreeing"], found["difference"]
-    assert agreeing["LiteRT"] >= 15 and found["classes"] > 2  # a network that knows
+    assert agreeing["LiteRT"] >= 0.75 * images and found["classes"] > 2  # a network that knows
     assert found["errors"] == []
     for engine in ("wasm", "WebGPU"):
         assert agreeing[engine] >= agreeing["LiteRT"] - 1

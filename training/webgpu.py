@@ -236,10 +236,14 @@ def in_browser(path: Path, pixels: Any, accelerator: str) -> tuple[Any, list[str
 
 def text(rows: Sequence[Row]) -> str:
     """A table of runs and networks, and the machines."""
-    names, lines = list(NETWORKS), []
+    names, kinds, lines = list(NETWORKS), list(TFLITE.values()), []
     failed = any(row["errors"] for row in rows)
-    order = [names.index(x) if x in names else -1 for x in (row["network"] for row in rows)]
-    for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0]):
+
+    def place(row: Row) -> tuple[int, int]:
+        name = row["network"]
+        return names.index(name) if name in names else -1, kinds.index(row["kind"])
+
+    for row in sorted(rows, key=place):
         cells = [f"{row['agreeing'][x]} ({row['difference'][x]:.1e})" for x in ENGINES]
         about = [row["network"], str(row["side"]), row["kind"], str(row["n"]), *cells]
         lines.append(about + (["; ".join(row["errors"])[:80]] if failed else []))

@@ -41,7 +41,7 @@ def export(
         ),
     ] = None,
     check_images: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of test images for comparison.")
+        int, typer.Option(metavar="N", help="Maximum number of images for comparison.")
     ] = 1000,
 ) -> None:
     """Write verified files for servers and phones.
