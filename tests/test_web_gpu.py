@@ -1,7 +1,7 @@
 """Exported files answer on LiteRT's GPU engine as on its CPU engines.
 
-Fewer images of each row of the table in docs/formats.md, which `python training/webgpu.py` makes. It
-takes a quarter of an hour on two cores.
+The files are those of the table in docs/formats.md, with fewer images than `training/webgpu.py`
+takes. All of them take half an hour on two slow cores.
 """
 
 from __future__ import annotations
