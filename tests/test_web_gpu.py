@@ -30,5 +30,5 @@ def test_webgpu_gives_the_models_classes_as_often_as_the_cpu(network, kind, tmp_
     assert found["errors"] == []
     for engine in ("wasm", "WebGPU"):
         assert agreeing[engine] >= agreeing["LiteRT"] - 1
-        # the largest of few images: over 60, docs/formats.md has at most 1.4 times
+        # the largest of few images varies: over 20 of resnet18-32, int8's is 1.7 times the CPU's
         assert difference[engine] <= 2 * difference["LiteRT"] + 1e-3
