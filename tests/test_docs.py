@@ -62,3 +62,11 @@ def test_what_pages_link_to_is_there():
             there = page.parent / target if target else page
             assert there.exists(), (page.name, target)
             assert not anchor or anchor in headings(there), (page.name, target, anchor)
+
+
+def test_readme_quotes_the_notebook_as_it_is_stored():
+    root = DOCS.parent
+    notebook = (root / "examples" / "keras.ipynb").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    quoted = [line for line in readme.splitlines() if line.startswith("exported/")]
+    assert len(quoted) == 2 and all(line in notebook for line in quoted)

@@ -178,7 +178,7 @@ class Comparison:
                 f"same class for {self.agreement:.2%} of {self.n:,} images, 95 % interval "
                 f"{low:.1%} to {high:.1%}, below {MIN_AGREEMENT:.0%}"
             )
-        if self.accuracy is not None and self.n < _FEW:
+        if self.n < _FEW and (self.accuracy, self.coverage) != (None, None):  # not noise
             return f"{self.n} images show little: up to {1 - low:.0%} of answers may differ"
         return None
 
@@ -197,22 +197,24 @@ class Comparison:
                 accuracy and coverage.
         """
         where = f"on {self.n:,} images"
+        nearer = "; tflite-float16 or tflite stays nearer" if max_difference is None else ""
         if not self.mass_error < 0.01:
             return (
                 f"the export's outputs do not sum to 1 {where}, so they are not probabilities: "
                 "the model must end in a softmax, or give logits"
             )
         _, high = self.interval(self.agreement)
-        if high < min_agreement or self.agreement < min(_FLOOR, min_agreement):
+        least = min_agreement if high < min_agreement else min(_FLOOR, min_agreement)
+        if self.agreement < least:
             return (
                 f"the export gives the model's class for {self.agreement:.2%} {where}, below "
-                f"min_agreement={min_agreement:.2%}"
+                f"{least:.2%} (min_agreement={min_agreement:.2%}){nearer}"
             )
         differing = self.lost + self.won
         if min_agreement and binom.sf(self.lost - 1, differing, 0.5) < _CHANCE and differing:
             return (
                 f"the export is less accurate than the model beyond chance: {self.accuracy:.2%} "
-                f"and {self.model_accuracy:.2%} {where}"
+                f"and {self.model_accuracy:.2%} {where}{nearer}"
             )
         if min_agreement and self.coverage is not None and self.model_coverage is not None:
             difference = abs(self.coverage - self.model_coverage)

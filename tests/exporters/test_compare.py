@@ -102,8 +102,9 @@ class TestEvidence:
     def test_less_agreement_than_asked_for_is_a_warning_and_few_images_too(self):
         low = dataclasses.replace(PERFECT, agreement=0.974, n=308)
         assert re.search("97.40% of 308 images, 95 % interval 95.0% to 98.7%, below", low.warning)
-        few = dataclasses.replace(PERFECT, n=10, accuracy=1.0)
-        assert "10 images show little: up to 28% of answers may differ" in few.warning
+        for known in ({"accuracy": 1.0}, {"coverage": 1.0}):  # labels, or a run without them
+            few = dataclasses.replace(PERFECT, n=10, **known)
+            assert "10 images show little: up to 28% of answers may differ" in few.warning
         assert PERFECT.warning is None
 
     def test_coverage_is_of_each_ones_own_threshold(self, tiny, tiny_images):
@@ -126,8 +127,9 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("fault", "message"),
         [
-            ({"agreement": 0.94}, r"94\.00% on 100 images, below min_agreement=98\.00%"),
-            ({"lost": 5} | RIGHT, "less accurate than the model beyond chance: 90.00% and 92.00%"),
+            ({"agreement": 0.94}, r"94\.00% on 100 images, below 98\.00% "),
+            ({"agreement": 0.9, "n": 10}, r"90\.00% on 10 images, below 95\.00% "),
+            ({"lost": 5} | RIGHT, "beyond chance: 90.00% and 92.00% on 100 images"),
             ({"coverage": 0.811, "model_coverage": 0.974}, "answers 81.10%.*the model 97.40%"),
             ({"max_difference": 0.0011}, r"by up to 0\.0011 on 100 images, more than 0\.001"),
             ({"max_difference": np.inf}, "by up to inf"),
@@ -136,3 +138,9 @@ class TestLimits:
     )
     def test_are_crossed_by_one_fault_and_say_which(self, fault, message):
         assert re.search(message, dataclasses.replace(PERFECT, **fault).fault(1e-3))
+
+    @pytest.mark.parametrize("fault", [{"agreement": 0.94}, {"lost": 5} | RIGHT])
+    def test_a_quantized_file_that_is_refused_names_what_stays_nearer(self, fault):
+        found = dataclasses.replace(PERFECT, **fault)
+        assert found.fault(None).endswith("; tflite-float16 or tflite stays nearer")
+        assert "nearer" not in found.fault(1e-3)
