@@ -77,9 +77,12 @@ def main(given: Sequence[str] | None = None) -> None:
             return
         for seed in arguments.seeds:
             for side in SIDES:
-                if not any(row["side"] == side for row in tests(arguments, [seed])):
+                done = {(row["side"], row["seed"]) for row in tests(rows_of(arguments))}
+                if (side, seed) not in done:
                     run_side(arguments, side, seed)
-        report(arguments)
+        print(text(rows := rows_of(arguments)))
+        draw(curves_of(rows), arguments.figure)
+        print(f"figure: {arguments.figure}")
 
 
 def run_side(arguments: argparse.Namespace, side: str, seed: int) -> None:
@@ -205,29 +208,34 @@ def test_figures(predict: Any, images: Any, labels: Any) -> Row:
     }
 
 
-def epochs_of(arguments: argparse.Namespace, side: str, seed: int) -> list[Row]:
-    """The rows of one training, an epoch each and the test at the end, as far as it has come."""
-    names = (side, seed, arguments.images, arguments.epochs, arguments.stem)
+def rows_of(arguments: argparse.Namespace) -> list[Row]:
+    """The rows of the trainings asked for, an epoch each and the test, as far as they have come."""
+    wanted = {name: getattr(arguments, name) for name in ("images", "epochs", "stem")}
     rows = read_rows(arguments.out / "rows.jsonl", *TRAINING, "epoch")
-    return [row for row in rows if tuple(row[name] for name in TRAINING) == names]
+    same = [row for row in rows if {name: row[name] for name in wanted} == wanted]
+    return [row for row in same if row["seed"] in arguments.seeds]
 
 
-def tests(arguments: argparse.Namespace, seeds: Sequence[int]) -> list[Row]:
-    """The last rows of the trainings that are finished."""
-    rows = (row for seed in seeds for side in SIDES for row in epochs_of(arguments, side, seed))
-    return [row for row in rows if row["epoch"] == "test"]
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Prints the table, and draws the figure."""
-    curves = {
+def curves_of(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
+    """The epochs of each side, a list for each seed whose two sides are finished."""
+    done = [{row["seed"] for row in tests(rows) if row["side"] == side} for side in SIDES]
+    return {
         side: [
-            [row for row in epochs_of(arguments, side, seed) if row["epoch"] != "test"]
-            for seed in arguments.seeds
+            [r for r in rows if (r["side"], r["seed"]) == (side, seed) and r["epoch"] != "test"]
+            for seed in sorted(set.intersection(*done))
         ]
         for side in SIDES
     }
-    done = tests(arguments, arguments.seeds)
+
+
+def tests(rows: Sequence[Row]) -> list[Row]:
+    """The last rows of the trainings that are finished."""
+    return [row for row in rows if row["epoch"] == "test"]
+
+
+def text(rows: Sequence[Row]) -> str:
+    """A table of the two sides, what they share, and the machines."""
+    curves, done = curves_of(rows), tests(rows)
     lines = []
     for side, name in SIDES.items():
         of_side = [row for row in done if row["side"] == side]
@@ -238,14 +246,12 @@ def report(arguments: argparse.Namespace) -> None:
         cells += [mean_and_spread([row["flip_accuracy"] for row in of_side])]
         lines.append([*cells, mean_and_spread(minutes, percent=False, digits=1)])
     titles = ["side", "precision", "best validation accuracy", "test accuracy"]
-    print(table([*titles, "test, flip averaging", "minutes of training"], lines))
-    seeds = ", ".join(map(str, arguments.seeds))
-    n = done[0]["n"]
-    print(f"\n{arguments.images:,} training images, seeds {seeds}; n = {n:,} test images")
-    print(sooner_in_words([sooner(*pair) for pair in zip(*curves.values(), strict=True)]))
-    print(machine_in_words(done))
-    draw(curves, arguments.figure)
-    print(f"figure: {arguments.figure}")
+    titles += ["test, flip averaging", "minutes of training"]
+    first, seeds = done[0], ", ".join(str(seed) for seed in sorted({row["seed"] for row in done}))
+    about = f"{first['images']:,} training images, {first['epochs']} epochs, seeds {seeds}; "
+    about += f"n = {first['n']:,} test images"
+    faster = sooner_in_words([sooner(*pair) for pair in zip(*curves.values(), strict=True)])
+    return f"{table(titles, lines)}\n\n{about}\n{faster}\n\n{machine_in_words(done)}"
 
 
 def sooner(keras: list[Row], ours: list[Row]) -> float | None:

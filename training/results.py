@@ -24,9 +24,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import against_keras
 import calibration
 import few_images
 import label_errors
+import quantized
 import rejection
 import robustness
 import seeds
@@ -70,6 +72,7 @@ class Table:
 
 
 TABLES = {
+    "against-keras": Table("against-keras.jsonl", against_keras.text),
     "calibration": Table("calibration.jsonl", calibration.text, split="model"),
     "epoch": Table("epoch.jsonl", functools.partial(in_turn.text, rivals=epoch.RIVALS)),
     "few-images": Table("few-images.jsonl", few_images.text),
@@ -80,6 +83,7 @@ TABLES = {
     "near-copies": Table(
         "label-errors.jsonl", label_errors.text_of_copies, lambda row: row["copies"]
     ),
+    "quantized": Table("quantized.jsonl", quantized.text),
     "rejection": Table("rejection.jsonl", rejection.text, split="model"),
     "robustness": Table("robustness.jsonl", robustness.text, split="model"),
     "seeds": Table("seeds.jsonl", seeds.text),

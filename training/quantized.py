@@ -1,0 +1,136 @@
+"""What quantization costs over seeds: accuracy and agreement of int8, dynamic and float32 files.
+
+    python training/quantized.py RUN... [--kinds tflite tflite-dynamic tflite-int8] [--images N]
+                                 [--data SOURCE] [--rows saved_models/quantized.jsonl]
+
+RUN are finished runs. Those in one folder, as training/seeds.py leaves them, are seeds of one
+network. Each is exported in each kind as `keras-resnet18 export` does it, calibrated and with the
+score threshold of the file's own, but files that the check refuses are measured too. They are
+compared with the model on test and then validation images, all of them or the first N.
+
+Each file is a row in --rows, and one that has its row is not made again. The table has mean and
+standard deviation over the seeds, and how many files `export` would have refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rows import (
+    Row,
+    append_row,
+    at_least_one,
+    machine,
+    machine_in_words,
+    mean_and_spread,
+    read_rows,
+    refused_in_a_line,
+    table,
+)
+from runs import digest
+
+from keras_resnet18.files import TFLITE
+from keras_resnet18.machine import start_keras
+
+KEY = ("run", "model", "kind", "images")
+KINDS = {name: quantize for quantize, name in TFLITE.items()}
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    kinds = ["tflite", "tflite-dynamic", "tflite-int8"]
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=kinds)
+    parser.add_argument("--images", type=at_least_one, help="to compare on at most")
+    parser.add_argument("--data", help="the runs' images, where they are not where they were")
+    parser.add_argument("--rows", type=Path, default=Path("saved_models/quantized.jsonl"))
+    arguments = parser.parse_args(given)
+    with refused_in_a_line():
+        start_keras()
+        import keras_resnet18 as kr
+
+        rows = []
+        for run in [kr.load_run(path) for path in arguments.runs]:
+            rows += measure(run, arguments)
+        print(text(rows))
+
+
+def measure(run: Any, arguments: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a run, a kind each; those that the file lacks are measured."""
+    import keras_resnet18 as kr
+
+    known = {tuple(row[name] for name in KEY): row for row in read_rows(arguments.rows, *KEY)}
+    source = None
+    for kind in arguments.kinds:
+        key = (str(run.path), digest(run), kind, arguments.images)
+        if key not in known:
+            source = source or kr.open_classifier(run).open_images(arguments.data)
+            row = dict(zip(KEY, key, strict=True)) | exported(run, source, kind, arguments.images)
+            append_row(arguments.rows, row)
+            known[key] = row
+            words = f"{row['agreement']:.2%} as the model, accuracy {row['accuracy']:.2%}"
+            print(f"{run.path}: {kind}, {words}, {row['fault'] or 'passed'}", flush=True)
+        yield known[key]
+
+
+def exported(run: Any, source: Any, kind: str, images: int | None) -> Row:
+    """Figures of one file, beside those of its model."""
+    import keras_resnet18 as kr
+    from keras_resnet18.classify.evaluate import whole_of
+    from keras_resnet18.files import EXPORTS
+
+    def of(*splits: Any, limit: int | None = None) -> Any:
+        return whole_of(source, run.spec.labels, splits).sample(run.preprocess, limit)
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = kr.export_tflite(
+            run.model,
+            Path(folder) / "model.tflite",
+            spec=run.spec,
+            quantize=KINDS[kind],
+            calibration=of("train"),
+            check=of("test", "validation", limit=images),
+            validation=of("validation"),
+            min_agreement=0,  # a refused file has figures too
+        )
+    found = report.comparison
+    kept = ("n", "agreement", "accuracy", "model_accuracy", "lost", "won")
+    return {
+        "network": run.path.parent.name,
+        "seed": run.recipe.seed,
+        **{name: getattr(found, name) for name in kept},
+        "coverage": found.coverage,
+        "model_coverage": found.model_coverage,
+        "fault": found.fault(EXPORTS[kind].max_difference),
+        **machine(),
+    }
+
+
+def text(rows: Sequence[Row]) -> str:
+    """A table of networks and kinds, and the machines."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["network"], row["kind"]), []).append(row)
+    lines = []
+    for (network, kind), found in groups.items():
+        lost = [row["accuracy"] - row["model_accuracy"] for row in found]
+        refused = sum(row["fault"] is not None for row in found)
+        lines.append(
+            [
+                *(f"{network}, n = {found[0]['n']:,}", kind.partition("-")[2] or "float32"),
+                mean_and_spread([row["model_accuracy"] for row in found]),
+                mean_and_spread(lost),
+                mean_and_spread([row["agreement"] for row in found]),
+                f"{refused} of {len(found)}",
+            ]
+        )
+    titles = ["network", "file", "model's top-1", "file's minus model's", "same class", "refused"]
+    return f"{table(titles, lines)}\n\n{machine_in_words(rows)}"
+
+
+if __name__ == "__main__":
+    main()
