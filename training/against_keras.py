@@ -234,8 +234,22 @@ def tests(rows: Sequence[Row]) -> list[Row]:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """A table of the two sides, what they share, and the machines."""
-    curves, done = curves_of(rows), tests(rows)
+    """A table of the two sides for each setting, over the seeds whose two sides are finished."""
+    newest = {tuple(row[name] for name in (*TRAINING, "epoch")): row for row in rows}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in newest.values():  # of a training that began anew, without the first attempt
+        groups.setdefault((row["images"], row["epochs"], row["stem"]), []).append(row)
+    tables = [table_of(group) for group in groups.values() if any(curves_of(group).values())]
+    if not tables:
+        raise InputError("of no seed both sides are finished")
+    return "\n\n".join(tables)
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """The table of one setting, what its rows share, and the machines."""
+    curves = curves_of(rows)
+    seeds = [curve[0]["seed"] for curve in curves["ours"]]
+    done = [row for row in tests(rows) if row["seed"] in seeds]
     lines = []
     for side, name in SIDES.items():
         of_side = [row for row in done if row["side"] == side]
@@ -247,9 +261,9 @@ def text(rows: Sequence[Row]) -> str:
         lines.append([*cells, mean_and_spread(minutes, percent=False, digits=1)])
     titles = ["side", "precision", "best validation accuracy", "test accuracy"]
     titles += ["test, flip averaging", "minutes of training"]
-    first, seeds = done[0], ", ".join(str(seed) for seed in sorted({row["seed"] for row in done}))
-    about = f"{first['images']:,} training images, {first['epochs']} epochs, seeds {seeds}; "
-    about += f"n = {first['n']:,} test images"
+    first = done[0]
+    about = f"{first['images']:,} training images, {first['epochs']} epochs, stem {first['stem']}, "
+    about += f"seeds {', '.join(map(str, seeds))}; n = {first['n']:,} test images"
     faster = sooner_in_words([sooner(*pair) for pair in zip(*curves.values(), strict=True)])
     return f"{table(titles, lines)}\n\n{about}\n{faster}\n\n{machine_in_words(done)}"
 

@@ -1,15 +1,15 @@
 """What quantization costs over seeds: accuracy and agreement of int8, dynamic and float32 files.
 
-    python training/quantized.py RUN... [--kinds tflite tflite-dynamic tflite-int8] [--images N]
-                                 [--data SOURCE] [--rows saved_models/quantized.jsonl]
+    python training/quantized.py RUN... [--kinds tflite tflite-dynamic tflite-int8]
+                                 [--images 1000] [--rows saved_models/quantized.jsonl]
 
-RUN are finished runs. Those in one folder, as training/seeds.py leaves them, are seeds of one
-network. Each is exported in each kind as `keras-resnet18 export` does it, calibrated and with the
-score threshold of the file's own, but files that the check refuses are measured too. They are
-compared with the model on test and then validation images, all of them or the first N.
+RUN are finished runs, not of folds. Those in one folder, as training/seeds.py leaves them, are
+seeds of one network. Each is exported in each kind as `keras-resnet18 export --check-images 1000`
+does it, on the same images. Dynamic and int8 files that it would refuse are measured too. What
+cannot be made, such as an int8 file of few images, is said and left out.
 
 Each file is a row in --rows, and one that has its row is not made again. The table has mean and
-standard deviation over the seeds, and how many files `export` would have refused.
+standard deviation over the seeds, and how many files `export` refuses.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rows import (
 )
 from runs import digest
 
+from keras_resnet18.errors import InputError
 from keras_resnet18.files import TFLITE
 from keras_resnet18.machine import start_keras
 
@@ -45,8 +46,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     kinds = ["tflite", "tflite-dynamic", "tflite-int8"]
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=kinds)
-    parser.add_argument("--images", type=at_least_one, help="to compare on at most")
-    parser.add_argument("--data", help="the runs' images, where they are not where they were")
+    parser.add_argument("--images", type=at_least_one, default=1000, help="to compare on at most")
     parser.add_argument("--rows", type=Path, default=Path("saved_models/quantized.jsonl"))
     arguments = parser.parse_args(given)
     with refused_in_a_line():
@@ -55,21 +55,23 @@ def main(given: Sequence[str] | None = None) -> None:
 
         rows = []
         for run in [kr.load_run(path) for path in arguments.runs]:
+            if run.folds is not None:
+                raise InputError(f"a run of folds has no accuracy of its own. Received: {run.path}")
             rows += measure(run, arguments)
-        print(text(rows))
+        print(text(rows) if rows else "no file was made")
 
 
 def measure(run: Any, arguments: argparse.Namespace) -> Iterator[Row]:
     """The rows of a run, a kind each; those that the file lacks are measured."""
-    import keras_resnet18 as kr
-
     known = {tuple(row[name] for name in KEY): row for row in read_rows(arguments.rows, *KEY)}
-    source = None
     for kind in arguments.kinds:
         key = (str(run.path), digest(run), kind, arguments.images)
         if key not in known:
-            source = source or kr.open_classifier(run).open_images(arguments.data)
-            row = dict(zip(KEY, key, strict=True)) | exported(run, source, kind, arguments.images)
+            try:
+                row = dict(zip(KEY, key, strict=True)) | exported(run, kind, arguments.images)
+            except InputError as error:
+                print(f"{run.path}: {kind}, left out: {error}", flush=True)
+                continue
             append_row(arguments.rows, row)
             known[key] = row
             words = f"{row['agreement']:.2%} as the model, accuracy {row['accuracy']:.2%}"
@@ -77,33 +79,40 @@ def measure(run: Any, arguments: argparse.Namespace) -> Iterator[Row]:
         yield known[key]
 
 
-def exported(run: Any, source: Any, kind: str, images: int | None) -> Row:
+def exported(run: Any, kind: str, limit: int) -> Row:
     """Figures of one file, beside those of its model."""
     import keras_resnet18 as kr
-    from keras_resnet18.classify.evaluate import whole_of
+    from keras_resnet18.classify.accuracy import broken_images_named
+    from keras_resnet18.exporters.export import _open
+    from keras_resnet18.exporters.tflite import CALIBRATION_IMAGES
     from keras_resnet18.files import EXPORTS
 
-    def of(*splits: Any, limit: int | None = None) -> Any:
-        return whole_of(source, run.spec.labels, splits).sample(run.preprocess, limit)
-
-    with tempfile.TemporaryDirectory() as folder:
+    images, unopened = _open(run, None)
+    if images is None:
+        raise InputError(unopened)
+    samples = {
+        name: getattr(images, name).sample(run.preprocess, most)
+        for name, most in (
+            ("calibration", CALIBRATION_IMAGES),
+            ("check", limit),
+            ("validation", limit),
+        )
+    }
+    with tempfile.TemporaryDirectory() as folder, broken_images_named():
         report = kr.export_tflite(
             run.model,
             Path(folder) / "model.tflite",
             spec=run.spec,
             quantize=KINDS[kind],
-            calibration=of("train"),
-            check=of("test", "validation", limit=images),
-            validation=of("validation"),
             min_agreement=0,  # a refused file has figures too
+            **samples,
         )
     found = report.comparison
-    kept = ("n", "agreement", "accuracy", "model_accuracy", "lost", "won")
+    kept = ("n", "agreement", "accuracy", "model_accuracy", "lost", "won", "coverage")
     return {
-        "network": run.path.parent.name,
+        "network": run.path.resolve().parent.name,
         "seed": run.recipe.seed,
         **{name: getattr(found, name) for name in kept},
-        "coverage": found.coverage,
         "model_coverage": found.model_coverage,
         "fault": found.fault(EXPORTS[kind].max_difference),
         **machine(),
@@ -112,11 +121,11 @@ def exported(run: Any, source: Any, kind: str, images: int | None) -> Row:
 
 def text(rows: Sequence[Row]) -> str:
     """A table of networks and kinds, and the machines."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["network"], row["kind"]), []).append(row)
+        groups.setdefault((row["network"], row["kind"], row["images"]), []).append(row)
     lines = []
-    for (network, kind), found in groups.items():
+    for (network, kind, _), found in groups.items():
         lost = [row["accuracy"] - row["model_accuracy"] for row in found]
         refused = sum(row["fault"] is not None for row in found)
         lines.append(

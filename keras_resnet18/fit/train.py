@@ -254,8 +254,8 @@ def _build(task: Task, console: Console, *, resumed: bool = False) -> keras.Mode
         finetune = task.recipe.finetune
         epochs = task.recipe.epochs + (finetune.head_epochs if finetune else 0)
         console.print(
-            f"{folds.count + 1} trainings of {epochs} epochs: {folds.count} that leave out a fold "
-            f"each, then the one that ships, on all {len(folds.numbers):,} images"
+            f"{folds.count} trainings that leave out a fold each, then the one that ships, on all "
+            f"{len(folds.numbers):,} images; epochs of each: {epochs}"
         )
     return build_network(task, console, resumed=resumed)
 

@@ -232,8 +232,10 @@ class TestVerification:
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt, daemon=True).start()
+        began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             export_tflite(tiny, previous)
+        assert time.monotonic() - began < 30
         with contextlib.suppress(ChildProcessError):  # the killed process was waited for
             _, status = os.waitpid(int(pid_file.read_text()), 0)
             assert os.WTERMSIG(status) == signal.SIGKILL

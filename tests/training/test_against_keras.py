@@ -8,6 +8,7 @@ from rows import read_rows
 from small import build_tiny
 
 import keras_resnet18
+from keras_resnet18.errors import InputError
 
 
 def epochs(*points):
@@ -23,6 +24,30 @@ def test_sooner_compares_the_times_to_the_first_best_epoch_of_the_other():
 def test_seeds_are_summed_up_and_one_that_never_gets_there_is_said():
     assert "2.50 ± 0.71 times as soon" in against_keras.sooner_in_words([2, 3])
     assert "does not reach" in against_keras.sooner_in_words([2, None])
+
+
+def training(side, seed, *accuracies, epochs=2, test=True):
+    same = {"side": side, "seed": seed, "images": 9, "epochs": epochs, "stem": "small"}
+    rows = [
+        {**same, "epoch": number, "minutes": number, "validation_accuracy": accuracy}
+        for number, accuracy in enumerate(accuracies, 1)
+    ]
+    figures = {"test_accuracy": accuracies[-1], "flip_accuracy": 0.5, "n": 7, "precision": "x"}
+    return rows + [{**same, "epoch": "test", **figures, **against_keras.machine()}] * test
+
+
+def test_the_table_has_seeds_whose_sides_are_finished_without_first_attempts():
+    aborted = training("keras", 0, 0.9, test=False)
+    whole = training("keras", 0, 0.5, 0.6) + training("ours", 0, 0.6, 0.7)
+    half = training("keras", 1, 0.1, 0.2)
+    other = training("keras", 0, 0.3, epochs=1) + training("ours", 0, 0.4, epochs=1)
+    printed = against_keras.text(aborted + whole + half)
+    assert "| x | 60.00 % | 60.00 % | 50.00 % | 2.0 |" in printed and "seeds 0;" in printed
+    assert "2.00 times as soon" in printed
+    both = against_keras.text(whole + other)
+    assert both.startswith(against_keras.text(whole)) and both.endswith(against_keras.text(other))
+    with pytest.raises(InputError, match="of no seed both sides are finished"):
+        against_keras.text(half)
 
 
 @pytest.fixture
