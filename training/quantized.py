@@ -83,19 +83,18 @@ def exported(run: Any, kind: str, limit: int) -> Row:
     """Figures of one file, beside those of its model."""
     import keras_resnet18 as kr
     from keras_resnet18.classify.accuracy import broken_images_named
-    from keras_resnet18.exporters.export import _open
+    from keras_resnet18.classify.evaluate import whole_of
+    from keras_resnet18.exporters.export import HELD_OUT
     from keras_resnet18.exporters.tflite import CALIBRATION_IMAGES
     from keras_resnet18.files import EXPORTS
 
-    images, unopened = _open(run, None)
-    if images is None:
-        raise InputError(unopened)
+    source, labels = kr.open_classifier(run).open_images(), run.spec.labels
     samples = {
-        name: getattr(images, name).sample(run.preprocess, most)
-        for name, most in (
-            ("calibration", CALIBRATION_IMAGES),
-            ("check", limit),
-            ("validation", limit),
+        name: whole_of(source, labels, splits).sample(run.preprocess, most)
+        for name, splits, most in (
+            ("calibration", ("train",), CALIBRATION_IMAGES),
+            ("check", HELD_OUT, limit),
+            ("validation", ("validation",), limit),
         )
     }
     with tempfile.TemporaryDirectory() as folder, broken_images_named():
